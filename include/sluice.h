@@ -1,0 +1,270 @@
+/*
+ * sluice: runs Mixture-of-Experts language models larger than memory.
+ *
+ * This is the whole public interface; the command line tool uses nothing else.
+ *
+ * Rules
+ *  - Functions return 0 or a negative sluice_status and fill `err` (may be
+ *    NULL) with one sentence. The library prints nothing, reads no
+ *    environment variable and never exits.
+ *  - A `sluice` (an opened model) and its sessions are used from one thread at
+ *    a time: the thread that calls does the driving, an internal pool computes.
+ *  - Where a model's bytes lie (memory, cache, disk) never changes a result:
+ *    the same file, ids, options of exactness and seed give the same bits with
+ *    any memory budget, thread count, reader and instruction set.
+ *  - Strings are UTF-8. Pointers returned by a getter are valid until the
+ *    next call on the same object unless stated.
+ */
+#ifndef SLUICE_H
+#define SLUICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SLUICE_API __attribute__((visibility("default")))
+#define SLUICE_VERSION "0.1.0"
+
+typedef struct sluice sluice;                 /* an opened model */
+typedef struct sluice_session sluice_session; /* one conversation's state */
+
+typedef enum sluice_status {
+    SLUICE_OK = 0,
+    SLUICE_E_ARG = -1,         /* the caller asked for something impossible */
+    SLUICE_E_FORMAT = -2,      /* the model file is damaged or not a GGUF file */
+    SLUICE_E_UNSUPPORTED = -3, /* a valid file that this version cannot run */
+    SLUICE_E_BUDGET = -4,      /* does not fit the memory budget */
+    SLUICE_E_NOMEM = -5,       /* the system refused memory */
+    SLUICE_E_IO = -6,          /* a file could not be opened or read */
+    SLUICE_E_CANCELLED = -7,   /* a callback returned non-zero */
+    SLUICE_E_STATE = -8        /* not possible now, for example: context full */
+} sluice_status;
+
+typedef struct sluice_error {
+    int code;
+    char text[600];
+} sluice_error;
+
+/* ---- opening ----------------------------------------------------------- */
+
+typedef struct sluice_options {
+    const char *model;     /* path of the GGUF file (first shard of a split one) */
+    uint64_t memory_bytes; /* budget for the whole process; 0: what machine and cgroup allow */
+    int threads;           /* 0: one per processor */
+    int context;           /* longest session in tokens; 0: the model's, as far as memory allows */
+    int chunk;             /* tokens of a prompt computed together; 0: chosen */
+    const char *cpu;       /* NULL or "auto", "portable", "avx2", "avx512" */
+    const char *io;        /* NULL or "auto", "uring", "pread" */
+    const char *policy;    /* eviction policy; NULL: default */
+    bool exact;            /* float activations and F32 KV cache instead of 8-bit and F16 */
+    bool kv_f32;           /* F32 KV cache */
+    bool tokenizer_only;   /* open no weights: tokenising works, sessions do not */
+    /* Called now and then while loading or computing a prompt (`what` is
+     * "load" or "prompt"); non-zero cancels. May be NULL. */
+    int (*progress)(void *user, const char *what, int64_t done, int64_t total);
+    void *user;
+} sluice_options;
+
+SLUICE_API void sluice_options_init(sluice_options *o);
+SLUICE_API int sluice_open(const sluice_options *o, sluice **out, sluice_error *err);
+SLUICE_API void sluice_close(sluice *s); /* NULL is fine; sessions must be freed first */
+SLUICE_API const char *sluice_version(void);
+
+/* Replaces the progress callback of the options. */
+SLUICE_API void sluice_set_progress(sluice *s,
+                                    int (*fn)(void *user, const char *what, int64_t done, int64_t total),
+                                    void *user);
+
+typedef struct sluice_model_info {
+    const char *arch, *name;      /* general.architecture, general.name */
+    const char *quantization;     /* type of most expert bytes, for example "Q4_K" */
+    const char *cpu, *io;         /* what was chosen, for example "avx512", "uring" */
+    int threads;
+    int n_layers, n_embd, n_vocab, n_context_train;
+    int n_context;                /* longest possible session under this plan */
+    int n_experts, n_experts_used;
+    bool has_thinking;            /* its chat form has a reasoning part */
+    int64_t file_bytes, dense_bytes, expert_bytes; /* weights on disk by role */
+} sluice_model_info;
+SLUICE_API void sluice_info(const sluice *s, sluice_model_info *out);
+
+/* ---- the memory plan --------------------------------------------------- */
+
+typedef struct sluice_plan {
+    /* the lines of the plan, bytes; their sum is `budget` unless cache is full */
+    int64_t process; /* program, libraries, tokeniser, thread stacks */
+    int64_t dense;   /* weights that stay in memory */
+    int64_t state;   /* recurrent state, snapshots */
+    int64_t kv;      /* KV cache at the start (it grows by taking from the expert cache) */
+    int64_t scratch; /* activations of a chunk */
+    int64_t cache;   /* expert cache */
+    int64_t budget;
+    bool budget_is_default;
+    int64_t cache_min, cache_full; /* smallest possible, and all experts */
+    int64_t floor;                 /* smallest budget that works */
+    int64_t kv_per_token;
+    int n_context;                 /* longest session this budget allows */
+    int chunk;
+    int64_t machine_total, machine_available, cgroup_limit; /* INT64_MAX: no limit */
+    /* per decoded token */
+    int64_t expert_bytes_per_token; /* of the picked experts */
+    int64_t dense_bytes_per_token;  /* read from memory */
+    double hit_rate;                /* predicted for uniform routing */
+    /* predicted speed; 0 unless a probe was given */
+    double decode_tps, drive_gbs, memory_gbs;
+    bool limited_by_drive;
+} sluice_plan;
+
+typedef struct sluice_probe_result {
+    double drive_gbs;       /* direct reads of expert size at the engine's own depth */
+    double drive_gbs_big;   /* 4 MiB reads */
+    int64_t block_bytes;    /* the size used for drive_gbs */
+    bool direct;            /* the page cache was bypassed; otherwise figures are not the drive's */
+    double memory_gbs;      /* streaming reads from memory, all threads */
+    double dot_gbs;         /* the decode kernel over a large matrix, all threads */
+} sluice_probe_result;
+
+/* Measures drive (on the model file, read only) and memory; takes about two seconds. */
+SLUICE_API int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err);
+
+/* Plans without loading. `probe` may be NULL: no speed is predicted. On
+ * SLUICE_E_BUDGET the plan is filled in all the same. */
+SLUICE_API int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe,
+                                  sluice_plan *out, sluice_error *err);
+/* The plan of an opened model. */
+SLUICE_API void sluice_get_plan(const sluice *s, sluice_plan *out);
+
+/* ---- looking into a file ------------------------------------------------ */
+
+typedef struct sluice_visitor {
+    /* `value` is printable text: long arrays and strings are cut with "..." */
+    void (*on_meta)(void *user, const char *key, const char *type, const char *value);
+    /* role: "expert", "dense", "embedding", "output", "skipped" */
+    void (*on_tensor)(void *user, const char *name, const char *type, const int64_t shape[4],
+                      int n_dims, int64_t bytes, int file, int64_t offset, const char *role);
+    void *user;
+} sluice_visitor;
+/* Works for any valid GGUF file, also of families that cannot be run. */
+SLUICE_API int sluice_inspect(const char *path, const sluice_visitor *v, sluice_error *err);
+
+/* ---- text --------------------------------------------------------------- */
+
+/* Releases memory returned by the functions of this section. */
+SLUICE_API void sluice_free(void *p);
+
+/* Text to ids. `markup`: control tokens such as <|im_start|> are recognised
+ * (never use it for text that you did not write). *ids is to be freed. */
+SLUICE_API int sluice_tokenize(const sluice *s, const char *text, size_t n_bytes, bool markup,
+                               int32_t **ids, int64_t *n_ids, sluice_error *err);
+/* Bytes of one token, borrowed from the model. `special`: also those of control tokens. */
+SLUICE_API int sluice_piece(const sluice *s, int32_t id, bool special, const char **piece,
+                            size_t *n_bytes, sluice_error *err);
+SLUICE_API bool sluice_is_end(const sluice *s, int32_t id); /* ends a generation */
+
+typedef struct sluice_message {
+    const char *role;      /* "system", "user", "assistant" */
+    const char *content;
+    const char *reasoning; /* of an assistant; may be NULL */
+} sluice_message;
+
+/* The ids of a conversation in the model's chat form, up to where the
+ * assistant's next answer begins. *n_stable: how many ids stay the same when
+ * the conversation goes on. */
+SLUICE_API int sluice_chat_ids(const sluice *s, const sluice_message *m, size_t n_messages,
+                               bool think, int32_t **ids, int64_t *n_ids, int64_t *n_stable,
+                               sluice_error *err);
+
+/* ---- sessions ----------------------------------------------------------- */
+
+SLUICE_API int sluice_session_new(sluice *s, sluice_session **out, sluice_error *err);
+SLUICE_API void sluice_session_free(sluice_session *s);
+SLUICE_API void sluice_session_reset(sluice_session *s);
+/* Tokens held, and their ids. */
+SLUICE_API int64_t sluice_session_length(const sluice_session *s);
+SLUICE_API const int32_t *sluice_session_ids(const sluice_session *s);
+
+/* Makes the session hold exactly `ids`, computing only what it does not hold
+ * already. n_stable (<= n, 0: unknown): a snapshot is kept there, so that a later
+ * call which diverges after it need not start again. n >= 1. */
+SLUICE_API int sluice_session_sync(sluice_session *s, const int32_t *ids, int64_t n,
+                                   int64_t n_stable, sluice_error *err);
+
+/* Appends ids; on_logits (may be NULL) sees the logits of every appended
+ * position, in order; non-zero cancels. */
+typedef int sluice_logits_fn(void *user, int64_t position, const float *logits, int n_vocab);
+SLUICE_API int sluice_session_append(sluice_session *s, const int32_t *ids, int64_t n,
+                                     sluice_logits_fn *on_logits, void *user, sluice_error *err);
+/* Logits of the last position (n_vocab floats); NULL before any token. */
+SLUICE_API const float *sluice_session_logits(const sluice_session *s);
+
+typedef struct sluice_sampling {
+    float temperature;    /* 0: greedy */
+    int top_k;            /* 0: off */
+    float top_p;          /* 1: off */
+    float min_p;          /* 0: off */
+    float repeat_penalty; /* 1: off */
+    int repeat_window;    /* last tokens that the penalty looks at */
+    uint64_t seed;
+} sluice_sampling;
+SLUICE_API void sluice_sampling_init(sluice_sampling *p); /* greedy */
+
+/* Called for each new token with the text that became complete (whole UTF-8
+ * characters; may be empty). Non-zero stops the generation after this token. */
+typedef int sluice_token_fn(void *user, int32_t id, const char *text, size_t n_bytes);
+
+typedef enum sluice_finish {
+    SLUICE_FINISH_END,     /* the model ended its answer */
+    SLUICE_FINISH_LENGTH,  /* max_tokens or the context were reached */
+    SLUICE_FINISH_STOPPED  /* the callback asked */
+} sluice_finish;
+
+/* Continues the session. The ending token is sampled, not appended. max_tokens < 0: until the
+ * end. */
+SLUICE_API int sluice_generate(sluice_session *s, const sluice_sampling *p, int64_t max_tokens,
+                               sluice_token_fn *on_token, void *user, sluice_finish *finish,
+                               sluice_error *err);
+
+/* ---- evaluation --------------------------------------------------------- */
+
+/* Perplexity over windows of `context` ids: window w predicts ids
+ * [w*context + 1, (w+1)*context] from its own start; the last window may be short. */
+SLUICE_API int sluice_eval_perplexity(sluice_session *s, const int32_t *ids, int64_t n, int context,
+                                      double *perplexity, int64_t *n_predicted, sluice_error *err);
+/* Whether the model answers `question` (in chat form, greedy) with exactly the
+ * ids of `answer` followed by an ending token. */
+SLUICE_API int sluice_eval_recall(sluice_session *s, const char *question, const char *answer,
+                                  bool *recalled, sluice_error *err);
+
+/* ---- numbers ------------------------------------------------------------ */
+
+typedef struct sluice_stats {
+    int64_t prompt_tokens, prompt_ns, prompt_read_bytes;
+    int64_t decode_tokens, decode_ns, decode_read_bytes;
+    int64_t experts_requested, expert_hits; /* decode only */
+    int64_t read_busy_ns, read_wait_ns;     /* drive busy; compute waiting for it */
+    int n_experts_used, n_experts_native;
+    int64_t memory_budget, memory_peak;     /* peak resident set of the process */
+} sluice_stats;
+/* Counted since opening or the last reset. */
+SLUICE_API void sluice_get_stats(const sluice *s, sluice_stats *out);
+SLUICE_API void sluice_reset_stats(sluice *s);
+
+/* Calls fn for each MoE layer computed: the experts picked for each token, in
+ * router order (n_tokens rows of n_used). For tests and traces; NULL: off. */
+typedef void sluice_route_fn(void *user, int layer, int64_t first_position, int64_t n_tokens,
+                             int n_used, const int32_t *experts);
+SLUICE_API void sluice_set_route_callback(sluice *s, sluice_route_fn *fn, void *user);
+
+/* Test hook: makes reads of expert data fail. kind: "none", "error", "short",
+ * "slow"; after `skip` reads, `count` times (-1: always). */
+SLUICE_API int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int delay_ms,
+                                   sluice_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,209 @@
+/*
+ * base: what every other folder stands on.
+ *
+ *   err.c      status codes and the one error sentence
+ *   dtype.c    the weight types: name, block length, block bytes
+ *   arena.c    bump allocation for things that live and die together
+ *   os_*.c     every operating-system call that is not a plain file read:
+ *              memory mappings, opening model files, limits, clock, CPU
+ *   pool.c     the compute threads
+ *
+ * Nothing here knows a model, prints, reads the environment or exits.
+ * Unless a comment says otherwise a function may be called from any thread
+ * as long as no two threads use the same object at once.
+ */
+#ifndef BASE_H
+#define BASE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- err.c ------------------------------------------------------------ */
+
+/* Status codes: 0 or negative. Equal to SLUICE_E_* in include/sluice.h. */
+enum {
+    OK = 0,
+    E_ARG = -1,         /* the caller asked for something impossible */
+    E_FORMAT = -2,      /* a file is not what it should be */
+    E_UNSUPPORTED = -3, /* valid, but nothing here can handle it */
+    E_BUDGET = -4,      /* does not fit the memory budget */
+    E_NOMEM = -5,       /* the system refused memory */
+    E_IO = -6,          /* a read, open or write failed */
+    E_CANCELLED = -7,   /* a callback asked to stop */
+    E_STATE = -8        /* not possible in this state (for example: context full) */
+};
+
+/*
+ * One sentence about the first failure: what, where, expected, got, what to
+ * try. Owned by the caller of the failing function; initialise to {0}.
+ */
+struct err {
+    int code;
+    char text[600];
+};
+
+/* Records code and sentence unless one is already recorded; returns code.
+ * `e` may be NULL. */
+int err_set(struct err *e, int code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Same, with ": " and strerror(errnum) appended. */
+int err_errno(struct err *e, int code, int errnum, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+void err_clear(struct err *e);
+
+/* Forwards a negative status to the caller. */
+#define TRY(expr)                                                              \
+    do {                                                                       \
+        int try_status_ = (expr);                                              \
+        if (try_status_ < 0)                                                   \
+            return try_status_;                                                \
+    } while (0)
+
+/* ---- small helpers ---------------------------------------------------- */
+
+struct str { /* borrowed bytes, not terminated */
+    const char *p;
+    size_t n;
+};
+
+static inline size_t align_up(size_t x, size_t a) /* a: power of two */
+{
+    return (x + a - 1) & ~(a - 1);
+}
+
+static inline int64_t align_down64(int64_t x, int64_t a)
+{
+    return x & ~(a - 1);
+}
+
+#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* ---- dtype.c ---------------------------------------------------------- */
+
+/* Weight types; the numbers are GGUF's (ggml_type). */
+enum dtype {
+    DT_F32 = 0,
+    DT_F16 = 1,
+    DT_Q4_0 = 2,
+    DT_Q4_1 = 3,
+    DT_Q5_0 = 6,
+    DT_Q5_1 = 7,
+    DT_Q8_0 = 8,
+    DT_Q2_K = 10,
+    DT_Q3_K = 11,
+    DT_Q4_K = 12,
+    DT_Q5_K = 13,
+    DT_Q6_K = 14,
+    DT_IQ4_NL = 20,
+    DT_IQ4_XS = 23,
+    DT_I8 = 24,
+    DT_I16 = 25,
+    DT_I32 = 26,
+    DT_I64 = 27,
+    DT_F64 = 28,
+    DT_BF16 = 30,
+    DT_MXFP4 = 39,
+    DT_COUNT = 43 /* one more than the largest id known to any reader */
+};
+
+struct dtype_info {
+    const char *name;     /* as GGUF tools print it, for example "Q4_K" */
+    uint16_t block;       /* elements in a block; 0: id not in use */
+    uint16_t block_bytes; /* bytes of a block */
+};
+
+/* NULL for an id that GGUF does not define. Types that sluice can size but
+ * not compute with (IQ2_XXS, TQ1_0, ...) are listed too. */
+const struct dtype_info *dtype_info(uint32_t id);
+
+/* Bytes of a row of n elements; n must be a multiple of the block. */
+size_t dtype_row_bytes(enum dtype t, int64_t n);
+
+/* ---- arena.c ---------------------------------------------------------- */
+
+/* Memory that is freed all at once. Zero-initialise; arena_free is safe on a
+ * zeroed one. Blocks are 64-byte aligned and zeroed. */
+struct arena {
+    struct arena_block *head;
+    size_t used_bytes;
+};
+
+void *arena_alloc(struct arena *a, size_t bytes); /* NULL: no memory */
+void arena_free(struct arena *a);
+
+/* ---- os_mem.c --------------------------------------------------------- */
+
+/* Anonymous zeroed memory, page aligned (2 MiB aligned when `huge`, which
+ * also asks for transparent huge pages). NULL when refused. Physical pages
+ * are taken at first touch. */
+void *os_map(size_t bytes, bool huge);
+void os_unmap(void *p, size_t bytes);
+/* Gives the physical pages back, keeps the addresses; contents become zero. */
+void os_discard(void *p, size_t bytes);
+/* Best effort: keeps the pages in memory. False when the limit forbids it. */
+bool os_lock(void *p, size_t bytes);
+
+struct os_memory {
+    int64_t total;          /* physical memory of the machine */
+    int64_t available;      /* what the kernel thinks can be had now */
+    int64_t cgroup_limit;   /* tightest limit of the cgroup and its parents; INT64_MAX: none */
+    int64_t cgroup_used;    /* in that same cgroup, page cache excluded; 0 if no limit */
+};
+void os_memory(struct os_memory *m);
+/* Resident set of this process, now and at its highest, in bytes; 0: unknown. */
+int64_t os_rss(void);
+int64_t os_rss_peak(void);
+
+/* ---- os_file.c -------------------------------------------------------- */
+
+/* Opens for reading; direct != NULL asks for direct I/O and tells whether it
+ * was possible. Returns fd >= 0, or a status with its sentence. */
+int os_open_read(const char *path, bool *direct, struct err *e);
+int64_t os_file_size(int fd); /* -1: not a regular file or block device */
+/* Reads exactly n bytes at `offset`; short files give E_FORMAT. */
+int os_read_exact(int fd, void *buf, size_t n, int64_t offset,
+                  const char *path, struct err *e);
+
+/* ---- os_cpu.c --------------------------------------------------------- */
+
+enum {
+    CPU_AVX2 = 1,        /* AVX2 + FMA + F16C, state saved by the system */
+    CPU_AVX512 = 2,      /* F, BW, DQ, VL */
+    CPU_AVX512_VNNI = 4,
+    CPU_AMX_INT8 = 8     /* reported only; no kernel uses it yet */
+};
+unsigned os_cpu_features(void);
+int os_cpu_count(void); /* processors this process may run on, >= 1 */
+int64_t os_clock_ns(void);
+
+/* ---- pool.c ----------------------------------------------------------- */
+
+struct pool;
+
+/* n_threads >= 1, the calling thread included. NULL: no memory or no threads. */
+struct pool *pool_new(int n_threads);
+void pool_free(struct pool *p);
+int pool_size(const struct pool *p);
+
+/* Runs fn(arg, i, n) once for each i in 0..n-1, n = pool_size, and returns
+ * when all are done; i = 0 runs on the caller. Only one thread may drive a
+ * pool. Workers spin for some microseconds after a task and then sleep. */
+typedef void pool_fn(void *arg, int i, int n);
+void pool_run(struct pool *p, pool_fn *fn, void *arg);
+
+/* The part of [0, total) that thread i of n works on, cut at multiples of
+ * `grain`. */
+static inline void pool_split(int64_t total, int64_t grain, int i, int n,
+                              int64_t *begin, int64_t *end)
+{
+    int64_t units = (total + grain - 1) / grain;
+    int64_t b = units * i / n * grain, e = units * (i + 1) / n * grain;
+    *begin = MIN(b, total);
+    *end = MIN(e, total);
+}
+
+#endif

@@ -1,0 +1,78 @@
+/*
+ * gguf: reads and validates the description part of GGUF files, versions 2
+ * and 3, split files too. Answers "tensor name -> file, offset, bytes, shape,
+ * type"; touches no tensor data.
+ *
+ * Everything in a file is untrusted. After gguf_open succeeds:
+ *  1. every tensor's bytes lie inside its file and overlap no other tensor;
+ *  2. every ne is >= 1, their product fits int64, ne[0] is a multiple of the
+ *     block length of the type;
+ *  3. names and keys are unique, NUL-free, and strings stay valid until close;
+ *  4. arrays hold exactly `n` well-formed elements.
+ *
+ * An object may be read from several threads once opened.
+ */
+#ifndef GGUF_H
+#define GGUF_H
+
+#include "base/base.h"
+
+struct gguf;
+
+/* Opens `path`; for the first shard of a split set the others are found beside
+ * it by name. *out is valid until gguf_close. */
+int gguf_open(const char *path, struct gguf **out, struct err *e);
+void gguf_close(struct gguf *g);
+
+/* ---- files ---- */
+int gguf_n_files(const struct gguf *g);
+const char *gguf_file_path(const struct gguf *g, int file);
+int64_t gguf_file_bytes(const struct gguf *g, int file);
+int gguf_version(const struct gguf *g);
+
+/* ---- metadata ---- */
+enum gguf_type {
+    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32,
+    GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64
+};
+
+struct gguf_value {
+    struct str key;
+    enum gguf_type type;  /* of the value, or of the elements if is_array */
+    bool is_array;
+    uint64_t n;           /* elements; 1 for a scalar */
+    const void *raw;      /* element bytes in the file's layout */
+};
+
+int64_t gguf_n_values(const struct gguf *g);
+const struct gguf_value *gguf_value_at(const struct gguf *g, int64_t i);
+const struct gguf_value *gguf_find(const struct gguf *g, const char *key);
+
+/* Element i of a value, converted. False when the type does not fit (a string
+ * asked as a number, a negative as unsigned, i out of range). Any integer
+ * width is accepted for an integer, any number for a float. Strings in arrays:
+ * use gguf_strings, which walks once. */
+bool gguf_value_u64(const struct gguf_value *v, uint64_t i, uint64_t *out);
+bool gguf_value_i64(const struct gguf_value *v, uint64_t i, int64_t *out);
+bool gguf_value_f64(const struct gguf_value *v, uint64_t i, double *out);
+bool gguf_value_str(const struct gguf_value *v, struct str *out); /* scalar string */
+/* All strings of an array, borrowed; `out` has room for v->n. */
+bool gguf_value_strs(const struct gguf_value *v, struct str *out);
+const char *gguf_type_name(enum gguf_type t);
+
+/* ---- tensors ---- */
+struct gguf_tensor {
+    const char *name; /* terminated */
+    enum dtype type;
+    int n_dims;
+    int64_t ne[4];    /* ne[0] contiguous; missing ones are 1 */
+    int file;         /* index of the shard */
+    int64_t offset;   /* absolute, in that file */
+    int64_t bytes;
+};
+
+int64_t gguf_n_tensors(const struct gguf *g);
+const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, int64_t i);
+const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name);
+
+#endif

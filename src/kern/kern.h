@@ -1,0 +1,138 @@
+/*
+ * kern: the arithmetic, as pure functions on pointers.
+ *
+ *   kern.c          chooses a table for the processor
+ *   mul_*.c/.h      weight rows times activations, one file per instruction set
+ *                   (split by format family where a file would grow too long)
+ *   vec_tmpl.h      norms, activations, softmax, attention, recurrences: written
+ *                   once over the 16-lane vector of simd_*.h, included by
+ *                   vec_portable.c, vec_avx2.c, vec_avx512.c
+ *   dequant.c       exact block decoders (model-independent facts of the formats)
+ *
+ * No allocation, no threads, no state: every function may be called from any
+ * thread at any time. Pointers may be unaligned unless stated.
+ *
+ * The contract that makes sluice's answers independent of the processor:
+ * every function below returns the SAME BITS in every table.
+ *  1. Sums of integer products inside a block of 32 are exact.
+ *  2. Floats are accumulated in 16 virtual lanes, each by fused multiply-add in
+ *     a fixed order; multiplications and additions are never contracted
+ *     otherwise (-ffp-contract=off).
+ *  3. Lanes are reduced by one tree: 16 -> 8 (i, i+8) -> 4 (i, i+4) ->
+ *     2 (i, i+2) -> 1.
+ *  4. exp and its kin are the same polynomial, operation by operation.
+ *  5. The result for one row and one token does not depend on how many rows or
+ *     tokens are computed in the same call.
+ */
+#ifndef KERN_H
+#define KERN_H
+
+#include "base/base.h"
+
+/*
+ * Quantised activations of one token, n elements (n a multiple of 32):
+ * blocks of 32, q = nearest-even(x / d), d = max|x| / 127, stored as
+ *     int8_t q[n], padded to a multiple of 64 bytes
+ *     float  d[n/32]
+ *     float  s[n/16]      s = d * (sum of the 16 q), the offset terms of the formats
+ * each array starting at a multiple of 64 bytes from the start, which must
+ * itself be 64-byte aligned.
+ */
+size_t kern_act_bytes(int64_t n);
+
+/*
+ * out[t * out_stride + r] = sum_i W[r][i] * x_t[i] for r < n_rows, t < n_tok.
+ *   w          n_rows rows of n elements, row_bytes apart
+ *   x          n_tok activation rows, x_stride bytes apart: float[n] for
+ *              mulf, kern_act blobs for mulq
+ * n is a multiple of the type's block length (any n for F32, F16, BF16).
+ */
+typedef void kern_mul_fn(float *out, ptrdiff_t out_stride, const void *w,
+                         size_t row_bytes, int64_t n_rows, const void *x,
+                         size_t x_stride, int64_t n_tok, int64_t n);
+
+struct kern {
+    const char *name; /* "portable", "avx2", "avx512" */
+
+    /* mulf: float activations, every type (quantised rows are decoded exactly
+     * first). mulq: 8-bit activations; NULL for F32, F16, BF16. */
+    kern_mul_fn *mulf[DT_COUNT];
+    kern_mul_fn *mulq[DT_COUNT];
+    void (*quantize)(void *act, const float *x, int64_t n);
+
+    /* y = x * w / sqrt(mean(x^2) + eps); w NULL: no weight. y may be x. */
+    void (*rms_norm)(float *y, const float *x, const float *w, int64_t n, float eps);
+    /* y = x / max(sqrt(sum x^2), eps). y may be x. */
+    void (*l2_norm)(float *y, const float *x, int64_t n, float eps);
+
+    void (*add)(float *y, const float *x, int64_t n);            /* y += x */
+    void (*axpy)(float *y, float a, const float *x, int64_t n);  /* y = fma(a, x, y) */
+    void (*scale)(float *y, float a, int64_t n);                 /* y *= a */
+    void (*silu)(float *y, const float *x, int64_t n);           /* x / (1 + exp(-x)) */
+    void (*silu_mul)(float *y, const float *g, const float *u, int64_t n);    /* silu(g) * u */
+    void (*sigmoid_mul)(float *y, const float *g, const float *u, int64_t n); /* sigmoid(g) * u */
+    void (*sigmoid)(float *y, const float *x, int64_t n);
+    void (*softplus)(float *y, const float *x, int64_t n);       /* x > 20 ? x : log(1 + exp x) */
+    void (*exp)(float *y, const float *x, int64_t n);
+    /* x = exp(x - max x) / sum, in place. */
+    void (*softmax)(float *x, int64_t n);
+
+    /* NEOX rotation of the first n_rot elements: pairs (i, i + n_rot/2);
+     * cs holds cos then sin, n_rot/2 floats each. */
+    void (*rope_neox)(float *x, const float *cs, int64_t n_rot);
+    /* cs for one position: angle = (float)pos * freq[i], reduced mod 2 pi in double. */
+    void (*rope_angles)(float *cs, const float *freq, int64_t n_half, int64_t pos);
+
+    void (*f32_to_f16)(uint16_t *y, const float *x, int64_t n); /* nearest even */
+    void (*f16_to_f32)(float *y, const uint16_t *x, int64_t n);
+
+    /*
+     * Attention for n_q query heads that share one key/value head.
+     *   q        (n_q, hd) floats, q_stride floats apart
+     *   k, v     n_pos rows of hd elements, kv_stride ELEMENTS apart; F16 or F32
+     *   scores   (n_q, score_stride) scratch, score_stride >= n_pos
+     *   out      (n_q, hd), out_stride floats apart
+     * scores = scale * q.k (16 lanes over hd); softmax over n_pos; out[d] adds
+     * p[j] * v[j][d] by fused multiply-add in order of j.
+     * hd is a multiple of 16. `f16` selects the element type of k and v.
+     */
+    void (*attention)(float *out, ptrdiff_t out_stride, const float *q, ptrdiff_t q_stride,
+                      const void *k, const void *v, ptrdiff_t kv_stride, bool f16,
+                      int64_t n_q, int64_t n_pos, int64_t hd, float scale,
+                      float *scores, ptrdiff_t score_stride);
+
+    /*
+     * One token of the gated delta rule for one value head (spec C.1).
+     *   S        (dk, dv) state, row i = key dimension, contiguous in j = value dim
+     *   q, k     (dk) normalised; v (dv); o (dv) written
+     * S *= decay; d = beta * (v - S^T k); S += k d^T; o = out_scale * S^T q.
+     * Sums over i in order of i, by fused multiply-add. dv a multiple of 16.
+     */
+    void (*delta_step)(float *S, const float *q, const float *k, const float *v, float *o,
+                       int64_t dk, int64_t dv, float decay, float beta, float out_scale);
+
+    /*
+     * Causal convolution of width 4 over time, then silu, for channels
+     * [0, n): c = w[ch][0]*h0 + w[ch][1]*h1 + w[ch][2]*h2 + w[ch][3]*u by
+     * fused multiply-add in this order, first term a plain product.
+     * h0..h2 are the three earlier rows, oldest first; w is (n, 4).
+     */
+    void (*conv4_silu)(float *y, const float *h0, const float *h1, const float *h2,
+                       const float *u, const float *w, int64_t n);
+};
+
+/*
+ * The table for this processor, or the one named ("portable", "avx2",
+ * "avx512"); E_UNSUPPORTED with a sentence when the processor lacks it.
+ * NULL or "auto": the best.
+ */
+int kern_select(const char *name, const struct kern **out, struct err *e);
+/* All tables that this processor can run, portable first; returns how many. */
+int kern_available(const struct kern *tables[8]);
+
+/* Exact decoding of one row of n elements to float. Returns E_UNSUPPORTED for
+ * types without a decoder. The formulas: GGUF block formats. */
+int kern_dequant_row(enum dtype t, float *y, const void *row, int64_t n);
+bool kern_supports(enum dtype t); /* can be multiplied with */
+
+#endif

@@ -1,0 +1,103 @@
+/*
+ * text: bytes <-> token ids, and chat messages -> segments.
+ *
+ *   bpe.c      vocabulary, merges, encoding of one piece, decoding
+ *   pretok.c   the pre-tokeniser patterns (PCRE2) and NFC (utf8proc)
+ *   chat.c     chat forms
+ *
+ * The one safety rule: control tokens come only from segments marked as
+ * markup. Text of a user can never become a control token.
+ *
+ * After text_open an object is read-only and may be used from several
+ * threads; a text_stream belongs to one thread.
+ */
+#ifndef TEXT_H
+#define TEXT_H
+
+#include "base/base.h"
+
+struct text;
+
+enum { /* tokenizer.ggml.token_type */
+    TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3,
+    TOKEN_USER = 4, TOKEN_UNUSED = 5, TOKEN_BYTE = 6
+};
+
+/* The tokeniser's metadata; borrowed only during text_open. Ids are -1 where
+ * the file names none. */
+struct text_config {
+    struct str model; /* tokenizer.ggml.model */
+    struct str pre;   /* tokenizer.ggml.pre */
+    const struct str *tokens;
+    const int32_t *types; /* NULL: all normal */
+    int64_t n_tokens;
+    const struct str *merges;
+    int64_t n_merges;
+    int64_t bos, eos, eot, eom;
+    int add_bos, add_eos; /* -1: absent, use the model's default */
+    struct str chat_template; /* n = 0: none */
+};
+
+int text_open(const struct text_config *c, struct text **out, struct err *e);
+void text_close(struct text *t);
+int64_t text_n_tokens(const struct text *t);
+int64_t text_bytes(const struct text *t); /* memory held */
+
+struct text_segment {
+    const char *p;
+    size_t n;
+    bool markup; /* control tokens are recognised here */
+};
+
+/* Growable list of ids; zero-initialise, free with text_ids_free. */
+struct text_ids {
+    int32_t *id;
+    int64_t n, cap;
+};
+void text_ids_free(struct text_ids *ids);
+
+/* Appends the ids of the segments, in order; bos and eos as the file asks when
+ * `bounds`. Adjacent segments are tokenised separately. */
+int text_encode(const struct text *t, const struct text_segment *segs, size_t n_segs,
+                bool bounds, struct text_ids *out, struct err *e);
+
+/* Bytes of one token. Control tokens give nothing unless `special`. Returns a
+ * borrowed pointer (never NULL) and its length. E_ARG for ids outside. */
+int text_piece(const struct text *t, int32_t id, bool special, struct str *out);
+bool text_is_eog(const struct text *t, int32_t id); /* ends a generation */
+bool text_is_unused(const struct text *t, int32_t id); /* padding: never sample */
+int64_t text_token_id(const struct text *t, const char *text); /* -1: none */
+
+/* Holds back the bytes of an incomplete UTF-8 sequence between tokens. */
+struct text_stream {
+    char held[8];
+    int n_held;
+};
+/* Appends `in` to what is held; writes complete bytes to out (room in.n + 8),
+ * returns how many. Bytes that can never become valid UTF-8 are passed through.
+ * flush: everything out. */
+size_t text_stream_push(struct text_stream *s, struct str in, bool flush, char *out);
+
+/* ---- chat.c ---- */
+enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT };
+struct chat_message {
+    enum chat_role role;
+    const char *content;   /* terminated */
+    const char *reasoning; /* assistant only, may be NULL */
+};
+
+/* Segments of a rendered conversation; owns its text. Zero-initialise. */
+struct chat_render {
+    struct text_segment *segs;
+    size_t n_segs, cap_segs;
+    size_t n_stable; /* the first n_stable segments are the same in every later
+                        turn of this conversation (all but the generation prompt) */
+    struct arena arena;
+};
+/* think: the model may reason first (only for templates that know <think>). */
+int chat_render(const struct text *t, const struct chat_message *m, size_t n,
+                bool think, struct chat_render *out, struct err *e);
+void chat_render_free(struct chat_render *r);
+bool chat_has_thinking(const struct text *t); /* the template knows <think> */
+
+#endif
