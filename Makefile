@@ -1,0 +1,209 @@
+# sluice: build, test, install. GNU make; sources are found by wildcard.
+# `make help` lists the targets and variables.
+
+VERSION := 0.1.0
+SOMAJOR := 0
+
+CC         ?= gcc
+BUILD      ?= build
+PREFIX     ?= /usr/local
+OPT        ?= -O3
+WERROR     ?= -Werror
+SANITIZE   ?=
+OBJCOPY    ?= objcopy
+PKG_CONFIG ?= pkg-config
+INSTALL    ?= install
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+all: # the default target; its needs follow below
+
+# ---- flags -----------------------------------------------------------------
+
+std_flags  := -std=c11 -D_GNU_SOURCE -Isrc -Iinclude
+warn_flags := -Wall -Wextra -Wshadow -Wundef $(WERROR)
+gen_flags  := $(OPT) -g -fPIC -fvisibility=hidden -ffp-contract=off -pthread
+ifneq ($(SANITIZE),)
+gen_flags  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+all_cflags  = $(std_flags) $(warn_flags) $(gen_flags) $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+all_ldflags = $(gen_flags) $(CFLAGS) $(LDFLAGS)
+
+# A kernel file carries its instruction set in its name. Elsewhere than on
+# x86-64 these files compile to nothing.
+avx2_flags   := -mavx2 -mfma -mf16c
+avx512_flags := $(avx2_flags) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+amx_flags    := $(avx512_flags) -mamx-tile -mamx-int8
+ifneq ($(filter x86_64-% amd64-%,$(shell $(CC) -dumpmachine)),)
+isa_flags = $(if $(findstring _amx,$(1)),$(amx_flags),$(if $(findstring _avx512,$(1)),$(avx512_flags),$(if $(findstring _avx2,$(1)),$(avx2_flags))))
+endif
+
+# ---- libraries -------------------------------------------------------------
+
+lib_pkgs := liburing libpcre2-8 libutf8proc
+cli_pkgs := jansson libedit
+
+needs_libs := $(filter-out clean help install-files uninstall,$(or $(MAKECMDGOALS),all))
+ifneq ($(needs_libs),)
+missing := $(foreach p,$(lib_pkgs) $(cli_pkgs),$(if $(shell $(PKG_CONFIG) --exists $(p) && echo y),,$(p)))
+ifneq ($(strip $(missing)),)
+$(error pkg-config does not know: $(missing). On Debian run `scripts/setup build` first)
+endif
+PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(lib_pkgs) $(cli_pkgs))
+lib_libs   := $(shell $(PKG_CONFIG) --libs $(lib_pkgs)) -lm
+cli_libs   := $(shell $(PKG_CONFIG) --libs $(cli_pkgs))
+test_libs  := -lcmocka $(shell $(PKG_CONFIG) --libs jansson)
+endif
+
+# ---- files -----------------------------------------------------------------
+
+lib_dirs := base gguf kern text io expert device model engine
+lib_src  := $(sort $(wildcard $(lib_dirs:%=src/%/*.c)))
+base_src := $(filter src/base/%,$(lib_src))
+cli_src  := $(sort $(wildcard src/cli/*.c src/serve/*.c))
+sup_src  := $(sort $(wildcard tests/support/*.c))
+test_src := $(sort $(wildcard tests/test_*.c tests/check_*.c))
+fuzz_src := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+dev_src  := $(sort $(wildcard bench/*.c tools/*.c))
+
+obj      = $(1:%.c=$(BUILD)/obj/%.o)
+lib_obj  := $(call obj,$(lib_src))
+cli_obj  := $(call obj,$(cli_src))
+cli_main := $(call obj,src/cli/main.c)
+sup_obj  := $(call obj,$(sup_src))
+test_bin := $(test_src:%.c=$(BUILD)/%)
+fuzz_bin := $(fuzz_src:tests/fuzz/%.c=$(BUILD)/%)
+dev_bin  := $(dev_src:%.c=$(BUILD)/%)
+test_sh  := $(sort $(wildcard tests/*.sh))
+
+so_name := libsluice.so.$(SOMAJOR)
+so_file := libsluice.so.$(VERSION)
+# What tests, bench and tools link: the plain objects, internals visible.
+internal := $(BUILD)/libsluice-internal.a
+cli_internal := $(BUILD)/libsluice-cli-internal.a
+support  := $(if $(sup_src),$(BUILD)/libsupport.a)
+
+.PHONY: all check tests asan tsan fuzz fuzz-programs bench tools install install-files uninstall clean help FORCE
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: $(BUILD)/libsluice.a $(BUILD)/libsluice.so $(if $(cli_src),$(BUILD)/sluice)
+
+# ---- compiling -------------------------------------------------------------
+
+# Rewritten only when compiler or flags change, so that objects never mix.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(all_cflags)' | cmp -s - $@ || echo '$(CC) $(all_cflags)' > $@
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(all_cflags) $(if $(filter tests/%,$<),-Itests) $(call isa_flags,$(filter src/kern/%,$<)) -MMD -MP -c -o $@ $<
+
+-include $(patsubst %.o,%.d,$(lib_obj) $(cli_obj) $(sup_obj) $(call obj,$(test_src) $(fuzz_src) $(dev_src)))
+
+# ---- linking ---------------------------------------------------------------
+
+# One object, hidden symbols made local: a program that links the archive sees
+# the public functions and nothing else.
+$(BUILD)/libsluice.a: $(lib_obj)
+	$(LD) -r -o $(BUILD)/sluice-all.o $^
+	$(OBJCOPY) --localize-hidden $(BUILD)/sluice-all.o
+	@rm -f $@
+	$(AR) rcs $@ $(BUILD)/sluice-all.o
+
+$(BUILD)/$(so_file): $(lib_obj)
+	$(CC) $(all_ldflags) -shared -Wl,-soname,$(so_name) -o $@ $^ $(lib_libs)
+
+$(BUILD)/libsluice.so: $(BUILD)/$(so_file)
+	ln -sf $(so_file) $(BUILD)/$(so_name)
+	ln -sf $(so_name) $@
+
+# The command-line program has the public functions only; `base`, which it may
+# use too, is linked a second time because the archive hides it.
+$(BUILD)/sluice: $(cli_obj) $(call obj,$(base_src)) $(BUILD)/libsluice.a
+	$(CC) $(all_ldflags) -o $@ $^ $(cli_libs) $(lib_libs)
+
+$(internal): $(lib_obj)
+$(support): $(sup_obj)
+$(cli_internal): $(filter-out $(cli_main),$(cli_obj))
+$(internal) $(support) $(cli_internal):
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+# test_cli*.c may use the objects of the command-line program, too.
+$(BUILD)/tests/test_cli%: $(BUILD)/obj/tests/test_cli%.o $(support) $(cli_internal) $(internal)
+	@mkdir -p $(@D)
+	$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(cli_libs) $(lib_libs)
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(support) $(internal)
+	@mkdir -p $(@D)
+	$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(support) $(internal)
+	@mkdir -p $(@D)
+	$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
+$(BUILD)/tools/%: $(BUILD)/obj/tools/%.o $(support) $(internal)
+	@mkdir -p $(@D)
+	$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
+$(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(support) $(internal)
+	$(CC) $(all_ldflags) -fsanitize=fuzzer -o $@ $^ $(lib_libs)
+
+# ---- testing ---------------------------------------------------------------
+
+tests: all $(test_bin)
+bench: $(filter $(BUILD)/bench/%,$(dev_bin))
+tools: $(filter $(BUILD)/tools/%,$(dev_bin))
+
+check: tests tools
+	BUILD=$(BUILD) CC='$(CC)' scripts/run-tests -l $(BUILD)/test-logs scripts/layering $(test_bin) $(test_sh)
+
+asan:
+	$(MAKE) BUILD=build-asan SANITIZE=address,undefined OPT=-O1 check
+tsan:
+	$(MAKE) BUILD=build-tsan SANITIZE=thread OPT=-O1 check
+
+fuzz:
+	$(MAKE) BUILD=build-fuzz CC=clang SANITIZE=address,undefined OPT=-O1 \
+	    CFLAGS='$(CFLAGS) -fsanitize=fuzzer-no-link' fuzz-programs
+fuzz-programs: $(fuzz_bin)
+
+# ---- installing ------------------------------------------------------------
+
+root := $(DESTDIR)$(PREFIX)
+installed := bin/sluice lib/libsluice.a lib/libsluice.so lib/$(so_name) lib/$(so_file) \
+    include/sluice.h lib/pkgconfig/sluice.pc share/man/man1/sluice.1 \
+    share/sluice/models/pocket-dictionary.gguf share/sluice/models/LICENSE.WordNet
+
+install: all
+	$(INSTALL) -d $(addprefix $(root)/,$(sort $(dir $(installed))))
+	$(INSTALL) -m 755 $(BUILD)/sluice $(root)/bin/sluice
+	$(INSTALL) -m 644 $(BUILD)/libsluice.a $(root)/lib/
+	$(INSTALL) -m 755 $(BUILD)/$(so_file) $(root)/lib/
+	ln -sf $(so_file) $(root)/lib/$(so_name)
+	ln -sf $(so_name) $(root)/lib/libsluice.so
+	$(INSTALL) -m 644 include/sluice.h $(root)/include/
+	$(INSTALL) -m 644 man/sluice.1 $(root)/share/man/man1/
+	$(INSTALL) -m 644 models/pocket-dictionary.gguf models/LICENSE.WordNet $(root)/share/sluice/models/
+	printf '%s\n' 'prefix=$(PREFIX)' 'Name: sluice' \
+	    'Description: runs Mixture-of-Experts language models bigger than memory' \
+	    'Version: $(VERSION)' 'Cflags: -I$${prefix}/include' 'Libs: -L$${prefix}/lib -lsluice' \
+	    'Requires.private: $(lib_pkgs)' 'Libs.private: -pthread -lm' > $(root)/lib/pkgconfig/sluice.pc
+
+uninstall:
+	rm -f $(addprefix $(root)/,$(installed))
+	-rmdir $(root)/share/sluice/models $(root)/share/sluice
+
+clean:
+	rm -rf $(BUILD) build-asan build-tsan build-fuzz build-clang
+
+help:
+	@printf '%s\n' 'targets:' \
+	'  all        library (static and shared) and the sluice command, in $$BUILD' \
+	'  check      build and run every test' \
+	'  asan tsan  the same under address+undefined or thread sanitizer' \
+	'  fuzz       fuzzing programs, in build-fuzz (clang)' \
+	'  bench      measurement programs      tools  development helpers' \
+	'  install    into $$DESTDIR$$PREFIX      uninstall' \
+	'  clean      remove the build folders' \
+	'variables: CC BUILD PREFIX DESTDIR CFLAGS LDFLAGS OPT SANITIZE WERROR'
