@@ -1,7 +1,7 @@
 # sluice: build, test, install. GNU make; sources are found by wildcard.
 # `make help` lists the targets and variables.
 
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^.define SLUICE_VERSION "\(.*\)"/\1/p' include/sluice.h)
 SOMAJOR := 0
 
 CC         ?= gcc

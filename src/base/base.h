@@ -129,7 +129,7 @@ size_t dtype_row_bytes(enum dtype t, int64_t n);
  * zeroed one. Blocks are 64-byte aligned and zeroed. */
 struct arena {
     struct arena_block *head;
-    size_t used_bytes;
+    size_t used_bytes; /* handed out, rounding to 64 included */
 };
 
 void *arena_alloc(struct arena *a, size_t bytes); /* NULL: no memory */
@@ -150,13 +150,24 @@ bool os_lock(void *p, size_t bytes);
 struct os_memory {
     int64_t total;          /* physical memory of the machine */
     int64_t available;      /* what the kernel thinks can be had now */
-    int64_t cgroup_limit;   /* tightest limit of the cgroup and its parents; INT64_MAX: none */
+    int64_t cgroup_limit;   /* of the cgroup or parent that leaves least room; INT64_MAX: none */
     int64_t cgroup_used;    /* in that same cgroup, page cache excluded; 0 if no limit */
 };
 void os_memory(struct os_memory *m);
 /* Resident set of this process, now and at its highest, in bytes; 0: unknown. */
 int64_t os_rss(void);
 int64_t os_rss_peak(void);
+
+/* ---- os_cgroup.c ------------------------------------------------------ */
+
+/* What the control groups of this process and their parents allow. `root` is
+ * put before every path that is read: "" for the real system, a fake tree in
+ * tests. os_memory and os_cpu_count already count it in. */
+struct os_cgroup {
+    int64_t memory_limit, memory_used; /* as in struct os_memory */
+    double cpus; /* processor time quota in processors; 0: none */
+};
+void os_cgroup(const char *root, struct os_cgroup *c);
 
 /* ---- os_file.c -------------------------------------------------------- */
 
@@ -177,7 +188,8 @@ enum {
     CPU_AMX_INT8 = 8     /* reported only; no kernel uses it yet */
 };
 unsigned os_cpu_features(void);
-int os_cpu_count(void); /* processors this process may run on, >= 1 */
+/* Processors this process may run on, its cgroup's quota counted in; >= 1. */
+int os_cpu_count(void);
 int64_t os_clock_ns(void);
 
 /* ---- pool.c ----------------------------------------------------------- */

@@ -1,0 +1,202 @@
+/*
+ * The compute threads.
+ *
+ * A task is published by raising `round`; each worker runs it once and counts
+ * `pending` down; the last one to do so ends the task. Both sides wait in the
+ * same way: watch the counter for some microseconds, because the next step of
+ * a layer usually follows at once, then sleep on a condition.
+ *
+ * No wake-up is lost: a sleeper first announces itself and then looks at the
+ * counter again; the waker first changes the counter and then looks for
+ * sleepers. All four are sequentially consistent, so at least one of the two
+ * sees the other.
+ *
+ * `fn` and `arg` are plain fields: written before `round` is raised, read
+ * after it was seen; written again only after `pending` has reached 0.
+ */
+#include "base/base.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CACHE_LINE 64
+#define SPINS 2000        /* about 30 to 90 us */
+#define SPINS_CROWDED 50  /* when threads outnumber processors */
+
+struct worker {
+    struct pool *pool;
+    pthread_t thread;
+    int index;
+};
+
+struct pool {
+    int n; /* threads, the caller included */
+    int n_started;
+    int spins;
+    bool stop; /* read by workers after a new round */
+    pool_fn *fn;
+    void *arg;
+    struct worker *workers; /* n - 1 */
+
+    pthread_mutex_t lock;
+    pthread_cond_t new_round, all_done;
+
+    alignas(CACHE_LINE) atomic_uint round;
+    atomic_int n_asleep; /* workers waiting for new_round */
+    alignas(CACHE_LINE) atomic_int pending;
+    atomic_int caller_asleep; /* waiting for all_done */
+};
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void await_round(struct pool *p, unsigned seen)
+{
+    for (int i = 0; i < p->spins; i++) {
+        if (atomic_load_explicit(&p->round, memory_order_acquire) != seen)
+            return;
+        cpu_relax();
+    }
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add(&p->n_asleep, 1);
+    while (atomic_load(&p->round) == seen)
+        pthread_cond_wait(&p->new_round, &p->lock);
+    atomic_fetch_sub(&p->n_asleep, 1);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void await_done(struct pool *p)
+{
+    for (int i = 0; i < p->spins; i++) {
+        if (atomic_load_explicit(&p->pending, memory_order_acquire) == 0)
+            return;
+        cpu_relax();
+    }
+    pthread_mutex_lock(&p->lock);
+    atomic_store(&p->caller_asleep, 1);
+    while (atomic_load(&p->pending) != 0)
+        pthread_cond_wait(&p->all_done, &p->lock);
+    atomic_store(&p->caller_asleep, 0);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void start_round(struct pool *p)
+{
+    atomic_fetch_add(&p->round, 1);
+    if (atomic_load(&p->n_asleep) > 0) {
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_broadcast(&p->new_round);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+static void finish_share(struct pool *p)
+{
+    if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_asleep)) {
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_signal(&p->all_done);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    struct pool *p = w->pool;
+    for (unsigned seen = 0;;) {
+        await_round(p, seen);
+        seen++; /* the next round starts only after this one's last share */
+        if (p->stop)
+            return NULL;
+        p->fn(p->arg, w->index, p->n);
+        finish_share(p);
+    }
+}
+
+/* Signals are the host program's: its own threads shall get them. */
+static void start_workers(struct pool *p)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    for (int i = 0; i < p->n - 1; i++) {
+        struct worker *w = &p->workers[i];
+        *w = (struct worker){.pool = p, .index = i + 1};
+        if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
+            break;
+        p->n_started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+struct pool *pool_new(int n_threads)
+{
+    if (n_threads < 1)
+        return NULL;
+    struct pool *p = aligned_alloc(alignof(struct pool), sizeof(*p));
+    if (!p)
+        return NULL;
+    memset(p, 0, sizeof(*p));
+    p->n = n_threads;
+    p->spins = n_threads > os_cpu_count() ? SPINS_CROWDED : SPINS;
+    atomic_init(&p->round, 0);
+    atomic_init(&p->n_asleep, 0);
+    atomic_init(&p->pending, 0);
+    atomic_init(&p->caller_asleep, 0);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->new_round, NULL);
+    pthread_cond_init(&p->all_done, NULL);
+    if (n_threads > 1) {
+        p->workers = calloc((size_t)n_threads - 1, sizeof(*p->workers));
+        if (p->workers)
+            start_workers(p);
+        if (p->n_started != n_threads - 1) {
+            pool_free(p);
+            return NULL;
+        }
+    }
+    return p;
+}
+
+void pool_free(struct pool *p)
+{
+    if (!p)
+        return;
+    p->stop = true;
+    start_round(p);
+    for (int i = 0; i < p->n_started; i++)
+        pthread_join(p->workers[i].thread, NULL);
+    pthread_cond_destroy(&p->all_done);
+    pthread_cond_destroy(&p->new_round);
+    pthread_mutex_destroy(&p->lock);
+    free(p->workers);
+    free(p);
+}
+
+int pool_size(const struct pool *p)
+{
+    return p->n;
+}
+
+void pool_run(struct pool *p, pool_fn *fn, void *arg)
+{
+    if (p->n > 1) {
+        p->fn = fn;
+        p->arg = arg;
+        atomic_store(&p->pending, p->n - 1);
+        start_round(p);
+    }
+    fn(arg, 0, p->n);
+    if (p->n > 1)
+        await_done(p);
+}
