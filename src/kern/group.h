@@ -1,0 +1,151 @@
+/*
+ * group: one decoding of every quantised format, for dequant.c and mul_*.
+ *
+ * A group is 256 consecutive elements of a row: one block of the 256-element
+ * formats, up to eight of the 32-element formats. It is decoded to small
+ * integers and one scale for each 16 elements (a "sixteen"), so that
+ *
+ *     element 16 j + i = scale[j] * q[16 j + i] - min[j]
+ *
+ * where scale and min are exact in float (at most 11 + 8 significant bits) and
+ * scale * q is, too. Formats without a minimum have min = 0 throughout.
+ * Symmetric formats have signed q (-128..127), the ones with a minimum have
+ * q in 0..31. Blocks missing from the last group of a row are zeros: q, scale
+ * and min.
+ *
+ * The layouts are facts of the GGUF file format.
+ */
+#ifndef KERN_GROUP_H
+#define KERN_GROUP_H
+
+#include <string.h>
+
+#include "kern/kern.h"
+
+enum { GROUP = 256, GROUP_BLOCKS = GROUP / 32, SIXTEENS = GROUP / 16, LANES = 16 };
+
+struct group {
+    int8_t q[GROUP];
+    float scale[SIXTEENS];
+    float min[SIXTEENS];
+};
+
+/*
+ * The formats. X(name in lower case, id, elements, bytes in a block, has
+ * a minimum); a name is part of function names.
+ */
+#define KERN_QUANT_FORMATS(X)                                                  \
+    X(q4_0, DT_Q4_0, 32, 18, 0)                                                \
+    X(q4_1, DT_Q4_1, 32, 20, 1)                                                \
+    X(q5_0, DT_Q5_0, 32, 22, 0)                                                \
+    X(q5_1, DT_Q5_1, 32, 24, 1)                                                \
+    X(q8_0, DT_Q8_0, 32, 34, 0)                                                \
+    X(q2_k, DT_Q2_K, 256, 84, 1)                                               \
+    X(q3_k, DT_Q3_K, 256, 110, 0)                                              \
+    X(q4_k, DT_Q4_K, 256, 144, 1)                                              \
+    X(q5_k, DT_Q5_K, 256, 176, 1)                                              \
+    X(q6_k, DT_Q6_K, 256, 210, 0)                                              \
+    X(iq4_nl, DT_IQ4_NL, 32, 18, 0)                                            \
+    X(iq4_xs, DT_IQ4_XS, 256, 136, 0)                                          \
+    X(mxfp4, DT_MXFP4, 32, 17, 0)
+
+/* Decodes n (1..256) elements at w, a multiple of the format's block. */
+typedef void group_fn(struct group *g, const uint8_t *w, int n);
+#define DECLARE_UNPACK(name, id, elems, bytes, min) group_fn kern_group_##name;
+KERN_QUANT_FORMATS(DECLARE_UNPACK)
+#undef DECLARE_UNPACK
+
+/* Bytes of a full group. */
+#define GROUP_BYTES(elems, bytes) (GROUP / (elems) * (bytes))
+
+/* Values of the 4-bit codes of IQ4_NL and IQ4_XS, and of MXFP4 (doubled). */
+extern const int8_t kern_iq4_values[16];
+extern const int8_t kern_mxfp4_values[16];
+
+static inline uint16_t load_u16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static inline uint32_t load_u32(const uint8_t *p)
+{
+    return (uint32_t)load_u16(p) | (uint32_t)load_u16(p + 2) << 16;
+}
+
+static inline float bits_to_float(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static inline uint32_t float_to_bits(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+static inline float half_to_float(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
+    if (rest >= 0x7c00) /* infinity, NaN */
+        return bits_to_float(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+    if (rest >= 0x400)
+        return bits_to_float(sign | ((rest << 13) + (112u << 23)));
+    float tiny = (float)rest * 0x1p-24f; /* exact */
+    return sign ? -tiny : tiny;
+}
+
+/* Scale of an MXFP4 block, 2^(e - 128). */
+static inline float mxfp4_scale(uint8_t e)
+{
+    return bits_to_float(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
+}
+
+/* The 8 scales and 8 minima, 6 bits each, of Q4_K and Q5_K. */
+static inline void unpack_k4_scales(const uint8_t s[12], uint8_t scale[8], uint8_t min[8])
+{
+    for (int j = 0; j < 4; j++) {
+        scale[j] = s[j] & 63;
+        min[j] = s[j + 4] & 63;
+        scale[j + 4] = (uint8_t)((s[j + 8] & 15) | (s[j] >> 6) << 4);
+        min[j + 4] = (uint8_t)((s[j + 8] >> 4) | (s[j + 4] >> 6) << 4);
+    }
+}
+
+/* The 16 scales of Q3_K, 6 bits each, -32..31. */
+static inline void unpack_q3_k_scales(const uint8_t s[12], int8_t scale[16])
+{
+    for (int j = 0; j < 16; j++) {
+        int low = j < 8 ? s[j] & 15 : s[j - 8] >> 4;
+        int high = s[8 + (j & 3)] >> 2 * (j >> 2) & 3;
+        scale[j] = (int8_t)((low | high << 4) - 32);
+    }
+}
+
+/* The parts of an activation blob (kern.h). */
+struct act {
+    const int8_t *q;
+    const float *d;
+    const float *s;
+};
+
+static inline size_t act_d_offset(int64_t n)
+{
+    return align_up((size_t)n, 64);
+}
+
+static inline size_t act_s_offset(int64_t n)
+{
+    return act_d_offset(n) + align_up((size_t)n / 32 * sizeof(float), 64);
+}
+
+static inline struct act act_view(const void *blob, int64_t n)
+{
+    const char *p = blob;
+    return (struct act){(const int8_t *)p, (const float *)(const void *)(p + act_d_offset(n)),
+                        (const float *)(const void *)(p + act_s_offset(n))};
+}
+
+#endif

@@ -1,0 +1,9 @@
+#if defined(__x86_64__)
+#include "kern/kern_internal.h"
+void kern_mul_init_avx512(struct kern *k)
+{
+    kern_mul_init_portable(k);
+}
+#else
+typedef int kern_mul_avx512_unused;
+#endif
