@@ -30,7 +30,7 @@ const char *gguf_file_path(const struct gguf *g, int file);
 int64_t gguf_file_bytes(const struct gguf *g, int file);
 int gguf_version(const struct gguf *g);
 
-/* ---- metadata ---- */
+/* ---- metadata: that of the first file ---- */
 enum gguf_type {
     GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32,
     GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64
@@ -51,7 +51,7 @@ const struct gguf_value *gguf_find(const struct gguf *g, const char *key);
 /* Element i of a value, converted. False when the type does not fit (a string
  * asked as a number, a negative as unsigned, i out of range). Any integer
  * width is accepted for an integer, any number for a float. Strings in arrays:
- * use gguf_strings, which walks once. */
+ * use gguf_value_strs, which walks once. A bool counts as an integer. */
 bool gguf_value_u64(const struct gguf_value *v, uint64_t i, uint64_t *out);
 bool gguf_value_i64(const struct gguf_value *v, uint64_t i, int64_t *out);
 bool gguf_value_f64(const struct gguf_value *v, uint64_t i, double *out);
