@@ -88,7 +88,7 @@ support  := $(if $(sup_src),$(BUILD)/libsupport.a)
 .SECONDARY:
 .DELETE_ON_ERROR:
 
-all: $(BUILD)/libsluice.a $(BUILD)/libsluice.so $(if $(cli_src),$(BUILD)/sluice)
+all: $(BUILD)/libsluice.a $(BUILD)/libsluice.so $(if $(wildcard src/cli/main.c),$(BUILD)/sluice)
 
 # ---- compiling -------------------------------------------------------------
 
