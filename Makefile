@@ -17,6 +17,13 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 
+# `make V=1` shows the commands.
+V ?= 0
+ifeq ($(V),0)
+Q := @
+say = @printf '  %-4s %s\n' $(1) $@
+endif
+
 all: # the default target; its needs follow below
 
 # ---- flags -----------------------------------------------------------------
@@ -99,7 +106,8 @@ $(BUILD)/flags: FORCE
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(all_cflags) $(if $(filter tests/%,$<),-Itests) $(call isa_flags,$(filter src/kern/%,$<)) -MMD -MP -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(all_cflags) $(if $(filter tests/%,$<),-Itests) $(call isa_flags,$(filter src/kern/%,$<)) -MMD -MP -c -o $@ $<
 
 -include $(patsubst %.o,%.d,$(lib_obj) $(cli_obj) $(sup_obj) $(call obj,$(test_src) $(fuzz_src) $(dev_src)))
 
@@ -108,46 +116,55 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 # One object, hidden symbols made local: a program that links the archive sees
 # the public functions and nothing else.
 $(BUILD)/libsluice.a: $(lib_obj)
-	$(LD) -r -o $(BUILD)/sluice-all.o $^
-	$(OBJCOPY) --localize-hidden $(BUILD)/sluice-all.o
+	$(call say,AR)
+	$(Q)$(LD) -r -o $(BUILD)/sluice-all.o $^
+	$(Q)$(OBJCOPY) --localize-hidden $(BUILD)/sluice-all.o
 	@rm -f $@
-	$(AR) rcs $@ $(BUILD)/sluice-all.o
+	$(Q)$(AR) rcs $@ $(BUILD)/sluice-all.o
 
 $(BUILD)/$(so_file): $(lib_obj)
-	$(CC) $(all_ldflags) -shared -Wl,-soname,$(so_name) -o $@ $^ $(lib_libs)
+	$(call say,LD)
+	$(Q)$(CC) $(all_ldflags) -shared -Wl,-soname,$(so_name) -o $@ $^ $(lib_libs)
 
 $(BUILD)/libsluice.so: $(BUILD)/$(so_file)
-	ln -sf $(so_file) $(BUILD)/$(so_name)
-	ln -sf $(so_name) $@
+	@ln -sf $(so_file) $(BUILD)/$(so_name)
+	@ln -sf $(so_name) $@
 
 # The command-line program has the public functions only; `base`, which it may
 # use too, is linked a second time because the archive hides it.
 $(BUILD)/sluice: $(cli_obj) $(call obj,$(base_src)) $(BUILD)/libsluice.a
-	$(CC) $(all_ldflags) -o $@ $^ $(cli_libs) $(lib_libs)
+	$(call say,LD)
+	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(cli_libs) $(lib_libs)
 
 $(internal): $(lib_obj)
 $(support): $(sup_obj)
 $(cli_internal): $(filter-out $(cli_main),$(cli_obj))
 $(internal) $(support) $(cli_internal):
+	$(call say,AR)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
 # test_cli*.c may use the objects of the command-line program, too.
 $(BUILD)/tests/test_cli%: $(BUILD)/obj/tests/test_cli%.o $(support) $(cli_internal) $(internal)
 	@mkdir -p $(@D)
-	$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(cli_libs) $(lib_libs)
+	$(call say,LD)
+	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(cli_libs) $(lib_libs)
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(support) $(internal)
 	@mkdir -p $(@D)
-	$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
+	$(call say,LD)
+	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
 $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(support) $(internal)
 	@mkdir -p $(@D)
-	$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
+	$(call say,LD)
+	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
 $(BUILD)/tools/%: $(BUILD)/obj/tools/%.o $(support) $(internal)
 	@mkdir -p $(@D)
-	$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
+	$(call say,LD)
+	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
 $(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(support) $(internal)
-	$(CC) $(all_ldflags) -fsanitize=fuzzer -o $@ $^ $(lib_libs)
+	$(call say,LD)
+	$(Q)$(CC) $(all_ldflags) -fsanitize=fuzzer -o $@ $^ $(lib_libs)
 
 # ---- testing ---------------------------------------------------------------
 
@@ -156,7 +173,7 @@ bench: $(filter $(BUILD)/bench/%,$(dev_bin))
 tools: $(filter $(BUILD)/tools/%,$(dev_bin))
 
 check: tests tools
-	BUILD=$(BUILD) CC='$(CC)' scripts/run-tests -l $(BUILD)/test-logs scripts/layering $(test_bin) $(test_sh)
+	@BUILD=$(BUILD) CC='$(CC)' SANITIZE=$(SANITIZE) scripts/run-tests -l $(BUILD)/test-logs scripts/layering $(test_bin) $(test_sh)
 
 asan:
 	$(MAKE) BUILD=build-asan SANITIZE=address,undefined OPT=-O1 check
@@ -206,4 +223,4 @@ help:
 	'  bench      measurement programs      tools  development helpers' \
 	'  install    into $$DESTDIR$$PREFIX      uninstall' \
 	'  clean      remove the build folders' \
-	'variables: CC BUILD PREFIX DESTDIR CFLAGS LDFLAGS OPT SANITIZE WERROR'
+	'variables: CC BUILD PREFIX DESTDIR CFLAGS LDFLAGS OPT SANITIZE WERROR V'
