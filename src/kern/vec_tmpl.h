@@ -1,0 +1,571 @@
+/*
+ * vec_tmpl: norms, activations, softmax, rotation, attention and recurrences,
+ * written once over the 16-lane vector of the simd_*.h included before it.
+ *
+ * Each vec_*.c includes this file, so every table runs the same operations in
+ * the same order. What keeps the bits equal:
+ *  1. A float is only ever produced by an operation of simd_*.h or by scalar
+ *     IEEE arithmetic (+ - * / sqrt, fmaf) without contraction.
+ *  2. Lanes behind the end of a row enter a sum as +0 and a maximum as -inf.
+ *  3. How many heads, positions or columns a loop takes at once (SIMD_ACC)
+ *     decides which accumulators live in registers, never the order in which
+ *     one accumulator takes its terms.
+ */
+#ifndef VEC_TMPL_H
+#define VEC_TMPL_H
+
+#include <math.h>
+#include <string.h>
+
+/* Small loops over arrays of vectors must vanish for the arrays to live in
+ * registers. clang does it unasked and would warn where it does not. */
+#if defined(__clang__)
+#define UNROLL
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* ---- elementary functions --------------------------------------------- */
+
+/*
+ * exp: n = x / ln 2 rounded, r = x - n ln 2 in two parts, 2^n * polynomial.
+ * Adding 1.5 * 2^23 rounds to an integer, whose low bits then sit at the
+ * bottom of the word; shifted by 23 they are added to the exponent of the
+ * polynomial, which is a normal number for every n that is not replaced below.
+ * Above 88.72283 +inf; below the logarithm of the smallest normal number 0
+ * (no subnormal results). Largest error 0.79 ulp, over every float.
+ */
+V_INLINE vf v_exp(vf x)
+{
+    const vf magic = v_splat(0x1.8p23f);
+    vf t = v_fma(x, v_splat(0x1.715476p0f), magic);
+    vf n = v_sub(t, magic);
+    vf r = v_fnma(n, v_splat(0x1.62e4p-1f), x);
+    r = v_fnma(n, v_splat(0x1.7f7d1cp-20f), r);
+    vf p = v_splat(0x1.6a5154p-10f);
+    p = v_fma(p, r, v_splat(0x1.12397cp-7f));
+    p = v_fma(p, r, v_splat(0x1.5558acp-5f));
+    p = v_fma(p, r, v_splat(0x1.555492p-3f));
+    p = v_fma(p, r, v_splat(0x1.fffffcp-2f));
+    p = v_fma(p, r, v_splat(1.0f));
+    p = v_fma(p, r, v_splat(1.0f));
+    p = v_from_bits(vi_add(v_bits(p), vi_shl(v_bits(t), 23)));
+    p = v_select(v_gt(x, v_splat(0x1.62e42ep6f)), v_splat(INFINITY), p);
+    return v_select(v_gt(v_splat(-0x1.5d589ep6f), x), v_zero(), p);
+}
+
+/*
+ * log(1 + e) for e >= 0: k and f with 1 + e = 2^k (1 + f), 1 + f between
+ * sqrt(1/2) and sqrt(2), where f = e 2^-k + (2^-k - 1) is rounded once from
+ * the exact e, so that nothing of a small e is lost in 1 + e.
+ */
+V_INLINE vf v_log1p(vf e)
+{
+    vi k = vi_shr(vi_sub(v_bits(v_add(e, v_splat(1.0f))), vi_splat(0x3f3504f3u)), 23);
+    vf kf = v_from_int(k);
+    vf s = v_from_bits(vi_shl(vi_sub(vi_splat(127), k), 23)); /* 2^-k */
+    vf f = v_fma(e, s, v_sub(s, v_splat(1.0f)));
+    vf p = v_splat(-0x1.3a5662p-4f);
+    p = v_fma(p, f, v_splat(0x1.090efcp-3f));
+    p = v_fma(p, f, v_splat(-0x1.0f2f18p-3f));
+    p = v_fma(p, f, v_splat(0x1.225442p-3f));
+    p = v_fma(p, f, v_splat(-0x1.5424e4p-3f));
+    p = v_fma(p, f, v_splat(0x1.99a544p-3f));
+    p = v_fma(p, f, v_splat(-0x1.000438p-2f));
+    p = v_fma(p, f, v_splat(0x1.55554ep-2f));
+    p = v_fma(p, f, v_splat(-0x1.fffff8p-2f));
+    p = v_fma(v_mul(f, f), p, f);
+    p = v_fma(kf, v_splat(0x1.7f7d1cp-20f), p);
+    return v_fma(kf, v_splat(0x1.62e4p-1f), p);
+}
+
+V_INLINE vf v_one_plus_exp_neg(vf x)
+{
+    return v_add(v_splat(1.0f), v_exp(v_sub(v_zero(), x)));
+}
+
+V_INLINE vf v_sigmoid(vf x)
+{
+    return v_div(v_splat(1.0f), v_one_plus_exp_neg(x));
+}
+
+V_INLINE vf v_silu(vf x)
+{
+    return v_div(x, v_one_plus_exp_neg(x));
+}
+
+V_INLINE vf v_silu_mul(vf g, vf u)
+{
+    return v_mul(v_silu(g), u);
+}
+
+V_INLINE vf v_sigmoid_mul(vf g, vf u)
+{
+    return v_mul(v_sigmoid(g), u);
+}
+
+V_INLINE vf v_softplus(vf x)
+{
+    return v_select(v_gt(x, v_splat(20.0f)), x, v_log1p(v_exp(x)));
+}
+
+/* ---- element by element ----------------------------------------------- */
+
+#define MAP1(name, op)                                                         \
+    static void name(float *y, const float *x, int64_t n)                      \
+    {                                                                          \
+        int64_t i = 0;                                                         \
+        for (; i + 16 <= n; i += 16)                                           \
+            v_store(y + i, op(v_load(x + i)));                                 \
+        if (i < n)                                                             \
+            v_store_n(y + i, op(v_load_n(x + i, n - i, 0.0f)), n - i);         \
+    }
+MAP1(vec_silu, v_silu)
+MAP1(vec_sigmoid, v_sigmoid)
+MAP1(vec_softplus, v_softplus)
+MAP1(vec_exp, v_exp)
+
+#define MAP2(name, op)                                                         \
+    static void name(float *y, const float *a, const float *b, int64_t n)      \
+    {                                                                          \
+        int64_t i = 0;                                                         \
+        for (; i + 16 <= n; i += 16)                                           \
+            v_store(y + i, op(v_load(a + i), v_load(b + i)));                  \
+        if (i < n)                                                             \
+            v_store_n(y + i,                                                   \
+                      op(v_load_n(a + i, n - i, 0.0f), v_load_n(b + i, n - i, 0.0f)), \
+                      n - i);                                                  \
+    }
+MAP2(vec_silu_mul, v_silu_mul)
+MAP2(vec_sigmoid_mul, v_sigmoid_mul)
+MAP2(vec_sum_of, v_add)
+
+static void vec_add(float *y, const float *x, int64_t n)
+{
+    vec_sum_of(y, y, x, n);
+}
+
+static void vec_axpy(float *y, float a, const float *x, int64_t n)
+{
+    const vf va = v_splat(a);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(y + i, v_fma(va, v_load(x + i), v_load(y + i)));
+    if (i < n)
+        v_store_n(y + i, v_fma(va, v_load_n(x + i, n - i, 0.0f), v_load_n(y + i, n - i, 0.0f)),
+                  n - i);
+}
+
+static void vec_scale(float *y, float a, int64_t n)
+{
+    const vf va = v_splat(a);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(y + i, v_mul(v_load(y + i), va));
+    if (i < n)
+        v_store_n(y + i, v_mul(v_load_n(y + i, n - i, 0.0f), va), n - i);
+}
+
+static void vec_f32_to_f16(uint16_t *y, const float *x, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store_f16(y + i, v_load(x + i));
+    if (i < n) {
+        uint16_t tail[16];
+        v_store_f16(tail, v_load_n(x + i, n - i, 0.0f));
+        memcpy(y + i, tail, (size_t)(n - i) * sizeof(*y));
+    }
+}
+
+static void vec_f16_to_f32(float *y, const uint16_t *x, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(y + i, v_load_f16(x + i));
+    if (i < n) {
+        uint16_t tail[16] = {0};
+        memcpy(tail, x + i, (size_t)(n - i) * sizeof(*x));
+        v_store_n(y + i, v_load_f16(tail), n - i);
+    }
+}
+
+/* ---- norms and softmax ------------------------------------------------ */
+
+static float sum_of_squares(const float *x, int64_t n)
+{
+    vf acc = v_zero();
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        vf v = v_load(x + i);
+        acc = v_fma(v, v, acc);
+    }
+    if (i < n) {
+        vf v = v_load_n(x + i, n - i, 0.0f);
+        acc = v_fma(v, v, acc);
+    }
+    return v_sum(acc);
+}
+
+static void vec_rms_norm(float *y, const float *x, const float *w, int64_t n, float eps)
+{
+    float s = 1.0f / sqrtf(sum_of_squares(x, n) / (float)n + eps);
+    const vf vs = v_splat(s);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        vf v = v_mul(v_load(x + i), vs);
+        v_store(y + i, w ? v_mul(v, v_load(w + i)) : v);
+    }
+    if (i < n) {
+        vf v = v_mul(v_load_n(x + i, n - i, 0.0f), vs);
+        v_store_n(y + i, w ? v_mul(v, v_load_n(w + i, n - i, 0.0f)) : v, n - i);
+    }
+}
+
+static void vec_l2_norm(float *y, const float *x, int64_t n, float eps)
+{
+    float len = sqrtf(sum_of_squares(x, n));
+    const vf d = v_splat(len > eps ? len : eps);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(y + i, v_div(v_load(x + i), d));
+    if (i < n)
+        v_store_n(y + i, v_div(v_load_n(x + i, n - i, 0.0f), d), n - i);
+}
+
+/* The sum is at least 1 (the largest element gives exp 0), so its reciprocal
+ * is a normal number and multiplying costs at most one more rounding. */
+static void vec_softmax(float *x, int64_t n)
+{
+    vf m = v_splat(-INFINITY), sum = v_zero();
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        m = v_max(v_load(x + i), m);
+    if (i < n)
+        m = v_max(v_load_n(x + i, n - i, -INFINITY), m);
+    m = v_splat(v_hmax(m));
+
+    for (i = 0; i + 16 <= n; i += 16) {
+        vf e = v_exp(v_sub(v_load(x + i), m));
+        v_store(x + i, e);
+        sum = v_add(sum, e);
+    }
+    if (i < n) {
+        v_store_n(x + i, v_exp(v_sub(v_load_n(x + i, n - i, 0.0f), m)), n - i);
+        sum = v_add(sum, v_load_n(x + i, n - i, 0.0f));
+    }
+    vec_scale(x, 1.0f / v_sum(sum), n);
+}
+
+/* ---- rotary position --------------------------------------------------- */
+
+static void vec_rope_neox(float *x, const float *cs, int64_t n_rot)
+{
+    const int64_t half = n_rot / 2;
+    for (int64_t i = 0; i < half; i += 16) {
+        const int64_t m = MIN(half - i, 16);
+        const bool full = m == 16;
+        vf a = full ? v_load(x + i) : v_load_n(x + i, m, 0.0f);
+        vf b = full ? v_load(x + half + i) : v_load_n(x + half + i, m, 0.0f);
+        vf c = full ? v_load(cs + i) : v_load_n(cs + i, m, 0.0f);
+        vf s = full ? v_load(cs + half + i) : v_load_n(cs + half + i, m, 0.0f);
+        vf ra = v_fnma(b, s, v_mul(a, c)); /* a cos - b sin */
+        vf rb = v_fma(b, c, v_mul(a, s));  /* a sin + b cos */
+        if (full) {
+            v_store(x + i, ra);
+            v_store(x + half + i, rb);
+        } else {
+            v_store_n(x + i, ra, m);
+            v_store_n(x + half + i, rb, m);
+        }
+    }
+}
+
+/*
+ * cos and sin of a float, in double: pi/2 is taken off in three parts of which
+ * the first two have 25 bits, so the products are exact up to an angle of 4e8;
+ * then Taylor series to r^15 and r^16 on [-pi/4, pi/4], 1e-15. The floats are
+ * the correctly rounded ones but for about one in 10^7. Beyond 2^50, where
+ * neighbouring floats are thousands of turns apart, and for NaN: NaN.
+ */
+static void cos_sin(float angle, float *c, float *s)
+{
+    const double a = (double)angle;
+    if (!(a > -0x1p50 && a < 0x1p50)) {
+        *c = *s = NAN;
+        return;
+    }
+    const double magic = 0x1.8p52;
+    const double k = (a * 0x1.45f306dc9c883p-1 + magic) - magic;
+    const double r = ((a - k * 0x1.921fb5p0) - k * 0x1.110b46p-26) - k * 0x1.1a62633145c07p-54;
+    const double z = r * r;
+    const double sr = r + r * z * (-1.0 / 6 + z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880
+                      + z * (-1.0 / 39916800 + z * (1.0 / 6227020800.0
+                      - z * (1.0 / 1307674368000.0)))))));
+    const double cr = 1.0 + z * (-0.5 + z * (1.0 / 24 + z * (-1.0 / 720 + z * (1.0 / 40320
+                      + z * (-1.0 / 3628800 + z * (1.0 / 479001600.0
+                      + z * (-1.0 / 87178291200.0 + z * (1.0 / 20922789888000.0))))))));
+    switch ((int64_t)k & 3) {
+    case 0: *c = (float)cr, *s = (float)sr; break;
+    case 1: *c = (float)-sr, *s = (float)cr; break;
+    case 2: *c = (float)-cr, *s = (float)-sr; break;
+    default: *c = (float)sr, *s = (float)-cr; break;
+    }
+}
+
+static void vec_rope_angles(float *cs, const float *freq, int64_t n_half, int64_t pos)
+{
+    for (int64_t i = 0; i < n_half; i++)
+        cos_sin((float)pos * freq[i], &cs[i], &cs[n_half + i]);
+}
+
+/* ---- attention --------------------------------------------------------- */
+
+/* Keys or values of a few positions as floats: 16 KiB, half of a first-level
+ * cache, and the longest head. */
+#define ATT_FLOATS 4096
+#define ATT_ROWS 64
+
+/* The heads and positions whose dot products are built at once. */
+#define SCORE_HEADS (SIMD_ACC >= 16 ? 4 : 2)
+/* The heads whose outputs are built at once. */
+#define OUT_HEADS (SIMD_ACC >= 16 ? 8 : 4)
+
+struct att_block {
+    const float *rows; /* n rows of hd floats */
+    ptrdiff_t stride;
+    int64_t n;
+};
+
+/* Positions [j, j + n): floats as they are, halves converted into buf. */
+static struct att_block att_load(const void *base, ptrdiff_t kv_stride, bool f16, int64_t j,
+                                 int64_t n, int64_t hd, float *buf)
+{
+    if (!f16)
+        return (struct att_block){(const float *)base + j * kv_stride, kv_stride, n};
+    for (int64_t i = 0; i < n; i++)
+        vec_f16_to_f32(buf + i * hd, (const uint16_t *)base + (j + i) * kv_stride, hd);
+    return (struct att_block){buf, hd, n};
+}
+
+/* scores[h][p] = scale * q[h] . k[p], nh * np (constants) of them. */
+V_INLINE void score_tile(const int nh, const int np, float *scores, ptrdiff_t score_stride,
+                         const float *q, ptrdiff_t q_stride, const float *k, ptrdiff_t k_stride,
+                         int64_t hd, float scale)
+{
+    vf acc[16];
+    float sum[16];
+    UNROLL for (int i = 0; i < 16; i++)
+        acc[i] = v_zero();
+    for (int64_t c = 0; c < hd; c += 16) {
+        vf kv[4];
+        UNROLL for (int p = 0; p < np; p++)
+            kv[p] = v_load(k + p * k_stride + c);
+        UNROLL for (int h = 0; h < nh; h++) {
+            vf qv = v_load(q + h * q_stride + c);
+            UNROLL for (int p = 0; p < np; p++)
+                acc[h * np + p] = v_fma(qv, kv[p], acc[h * np + p]);
+        }
+    }
+    UNROLL for (int i = 0; i < nh * np; i += 4)
+        v_sum4(sum + i, acc[i], acc[i + 1], acc[i + 2], acc[i + 3]);
+    UNROLL for (int h = 0; h < nh; h++)
+        UNROLL for (int p = 0; p < np; p++)
+            scores[h * score_stride + p] = scale * sum[h * np + p];
+}
+
+V_INLINE void score_heads(const int nh, float *scores, ptrdiff_t score_stride, const float *q,
+                          ptrdiff_t q_stride, const struct att_block *k, int64_t hd, float scale)
+{
+    const int np = SIMD_ACC / nh < 4 ? SIMD_ACC / nh : 4;
+    int64_t p = 0;
+    for (; p + np <= k->n; p += np)
+        score_tile(nh, np, scores + p, score_stride, q, q_stride, k->rows + p * k->stride,
+                   k->stride, hd, scale);
+    for (; p < k->n; p++)
+        score_tile(nh, 1, scores + p, score_stride, q, q_stride, k->rows + p * k->stride,
+                   k->stride, hd, scale);
+}
+
+static void score_block(float *scores, ptrdiff_t score_stride, const float *q, ptrdiff_t q_stride,
+                        const struct att_block *k, int64_t n_q, int64_t hd, float scale)
+{
+    int64_t h = 0;
+    for (; h + SCORE_HEADS <= n_q; h += SCORE_HEADS)
+        score_heads(SCORE_HEADS, scores + h * score_stride, score_stride, q + h * q_stride,
+                    q_stride, k, hd, scale);
+    for (; h < n_q; h++)
+        score_heads(1, scores + h * score_stride, score_stride, q + h * q_stride, q_stride, k, hd,
+                    scale);
+}
+
+/* out[h][16 * nc] += p[h][j] * v[j][16 * nc] over the block, in order of j. */
+V_INLINE void out_tile(const int nh, const int nc, float *out, ptrdiff_t out_stride,
+                       const float *p, ptrdiff_t p_stride, const float *v, ptrdiff_t v_stride,
+                       int64_t n)
+{
+    vf acc[16];
+    UNROLL for (int h = 0; h < nh; h++)
+        UNROLL for (int c = 0; c < nc; c++)
+            acc[h * nc + c] = v_load(out + h * out_stride + 16 * c);
+    for (int64_t j = 0; j < n; j++) {
+        vf vv[8];
+        UNROLL for (int c = 0; c < nc; c++)
+            vv[c] = v_load(v + j * v_stride + 16 * c);
+        UNROLL for (int h = 0; h < nh; h++) {
+            vf pj = v_splat(p[h * p_stride + j]);
+            UNROLL for (int c = 0; c < nc; c++)
+                acc[h * nc + c] = v_fma(pj, vv[c], acc[h * nc + c]);
+        }
+    }
+    UNROLL for (int h = 0; h < nh; h++)
+        UNROLL for (int c = 0; c < nc; c++)
+            v_store(out + h * out_stride + 16 * c, acc[h * nc + c]);
+}
+
+V_INLINE void out_heads(const int nh, float *out, ptrdiff_t out_stride, const float *p,
+                        ptrdiff_t p_stride, const struct att_block *v, int64_t hd)
+{
+    const int nc = SIMD_ACC / nh < 8 ? SIMD_ACC / nh : 8;
+    int64_t d = 0;
+    for (; d + 16 * nc <= hd; d += 16 * nc)
+        out_tile(nh, nc, out + d, out_stride, p, p_stride, v->rows + d, v->stride, v->n);
+    for (; d < hd; d += 16)
+        out_tile(nh, 1, out + d, out_stride, p, p_stride, v->rows + d, v->stride, v->n);
+}
+
+static void out_block(float *out, ptrdiff_t out_stride, const float *p, ptrdiff_t p_stride,
+                      const struct att_block *v, int64_t n_q, int64_t hd)
+{
+    int64_t h = 0;
+    for (; h + OUT_HEADS <= n_q; h += OUT_HEADS)
+        out_heads(OUT_HEADS, out + h * out_stride, out_stride, p + h * p_stride, p_stride, v, hd);
+    for (; h + OUT_HEADS / 2 <= n_q; h += OUT_HEADS / 2)
+        out_heads(OUT_HEADS / 2, out + h * out_stride, out_stride, p + h * p_stride, p_stride, v,
+                  hd);
+    for (; h < n_q; h++)
+        out_heads(1, out + h * out_stride, out_stride, p + h * p_stride, p_stride, v, hd);
+}
+
+static void vec_attention(float *out, ptrdiff_t out_stride, const float *q, ptrdiff_t q_stride,
+                          const void *k, const void *v, ptrdiff_t kv_stride, bool f16,
+                          int64_t n_q, int64_t n_pos, int64_t hd, float scale,
+                          float *scores, ptrdiff_t score_stride)
+{
+    _Alignas(64) float buf[ATT_FLOATS];
+    const int64_t step = MIN(ATT_FLOATS / hd, ATT_ROWS);
+
+    for (int64_t j = 0; j < n_pos; j += step) {
+        struct att_block b = att_load(k, kv_stride, f16, j, MIN(step, n_pos - j), hd, buf);
+        score_block(scores + j, score_stride, q, q_stride, &b, n_q, hd, scale);
+    }
+    for (int64_t h = 0; h < n_q; h++) {
+        vec_softmax(scores + h * score_stride, n_pos);
+        memset(out + h * out_stride, 0, (size_t)hd * sizeof(*out));
+    }
+    for (int64_t j = 0; j < n_pos; j += step) {
+        struct att_block b = att_load(v, kv_stride, f16, j, MIN(step, n_pos - j), hd, buf);
+        out_block(out, out_stride, scores + j, score_stride, &b, n_q, hd);
+    }
+}
+
+/* ---- gated delta rule and convolution ----------------------------------- */
+
+#define DELTA_COLS (SIMD_ACC >= 16 ? 8 : 4)
+
+/*
+ * 16 * nc columns of the state. It is read twice and written once; S * decay
+ * is computed again in the second pass because storing it in the first would
+ * cost a third more traffic for the same bits.
+ */
+V_INLINE void delta_columns(const int nc, float *S, const float *q, const float *k,
+                            const float *v, float *o, int64_t dk, int64_t dv, float decay,
+                            float beta, float out_scale)
+{
+    const vf vdecay = v_splat(decay);
+    vf d[8], acc[8];
+    UNROLL for (int c = 0; c < nc; c++)
+        acc[c] = v_zero();
+    for (int64_t i = 0; i < dk; i++) {
+        const vf ki = v_splat(k[i]);
+        UNROLL for (int c = 0; c < nc; c++)
+            acc[c] = v_fma(v_mul(v_load(S + i * dv + 16 * c), vdecay), ki, acc[c]);
+    }
+    UNROLL for (int c = 0; c < nc; c++) {
+        d[c] = v_mul(v_splat(beta), v_sub(v_load(v + 16 * c), acc[c]));
+        acc[c] = v_zero();
+    }
+    for (int64_t i = 0; i < dk; i++) {
+        const vf ki = v_splat(k[i]), qi = v_splat(q[i]);
+        float *row = S + i * dv;
+        UNROLL for (int c = 0; c < nc; c++) {
+            vf s = v_fma(ki, d[c], v_mul(v_load(row + 16 * c), vdecay));
+            v_store(row + 16 * c, s);
+            acc[c] = v_fma(s, qi, acc[c]);
+        }
+    }
+    UNROLL for (int c = 0; c < nc; c++)
+        v_store(o + 16 * c, v_mul(acc[c], v_splat(out_scale)));
+}
+
+static void vec_delta_step(float *S, const float *q, const float *k, const float *v, float *o,
+                           int64_t dk, int64_t dv, float decay, float beta, float out_scale)
+{
+    int64_t j = 0;
+    for (; j + 16 * DELTA_COLS <= dv; j += 16 * DELTA_COLS)
+        delta_columns(DELTA_COLS, S + j, q, k, v + j, o + j, dk, dv, decay, beta, out_scale);
+    for (; j < dv; j += 16)
+        delta_columns(1, S + j, q, k, v + j, o + j, dk, dv, decay, beta, out_scale);
+}
+
+V_INLINE vf conv4(vf h0, vf h1, vf h2, vf u, const vf w[4])
+{
+    vf c = v_mul(w[0], h0);
+    c = v_fma(w[1], h1, c);
+    c = v_fma(w[2], h2, c);
+    return v_silu(v_fma(w[3], u, c));
+}
+
+static void vec_conv4_silu(float *y, const float *h0, const float *h1, const float *h2,
+                           const float *u, const float *w, int64_t n)
+{
+    vf wt[4];
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v_load4(wt, w + 4 * i);
+        v_store(y + i, conv4(v_load(h0 + i), v_load(h1 + i), v_load(h2 + i), v_load(u + i), wt));
+    }
+    if (i < n) {
+        const int64_t m = n - i;
+        float tail[64] = {0};
+        memcpy(tail, w + 4 * i, (size_t)(4 * m) * sizeof(*w));
+        v_load4(wt, tail);
+        v_store_n(y + i, conv4(v_load_n(h0 + i, m, 0.0f), v_load_n(h1 + i, m, 0.0f),
+                               v_load_n(h2 + i, m, 0.0f), v_load_n(u + i, m, 0.0f), wt), m);
+    }
+}
+
+static void vec_init(struct kern *k)
+{
+    k->rms_norm = vec_rms_norm;
+    k->l2_norm = vec_l2_norm;
+    k->add = vec_add;
+    k->axpy = vec_axpy;
+    k->scale = vec_scale;
+    k->silu = vec_silu;
+    k->silu_mul = vec_silu_mul;
+    k->sigmoid_mul = vec_sigmoid_mul;
+    k->sigmoid = vec_sigmoid;
+    k->softplus = vec_softplus;
+    k->exp = vec_exp;
+    k->softmax = vec_softmax;
+    k->rope_neox = vec_rope_neox;
+    k->rope_angles = vec_rope_angles;
+    k->f32_to_f16 = vec_f32_to_f16;
+    k->f16_to_f32 = vec_f16_to_f32;
+    k->attention = vec_attention;
+    k->delta_step = vec_delta_step;
+    k->conv4_silu = vec_conv4_silu;
+}
+
+#endif
