@@ -107,7 +107,7 @@ $(BUILD)/flags: FORCE
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$(Q)$(CC) $(all_cflags) $(if $(filter tests/%,$<),-Itests) $(call isa_flags,$(filter src/kern/%,$<)) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(all_cflags) $(if $(filter-out src/%,$<),-Itests) $(call isa_flags,$(filter src/kern/%,$<)) -MMD -MP -c -o $@ $<
 
 -include $(patsubst %.o,%.d,$(lib_obj) $(cli_obj) $(sup_obj) $(call obj,$(test_src) $(fuzz_src) $(dev_src)))
 

@@ -6,6 +6,7 @@
  */
 #include "base/base.h"
 
+/* clang-format off: one id a line */
 static const struct dtype_info types[DT_COUNT] = {
     [DT_F32] = {"F32", 1, 4},
     [DT_F16] = {"F16", 1, 2},
@@ -43,6 +44,7 @@ static const struct dtype_info types[DT_COUNT] = {
     [41] = {"Q1_0", 128, 18},
     [42] = {"Q2_0", 64, 18},
 };
+/* clang-format on */
 
 const struct dtype_info *dtype_info(uint32_t id)
 {

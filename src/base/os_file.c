@@ -78,14 +78,14 @@ int os_read_exact(int fd, void *buf, size_t n, int64_t offset, const char *path,
 {
     size_t done = 0;
     while (done < n) {
-        ssize_t got = pread(fd, (char *)buf + done, MIN(n - done, READ_MAX),
-                            (off_t)(offset + (int64_t)done));
+        ssize_t got =
+            pread(fd, (char *)buf + done, MIN(n - done, READ_MAX), (off_t)(offset + (int64_t)done));
         if (got < 0 && errno == EINTR)
             continue;
         /* A direct read that ended at the end of the file cannot go on from
          * there: the offset is unaligned now. That is an end, not an error. */
-        bool at_end = got == 0 || (done > 0 && errno == EINVAL &&
-                                   offset + (int64_t)done >= os_file_size(fd));
+        bool at_end = got == 0 ||
+                      (done > 0 && errno == EINVAL && offset + (int64_t)done >= os_file_size(fd));
         if (got <= 0 && at_end)
             return err_set(e, E_FORMAT,
                            "'%s' ends at byte %" PRId64 ", but %zu bytes at offset %" PRId64

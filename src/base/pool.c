@@ -24,8 +24,8 @@
 #include <string.h>
 
 #define CACHE_LINE 64
-#define SPINS 2000        /* about 30 to 90 us */
-#define SPINS_CROWDED 50  /* when threads outnumber processors */
+#define SPINS 2000       /* about 30 to 90 us */
+#define SPINS_CROWDED 50 /* when threads outnumber processors */
 
 struct worker {
     struct pool *pool;
