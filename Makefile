@@ -178,7 +178,7 @@ check: tests tools
 asan:
 	$(MAKE) BUILD=build-asan SANITIZE=address,undefined OPT=-O1 check
 tsan:
-	$(MAKE) BUILD=build-tsan SANITIZE=thread OPT=-O1 check
+	setarch -R $(MAKE) BUILD=build-tsan SANITIZE=thread OPT=-O1 check
 
 fuzz:
 	$(MAKE) BUILD=build-fuzz CC=clang SANITIZE=address,undefined OPT=-O1 \

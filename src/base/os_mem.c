@@ -64,7 +64,7 @@ static void discard_pages(void *p, size_t bytes)
 {
     if (madvise(p, bytes, MADV_DONTNEED) == 0)
         return;
-        /* EINVAL: the pages are locked. Kernels from 5.18 on can drop them and
+    /* EINVAL: the pages are locked. Kernels from 5.18 on can drop them and
      * keep the lock; on older ones the lock is lost. */
 #ifdef MADV_DONTNEED_LOCKED
     if (madvise(p, bytes, MADV_DONTNEED_LOCKED) == 0)
