@@ -1,12 +1,18 @@
 /*
  * text: bytes <-> token ids, and chat messages -> segments.
  *
- *   bpe.c      vocabulary, merges, encoding of one piece, decoding
- *   pretok.c   the pre-tokeniser patterns (PCRE2) and NFC (utf8proc)
+ *   vocab.c    opens the vocabulary: strings, merges, special tokens
+ *   unicode.c  UTF-8, white space, NFC (utf8proc)
+ *   pretok.c   the pre-tokeniser patterns (PCRE2)
+ *   bpe.c      encoding, decoding
  *   chat.c     chat forms
  *
  * The one safety rule: control tokens come only from segments marked as
- * markup. Text of a user can never become a control token.
+ * markup. Text of a user can never become a control token; nor a user-defined
+ * one (<think>, <tool_call>), which other programs match everywhere.
+ *
+ * Bytes that are not UTF-8 survive encoding and decoding. Where the model was
+ * trained on NFC (qwen2, qwen35, olmo) the rest of the text comes back in it.
  *
  * After text_open an object is read-only and may be used from several
  * threads; a text_stream belongs to one thread.
@@ -46,7 +52,7 @@ int64_t text_bytes(const struct text *t); /* memory held */
 struct text_segment {
     const char *p;
     size_t n;
-    bool markup; /* control tokens are recognised here */
+    bool markup; /* control and user-defined tokens are recognised here */
 };
 
 /* Growable list of ids; zero-initialise, free with text_ids_free. */
@@ -57,7 +63,8 @@ struct text_ids {
 void text_ids_free(struct text_ids *ids);
 
 /* Appends the ids of the segments, in order; bos and eos as the file asks when
- * `bounds`. Adjacent segments are tokenised separately. */
+ * `bounds`. Adjacent segments are tokenised separately. On failure *out is as
+ * it was. */
 int text_encode(const struct text *t, const struct text_segment *segs, size_t n_segs,
                 bool bounds, struct text_ids *out, struct err *e);
 
