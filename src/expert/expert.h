@@ -1,9 +1,10 @@
 /*
  * expert: (layer, expert) -> leased bytes.
  *
- *   cache.c      slots, leases, reads in flight, growing and shrinking
+ *   cache.c      leases, hints, counters
+ *   slots.c      size classes, the mapping, growing and shrinking
+ *   reads.c      the reads of a slot; slots read for nobody yet
  *   policy_*.c   one eviction policy a file
- *   trace.c      recording of what the router picked
  *
  * The cache owns its memory (one mapping, slots carved once) and its read
  * requests. Slots come in size classes because layers of one file may use
@@ -116,6 +117,8 @@ struct expert_policy {
     void (*on_tick)(void *state);                          /* a token ended */
     /* The slot to evict among those with evictable[slot] != 0; -1: none. */
     int (*victim)(void *state, const uint8_t *evictable, int layer);
+    /* May a lookahead read of `key` take the slot of that victim? */
+    bool (*colder)(void *state, int victim, int64_t key);
 };
 extern const struct expert_policy *const expert_policies[]; /* NULL ended, default first */
 

@@ -53,10 +53,6 @@ static inline size_t ioq_span_max(size_t bytes)
     return align_up(bytes + IOQ_ALIGN - 1, IOQ_ALIGN);
 }
 
-/* Registers a large buffer with the kernel so that reads into it need no page
- * pinning each; best effort, may be called once per region. */
-void ioq_register(struct ioq *q, void *base, size_t bytes);
-
 enum ioq_state { IOQ_IDLE, IOQ_QUEUED, IOQ_INFLIGHT, IOQ_DONE };
 
 struct ioq_req {

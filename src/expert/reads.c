@@ -1,0 +1,158 @@
+/*
+ * reads: the read requests of a slot, and slots that are read for nobody yet.
+ *
+ * A slot is *pending* while it is READING and unleased: started as lookahead,
+ * or released before its reads were done. Pending slots are looked at whenever
+ * the cache is asked for something; none is touched while a read is in flight.
+ */
+#include "expert/cache_impl.h"
+
+void reads_start(struct expert_cache *c, int gid, enum ioq_class cls)
+{
+    struct slot *s = &c->slots[gid];
+    const struct layer_plan *p = &c->plan[s->key / c->max_experts];
+    int64_t expert = s->key % c->max_experts;
+    char *at = slot_memory(c, gid);
+    for (int i = 0; i < p->n_extents; i++) {
+        const struct extent *x = &p->extent[i];
+        s->reads[i] = (struct ioq_req){
+            .file = x->file,
+            .cls = cls,
+            .offset = x->offset + expert * x->stride,
+            .bytes = x->bytes,
+            .buf = at,
+        };
+        at += ioq_span_max(x->bytes);
+    }
+    for (int i = p->n_extents; i < EXPERT_MAX_PARTS; i++)
+        s->reads[i] = (struct ioq_req){.state = IOQ_DONE};
+    s->state = SLOT_READING;
+    for (int i = 0; i < p->n_extents; i++)
+        ioq_submit(c->ioq, &s->reads[i]);
+}
+
+void reads_promote(struct expert_cache *c, int gid)
+{
+    struct slot *s = &c->slots[gid];
+    for (int i = 0; i < EXPERT_MAX_PARTS; i++)
+        ioq_promote(c->ioq, &s->reads[i], IOQ_DEMAND);
+}
+
+bool reads_done(const struct slot *s)
+{
+    for (int i = 0; i < EXPERT_MAX_PARTS; i++)
+        if (s->reads[i].state != IOQ_DONE)
+            return false;
+    return true;
+}
+
+void reads_observe(struct expert_cache *c, int gid)
+{
+    struct slot *s = &c->slots[gid];
+    if (s->state != SLOT_READING || !reads_done(s))
+        return;
+    s->state = SLOT_RESIDENT;
+    for (int i = 0; i < EXPERT_MAX_PARTS; i++) {
+        c->stats.bytes_read += (int64_t)s->reads[i].got;
+        if (s->reads[i].status != OK)
+            s->state = SLOT_FAILED;
+    }
+}
+
+bool reads_cancel(struct expert_cache *c, int gid)
+{
+    struct slot *s = &c->slots[gid];
+    for (int i = 0; i < EXPERT_MAX_PARTS; i++)
+        ioq_cancel(c->ioq, &s->reads[i]);
+    return reads_done(s);
+}
+
+void reads_wait(struct expert_cache *c, int gid)
+{
+    struct slot *s = &c->slots[gid];
+    for (int i = 0; i < EXPERT_MAX_PARTS; i++)
+        ioq_wait(c->ioq, &s->reads[i]);
+    reads_observe(c, gid);
+}
+
+void pending_add(struct expert_cache *c, int gid)
+{
+    if (c->slots[gid].pending)
+        return;
+    c->slots[gid].pending = true;
+    c->pending[c->n_pending++] = gid;
+}
+
+/* False: the slot stays pending. */
+static bool settle(struct expert_cache *c, int gid)
+{
+    struct slot *s = &c->slots[gid];
+    if (s->leases == 0 && s->state == SLOT_READING) {
+        reads_observe(c, gid);
+        if (s->state == SLOT_READING)
+            return false;
+    }
+    s->pending = false;
+    if (s->leases == 0 && s->state != SLOT_EMPTY)
+        slot_file(c, gid);
+    return true;
+}
+
+void pending_sweep(struct expert_cache *c)
+{
+    int n = 0;
+    for (int i = 0; i < c->n_pending; i++)
+        if (!settle(c, c->pending[i]))
+            c->pending[n++] = c->pending[i];
+    c->n_pending = n;
+}
+
+static bool all_queued(const struct slot *s)
+{
+    for (int i = 0; i < EXPERT_MAX_PARTS; i++)
+        if (s->reads[i].bytes && s->reads[i].state != IOQ_QUEUED)
+            return false;
+    return true;
+}
+
+bool pending_drop_one(struct expert_cache *c, int cls)
+{
+    int oldest = -1, unstarted = -1;
+    for (int i = 0; i < c->n_pending; i++) {
+        int gid = c->pending[i];
+        const struct slot *s = &c->slots[gid];
+        if (s->leases || s->state != SLOT_READING || slot_class(c, gid) != &c->cls[cls])
+            continue;
+        if (oldest < 0)
+            oldest = gid;
+        if (all_queued(s))
+            unstarted = gid;
+    }
+    if (oldest < 0)
+        return false;
+    if (unstarted >= 0)
+        reads_cancel(c, unstarted);
+    else
+        reads_wait(c, oldest);
+    pending_sweep(c);
+    return true;
+}
+
+void pending_drop_layer(struct expert_cache *c, int layer)
+{
+    for (int i = 0; i < c->n_pending; i++) {
+        const struct slot *s = &c->slots[c->pending[i]];
+        if (s->leases == 0 && s->state == SLOT_READING && s->key / c->max_experts == layer &&
+            all_queued(s))
+            reads_cancel(c, c->pending[i]);
+    }
+    pending_sweep(c);
+}
+
+bool reads_spoiled(const struct slot *s)
+{
+    for (int i = 0; i < EXPERT_MAX_PARTS; i++)
+        if (s->reads[i].state == IOQ_DONE && s->reads[i].status != OK)
+            return true;
+    return false;
+}

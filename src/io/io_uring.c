@@ -1,0 +1,144 @@
+/*
+ * io_uring: the ring back end. Submits when asked to flush and reaps on the
+ * driver's thread; there is no other thread. Sleeping happens in the kernel.
+ *
+ * Registered files and buffers are not used: reads of 256 KiB to 4 MiB into
+ * huge pages were not faster with them, and a registered buffer would keep its
+ * old pages when a cache gives memory back and then read into nowhere.
+ */
+#include "io/io_impl.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct uring {
+    struct io_uring ring;
+    int broken; /* errno after which the ring cannot be used */
+};
+
+#define REAP_BATCH 32
+
+static int uring_open(struct ioq *q, void **be, struct err *e)
+{
+    struct uring *u = calloc(1, sizeof *u);
+    if (!u)
+        return err_set(e, E_NOMEM, "io_uring: no memory");
+    int rc = io_uring_queue_init((unsigned)io_depth(q), &u->ring, 0);
+    if (rc < 0) {
+        free(u);
+        return err_errno(e, E_UNSUPPORTED, -rc,
+                         "io_uring is not available here (old kernel, or forbidden by a sandbox); use pread");
+    }
+    struct io_uring_probe *probe = io_uring_get_probe_ring(&u->ring);
+    bool can_read = probe && io_uring_opcode_supported(probe, IORING_OP_READ);
+    io_uring_free_probe(probe);
+    if (!can_read) {
+        io_uring_queue_exit(&u->ring);
+        free(u);
+        return err_set(e, E_UNSUPPORTED, "io_uring of this kernel lacks plain reads (needs 5.6); use pread");
+    }
+    *be = u;
+    return OK;
+}
+
+static void uring_close(void *be)
+{
+    struct uring *u = be;
+    io_uring_queue_exit(&u->ring);
+    free(u);
+}
+
+static bool passing(int rc) /* errors after which trying again is right */
+{
+    return rc == -EINTR || rc == -EAGAIN || rc == -EBUSY || rc == -ETIME;
+}
+
+/* The kernel is short of something: give it a moment, and never spin. */
+static void breathe(int rc)
+{
+    if (rc == -EAGAIN || rc == -EBUSY)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+static void uring_flush(void *be)
+{
+    struct uring *u = be;
+    while (io_uring_sq_ready(&u->ring) && !u->broken) {
+        int rc = io_uring_submit(&u->ring);
+        if (rc >= 0)
+            continue;
+        if (!passing(rc))
+            u->broken = -rc;
+        breathe(rc);
+        if (rc != -EINTR)
+            break; /* the next reap tries again */
+    }
+}
+
+static void uring_start(void *be, struct io_op *op)
+{
+    struct uring *u = be;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    if (!sqe) { /* continued reads can fill a ring of exactly `depth` entries */
+        uring_flush(u);
+        sqe = io_uring_get_sqe(&u->ring);
+    }
+    if (!sqe) {
+        u->broken = EBUSY;
+        return;
+    }
+    io_uring_prep_read(sqe, op->fd, op->buf, (unsigned)MIN(op->len, (size_t)1 << 30),
+                       (uint64_t)op->offset);
+    io_uring_sqe_set_data(sqe, op);
+}
+
+static int uring_sleep(struct uring *u, int64_t timeout_ns)
+{
+    if (timeout_ns < 0)
+        return io_uring_submit_and_wait(&u->ring, 1);
+    struct io_uring_cqe *cqe;
+    struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000,
+                                   .tv_nsec = timeout_ns % 1000000000};
+    return io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
+}
+
+static int uring_reap(struct ioq *q, void *be, int64_t timeout_ns)
+{
+    struct uring *u = be;
+    struct io_uring_cqe *cqes[REAP_BATCH];
+    struct io_op *ops[REAP_BATCH];
+    int64_t res[REAP_BATCH];
+
+    uring_flush(u);
+    if (timeout_ns && !u->broken && !io_uring_cq_ready(&u->ring)) {
+        int rc = uring_sleep(u, timeout_ns);
+        breathe(rc);
+        if (rc < 0 && !passing(rc))
+            u->broken = -rc;
+    }
+    for (;;) {
+        /* Handing an op back may start others: first free the entries. */
+        unsigned n = io_uring_peek_batch_cqe(&u->ring, cqes, REAP_BATCH);
+        for (unsigned i = 0; i < n; i++) {
+            ops[i] = io_uring_cqe_get_data(cqes[i]);
+            res[i] = cqes[i]->res;
+        }
+        io_uring_cq_advance(&u->ring, n);
+        for (unsigned i = 0; i < n; i++)
+            io_reaped(q, ops[i], res[i]);
+        if (n == 0)
+            return u->broken ? -u->broken : 0;
+    }
+}
+
+const struct io_backend io_backend_uring = {
+    .name = "uring",
+    .open = uring_open,
+    .close = uring_close,
+    .start = uring_start,
+    .flush = uring_flush,
+    .reap = uring_reap,
+};
