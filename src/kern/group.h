@@ -11,7 +11,7 @@
  * scale * q is, too. Formats without a minimum have min = 0 throughout.
  * Symmetric formats have signed q (-128..127), the ones with a minimum have
  * q in 0..31. Blocks missing from the last group of a row are zeros: q, scale
- * and min.
+ * and min (-0 as minimum: its product with 0 is subtracted as -0).
  *
  * The layouts are facts of the GGUF file format.
  */
