@@ -73,12 +73,14 @@ sup_src  := $(sort $(wildcard tests/support/*.c))
 test_src := $(sort $(wildcard tests/test_*.c tests/check_*.c))
 fuzz_src := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 dev_src  := $(sort $(wildcard bench/*.c tools/*.c))
+part_src := $(sort $(wildcard tools/*/*.c)) # parts of the tools
 
 obj      = $(1:%.c=$(BUILD)/obj/%.o)
 lib_obj  := $(call obj,$(lib_src))
 cli_obj  := $(call obj,$(cli_src))
 cli_main := $(call obj,src/cli/main.c)
 sup_obj  := $(call obj,$(sup_src))
+part_obj := $(call obj,$(part_src))
 test_bin := $(test_src:%.c=$(BUILD)/%)
 fuzz_bin := $(fuzz_src:tests/fuzz/%.c=$(BUILD)/%)
 dev_bin  := $(dev_src:%.c=$(BUILD)/%)
@@ -90,6 +92,7 @@ so_file := libsluice.so.$(VERSION)
 internal := $(BUILD)/libsluice-internal.a
 cli_internal := $(BUILD)/libsluice-cli-internal.a
 support  := $(if $(sup_src),$(BUILD)/libsupport.a)
+parts    := $(if $(part_src),$(BUILD)/libtools.a)
 
 .PHONY: all check tests asan tsan fuzz fuzz-programs bench tools install install-files uninstall clean help FORCE
 .SECONDARY:
@@ -109,7 +112,7 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call say,CC)
 	$(Q)$(CC) $(all_cflags) $(if $(filter-out src/%,$<),-Itests) $(call isa_flags,$(filter src/kern/%,$<)) -MMD -MP -c -o $@ $<
 
--include $(patsubst %.o,%.d,$(lib_obj) $(cli_obj) $(sup_obj) $(call obj,$(test_src) $(fuzz_src) $(dev_src)))
+-include $(patsubst %.o,%.d,$(lib_obj) $(cli_obj) $(sup_obj) $(part_obj) $(call obj,$(test_src) $(fuzz_src) $(dev_src)))
 
 # ---- linking ---------------------------------------------------------------
 
@@ -138,8 +141,9 @@ $(BUILD)/sluice: $(cli_obj) $(call obj,$(base_src)) $(BUILD)/libsluice.a
 
 $(internal): $(lib_obj)
 $(support): $(sup_obj)
+$(parts): $(part_obj)
 $(cli_internal): $(filter-out $(cli_main),$(cli_obj))
-$(internal) $(support) $(cli_internal):
+$(internal) $(support) $(parts) $(cli_internal):
 	$(call say,AR)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
@@ -158,7 +162,7 @@ $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(support) $(internal)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
-$(BUILD)/tools/%: $(BUILD)/obj/tools/%.o $(support) $(internal)
+$(BUILD)/tools/%: $(BUILD)/obj/tools/%.o $(parts) $(support) $(internal)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
