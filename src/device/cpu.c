@@ -1,0 +1,305 @@
+/*
+ * The CPU as a device: scratch memory, embedding rows and projections.
+ *
+ * Work is cut by output rows. For one token every thread norms and quantises
+ * the input for itself: that costs about a microsecond and saves a barrier.
+ */
+#include "device/cpu_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows and tokens computed per kernel call: rows of one tile stay in the
+ * first-level cache while the tokens pass. */
+enum { TILE_ROWS = 32, TILE_TOKENS = 32, SPLIT_GRAIN = 16 };
+
+int device_cpu_open(const struct device_config *c, struct device **out, struct err *e)
+{
+    struct device *d = calloc(1, sizeof(*d));
+    if (!d)
+        return err_set(e, E_NOMEM, "device: no memory for its description");
+    d->exact = c->exact;
+    d->n_threads = c->threads;
+    int rc = kern_select(c->cpu, &d->k, e);
+    if (rc == OK) {
+        d->pool = pool_new(c->threads);
+        if (!d->pool)
+            rc = err_set(e, E_NOMEM, "device: the system refused %d threads; try fewer with --threads",
+                         c->threads);
+    }
+    if (rc < 0) {
+        device_close(d);
+        return rc;
+    }
+    *out = d;
+    return OK;
+}
+
+void device_close(struct device *d)
+{
+    if (!d)
+        return;
+    pool_free(d->pool);
+    if (d->map)
+        os_unmap(d->map, d->map_bytes);
+    if (d->attn_scores)
+        os_unmap(d->attn_scores, d->attn_bytes);
+    free(d);
+}
+
+const char *device_name(const struct device *d)
+{
+    return d->k->name;
+}
+
+int device_threads(const struct device *d)
+{
+    return d->n_threads;
+}
+
+bool device_supports(const struct device *d, enum dtype t)
+{
+    (void)d;
+    return kern_supports(t);
+}
+
+/* ---- scratch ---------------------------------------------------------- */
+
+struct carve {
+    uint8_t *base; /* NULL: only measure */
+    size_t used;
+};
+
+static void *carve(struct carve *c, int64_t count, size_t item)
+{
+    size_t at = c->used;
+    c->used += align_up((size_t)count * item, 64);
+    return c->base ? c->base + at : NULL;
+}
+
+static void carve_all(struct device *d, const struct dev_sizes *s, struct carve *c)
+{
+    int64_t t = s->max_tokens, width = MAX(s->expert_width, s->shared_width);
+    int64_t ffn_rows = MAX(t, s->n_used + 1);
+    int64_t y_rows = MAX(t, s->n_used);
+    d->norm = carve(c, t * s->max_in, sizeof(float));
+    d->act = carve(c, t, kern_act_bytes(s->max_in));
+    d->tmp = carve(c, t * s->max_out, sizeof(float));
+    d->moe_h = carve(c, t * s->n_embd, sizeof(float));
+    d->moe_act = carve(c, t, kern_act_bytes(s->n_embd));
+    d->moe_scores = carve(c, t * s->n_experts, sizeof(float));
+    d->moe_shared_w = carve(c, t, sizeof(float));
+    d->moe_y = carve(c, y_rows * s->n_embd, sizeof(float));
+    d->moe_shared = carve(c, t * s->n_embd, sizeof(float));
+    d->ffn_gate = carve(c, ffn_rows * width, sizeof(float));
+    d->ffn_up = carve(c, ffn_rows * width, sizeof(float));
+    d->ffn_act = carve(c, ffn_rows, kern_act_bytes(width));
+    d->rope = carve(c, t * s->head_dim, sizeof(float));
+
+    /* A thread needs room for: a normed row and its blob; one delta head
+     * (q, k, v, o and gates); one attention head group's queries. */
+    size_t row = align_up((size_t)MAX(s->max_in, s->max_out) * sizeof(float), 64) +
+                 kern_act_bytes(s->max_in);
+    size_t delta = (size_t)(4 * s->delta_k_dim + 4 * s->delta_v_dim) * sizeof(float);
+    size_t attn = (size_t)(s->q_per_kv * s->head_dim) * 2 * sizeof(float);
+    d->thread_stride = align_up(MAX(row, MAX(delta, attn)) + 4096, 4096);
+    d->thread = carve(c, d->n_threads, d->thread_stride);
+}
+
+void device_scratch(const struct device *d, const struct dev_sizes *s, int64_t *fixed,
+                    int64_t *per_context_token)
+{
+    struct device probe = *d;
+    struct carve c = {0};
+    carve_all(&probe, s, &c);
+    *fixed = (int64_t)align_up(c.used, 4096);
+    *per_context_token = d->n_threads * s->q_per_kv * (int64_t)sizeof(float);
+}
+
+int device_reserve(struct device *d, const struct dev_sizes *s, struct err *e)
+{
+    struct carve c = {0};
+    carve_all(d, s, &c);
+    d->map_bytes = align_up(c.used, 4096);
+    d->map = os_map(d->map_bytes, false);
+    d->attn_stride = (size_t)align_up((size_t)s->max_context, 16);
+    d->attn_bytes =
+        align_up((size_t)d->n_threads * (size_t)s->q_per_kv * d->attn_stride * sizeof(float), 4096);
+    if (s->max_context > 0 && s->q_per_kv > 0)
+        d->attn_scores = os_map(d->attn_bytes, false);
+    if (!d->map || (d->attn_bytes && s->max_context > 0 && !d->attn_scores))
+        return err_set(e, E_NOMEM, "device: the system refused %zu bytes of scratch memory",
+                       d->map_bytes + d->attn_bytes);
+    c.base = d->map;
+    c.used = 0;
+    carve_all(d, s, &c);
+    d->sizes = *s;
+    return OK;
+}
+
+/* ---- embedding -------------------------------------------------------- */
+
+void device_embed(struct device *d, float *x, const struct dev_mat *table, const int32_t *ids,
+                  int64_t n_tok)
+{
+    (void)d;
+    size_t row = dtype_row_bytes(table->type, table->n_in);
+    for (int64_t t = 0; t < n_tok; t++)
+        kern_dequant_row(table->type, x + t * table->n_in,
+                         (const uint8_t *)table->data + (size_t)ids[t] * row, table->n_in);
+}
+
+/* ---- projections ------------------------------------------------------ */
+
+void cpu_mul(const struct device *d, const struct dev_mat *w, int64_t r0, int64_t r1,
+             const float *x, int64_t x_stride, const void *act, int64_t n_tok, float *out,
+             int64_t out_stride)
+{
+    bool use_act = cpu_uses_act(d, w->type);
+    kern_mul_fn *mul = use_act ? d->k->mulq[w->type] : d->k->mulf[w->type];
+    const uint8_t *in = use_act ? act : (const void *)x;
+    size_t in_stride = use_act ? kern_act_bytes(w->n_in) : (size_t)x_stride * sizeof(float);
+    size_t row = dtype_row_bytes(w->type, w->n_in);
+    int64_t tile = n_tok == 1 ? r1 - r0 : TILE_ROWS;
+
+    for (int64_t r = r0; r < r1; r += tile) {
+        int64_t n = MIN(tile, r1 - r);
+        const uint8_t *rows = (const uint8_t *)w->data + (size_t)r * row;
+        for (int64_t t = 0; t < n_tok; t += TILE_TOKENS)
+            mul(out + t * out_stride + (r - r0), out_stride, rows, row, n,
+                in + (size_t)t * in_stride, in_stride, MIN((int64_t)TILE_TOKENS, n_tok - t), w->n_in);
+    }
+}
+
+struct project_job {
+    struct device *d;
+    const struct dev_project *p;
+    bool need_act;
+};
+
+static void project_one_token(void *arg, int i, int n)
+{
+    const struct project_job *j = arg;
+    const struct dev_project *p = j->p;
+    const struct device *d = j->d;
+    float *mem = cpu_thread_mem(d, i);
+    uint8_t *act = (uint8_t *)mem +
+                   align_up((size_t)MAX(d->sizes.max_in, d->sizes.max_out) * sizeof(float), 64);
+    const float *x = p->x;
+    if (p->norm) {
+        d->k->rms_norm(mem, p->x, p->norm, p->n_in, p->eps);
+        x = mem;
+    }
+    if (j->need_act)
+        d->k->quantize(act, x, p->n_in);
+    for (int m = 0; m < p->n_mats; m++) {
+        int64_t r0, r1;
+        pool_split(p->w[m]->n_out, SPLIT_GRAIN, i, n, &r0, &r1);
+        if (r0 == r1)
+            continue;
+        float *out = p->add ? d->tmp + r0 : p->out[m] + r0;
+        cpu_mul(d, p->w[m], r0, r1, x, p->n_in, act, 1, out, 0);
+        if (p->add)
+            d->k->add(p->out[m] + r0, out, r1 - r0);
+    }
+}
+
+static void project_prepare(void *arg, int i, int n)
+{
+    const struct project_job *j = arg;
+    const struct dev_project *p = j->p;
+    const struct device *d = j->d;
+    int64_t t0, t1;
+    size_t blob = kern_act_bytes(p->n_in);
+    pool_split(p->n_tok, 1, i, n, &t0, &t1);
+    for (int64_t t = t0; t < t1; t++) {
+        float *h = d->norm + t * p->n_in;
+        const float *x = p->x + t * p->x_stride;
+        if (p->norm)
+            d->k->rms_norm(h, x, p->norm, p->n_in, p->eps);
+        if (j->need_act)
+            d->k->quantize(d->act + (size_t)t * blob, p->norm ? h : x, p->n_in);
+    }
+}
+
+static void project_rows(void *arg, int i, int n)
+{
+    const struct project_job *j = arg;
+    const struct dev_project *p = j->p;
+    const struct device *d = j->d;
+    const float *x = p->norm ? d->norm : p->x;
+    int64_t stride = p->norm ? p->n_in : p->x_stride;
+    for (int m = 0; m < p->n_mats; m++) {
+        int64_t n_out = p->w[m]->n_out, r0, r1;
+        pool_split(n_out, SPLIT_GRAIN, i, n, &r0, &r1);
+        if (r0 == r1)
+            continue;
+        float *out = p->add ? d->tmp : p->out[m];
+        cpu_mul(d, p->w[m], r0, r1, x, stride, d->act, p->n_tok, out + r0, n_out);
+        for (int64_t t = 0; p->add && t < p->n_tok; t++)
+            d->k->add(p->out[m] + t * n_out + r0, out + t * n_out + r0, r1 - r0);
+    }
+}
+
+void device_project(struct device *d, const struct dev_project *p)
+{
+    struct project_job j = {.d = d, .p = p};
+    for (int m = 0; m < p->n_mats; m++)
+        j.need_act |= cpu_uses_act(d, p->w[m]->type);
+    if (p->n_tok == 1) {
+        pool_run(d->pool, project_one_token, &j);
+        return;
+    }
+    if (p->norm || j.need_act)
+        pool_run(d->pool, project_prepare, &j);
+    pool_run(d->pool, project_rows, &j);
+}
+
+/* ---- probe ------------------------------------------------------------ */
+
+struct probe_job {
+    struct device *d;
+    uint8_t *buf;
+    size_t bytes;
+    bool dot;
+    uint64_t sum[64];
+};
+
+static void probe_part(void *arg, int i, int n)
+{
+    struct probe_job *j = arg;
+    const int64_t n_in = 2048;
+    size_t row = dtype_row_bytes(DT_Q4_K, n_in);
+    int64_t begin, end;
+    pool_split((int64_t)(j->bytes / row), 64, i, n, &begin, &end);
+    if (j->dot) {
+        float *x = cpu_thread_mem(j->d, i);
+        float *out = x + n_in;
+        uint8_t *act = (uint8_t *)(out + 64);
+        act = (uint8_t *)align_up((uintptr_t)act, 64);
+        memset(x, 0, (size_t)n_in * sizeof(float));
+        j->d->k->quantize(act, x, n_in);
+        for (int64_t r = begin; r < end; r += 64)
+            j->d->k->mulq[DT_Q4_K](out, 0, j->buf + (size_t)r * row, row, MIN((int64_t)64, end - r), act, 0,
+                                   1, n_in);
+        return;
+    }
+    const uint64_t *p = (const uint64_t *)(const void *)(j->buf + (size_t)begin * row);
+    size_t words = (size_t)(end - begin) * row / sizeof(uint64_t);
+    uint64_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    for (size_t w = 0; w + 4 <= words; w += 4) {
+        s0 += p[w];
+        s1 += p[w + 1];
+        s2 += p[w + 2];
+        s3 += p[w + 3];
+    }
+    j->sum[i % 64] = s0 + s1 + s2 + s3;
+}
+
+int64_t device_probe_memory(struct device *d, void *buf, size_t bytes, bool dot)
+{
+    struct probe_job j = {.d = d, .buf = buf, .bytes = bytes, .dot = dot};
+    int64_t t0 = os_clock_ns();
+    pool_run(d->pool, probe_part, &j);
+    return os_clock_ns() - t0;
+}

@@ -1,0 +1,103 @@
+/*
+ * Attention on the CPU. A unit of work is one token and the query heads that
+ * share one kv head (or a part of them when there are more threads than kv
+ * heads), so each key and value row is loaded once for the group.
+ */
+#include "device/cpu_internal.h"
+
+#include <string.h>
+
+struct attn_job {
+    struct device *d;
+    const struct dev_attention *a;
+    int64_t parts; /* a kv head's query heads are cut into this many units */
+};
+
+static int64_t query_stride(const struct dev_attention *a)
+{
+    return a->gated ? 2 * a->head_dim : a->head_dim;
+}
+
+static void store_row(const struct device *d, const struct dev_attention *a, void *cache,
+                      const float *row, int64_t pos)
+{
+    int64_t n = a->n_kv * a->head_dim;
+    if (a->kv_f16)
+        d->k->f32_to_f16((uint16_t *)cache + pos * n, row, n);
+    else
+        memcpy((float *)cache + pos * n, row, (size_t)n * sizeof(float));
+}
+
+/* Norm, rotation and storing of one token's q, k and v. */
+static void prepare_token(const struct device *d, const struct dev_attention *a, int64_t t)
+{
+    int64_t hd = a->head_dim, qs = query_stride(a);
+    float *cs = d->rope + t * hd;
+    d->k->rope_angles(cs, a->rope_freq, a->n_rot / 2, a->pos + t);
+    for (int64_t h = 0; h < a->n_head; h++) {
+        float *q = a->q + (t * a->n_head + h) * qs;
+        if (a->q_norm)
+            d->k->rms_norm(q, q, a->q_norm, hd, a->eps);
+        d->k->rope_neox(q, cs, a->n_rot);
+    }
+    for (int64_t h = 0; h < a->n_kv; h++) {
+        float *k = a->k + (t * a->n_kv + h) * hd;
+        if (a->k_norm)
+            d->k->rms_norm(k, k, a->k_norm, hd, a->eps);
+        d->k->rope_neox(k, cs, a->n_rot);
+    }
+    store_row(d, a, a->k_cache, a->k + t * a->n_kv * hd, a->pos + t);
+    store_row(d, a, a->v_cache, a->v + t * a->n_kv * hd, a->pos + t);
+}
+
+static void prepare_tokens(void *arg, int i, int n)
+{
+    const struct attn_job *j = arg;
+    int64_t t0, t1;
+    pool_split(j->a->n_tok, 1, i, n, &t0, &t1);
+    for (int64_t t = t0; t < t1; t++)
+        prepare_token(j->d, j->a, t);
+}
+
+static void attend_unit(const struct attn_job *j, int i, int64_t t, int64_t kv, int64_t part)
+{
+    const struct dev_attention *a = j->a;
+    const struct device *d = j->d;
+    int64_t hd = a->head_dim, qs = query_stride(a), group = a->n_head / a->n_kv;
+    int64_t h0 = kv * group + group * part / j->parts;
+    int64_t h1 = kv * group + group * (part + 1) / j->parts;
+    size_t elem = a->kv_f16 ? sizeof(uint16_t) : sizeof(float);
+    const float *q = a->q + (t * a->n_head + h0) * qs;
+    float *out = a->out + (t * a->n_head + h0) * hd;
+    float *scores = d->attn_scores + (size_t)i * (size_t)d->sizes.q_per_kv * d->attn_stride;
+
+    d->k->attention(out, hd, q, qs, (const uint8_t *)a->k_cache + (size_t)(kv * hd) * elem,
+                    (const uint8_t *)a->v_cache + (size_t)(kv * hd) * elem, a->n_kv * hd, a->kv_f16,
+                    h1 - h0, a->pos + t + 1, hd, a->scale, scores, (ptrdiff_t)d->attn_stride);
+    for (int64_t h = h0; a->gated && h < h1; h++, out += hd, q += qs)
+        d->k->sigmoid_mul(out, q + hd, out, hd);
+}
+
+static void attend(void *arg, int i, int n)
+{
+    const struct attn_job *j = arg;
+    int64_t per_token = j->a->n_kv * j->parts, units = j->a->n_tok * per_token;
+    /* dealt out in turn: later tokens see more positions and cost more */
+    for (int64_t u = i; u < units; u += n) {
+        int64_t rest = u % per_token;
+        attend_unit(j, i, u / per_token, rest / j->parts, rest % j->parts);
+    }
+}
+
+void device_attention(struct device *d, const struct dev_attention *a)
+{
+    struct attn_job j = {.d = d, .a = a, .parts = 1};
+    int64_t group = a->n_head / a->n_kv;
+    if (a->n_tok * a->n_kv < d->n_threads)
+        j.parts = MIN(group, (d->n_threads + a->n_kv - 1) / a->n_kv);
+    if (a->n_tok == 1)
+        prepare_token(d, a, 0);
+    else
+        pool_run(d->pool, prepare_tokens, &j);
+    pool_run(d->pool, attend, &j);
+}

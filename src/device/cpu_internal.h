@@ -1,0 +1,59 @@
+/* Private to src/device: what the CPU's files share. */
+#ifndef CPU_INTERNAL_H
+#define CPU_INTERNAL_H
+
+#include "device/device.h"
+#include "kern/kern.h"
+
+struct device {
+    const struct kern *k;
+    struct pool *pool;
+    bool exact;
+    int n_threads;
+    struct dev_sizes sizes;
+
+    /* One mapping, carved once by device_reserve. */
+    void *map;
+    size_t map_bytes;
+    /* shared by the threads; during a mixture-of-experts block norm and act
+     * hold the gathered inputs of one expert, tmp its outputs */
+    float *norm;         /* (max_tokens, max_in) normed input */
+    uint8_t *act;        /* (max_tokens) activation blobs of max_in */
+    float *tmp;          /* (max_tokens, max_out), max_out >= n_embd */
+    /* mixture of experts */
+    float *moe_h;        /* (max_tokens, n_embd) normed input */
+    uint8_t *moe_act;    /* (max_tokens) blobs of n_embd */
+    float *moe_scores;   /* (max_tokens, n_experts) */
+    float *moe_shared_w; /* (max_tokens) sigmoid of the shared gate */
+    float *moe_y;        /* one token: (n_used, n_embd) by slot; more: (max_tokens, n_embd) sums */
+    float *moe_shared;   /* (max_tokens, n_embd) output of the shared expert */
+    float *ffn_gate, *ffn_up; /* (max(max_tokens, n_used + 1), width) */
+    uint8_t *ffn_act;    /* same rows, blobs of width */
+    float *rope;         /* (max_tokens, 2 * n_half) cos and sin */
+    /* one of each per thread, `thread_stride` bytes apart */
+    uint8_t *thread;
+    size_t thread_stride;
+    /* reserved for the longest context, touched as it grows */
+    float *attn_scores;  /* per thread (q_per_kv, max_context) */
+    size_t attn_bytes, attn_stride; /* stride in floats */
+};
+
+/* Input bytes per token of a projection with weights of type t. */
+static inline bool cpu_uses_act(const struct device *d, enum dtype t)
+{
+    return !d->exact && d->k->mulq[t] != NULL;
+}
+
+/* out (n_tok, n_rows) = rows [r0, r1) of w times the tokens. `x` are floats
+ * (x_stride floats apart), `act` blobs of w->n_in; only the one that the type
+ * needs is read. out points at row r0 of the first token. */
+void cpu_mul(const struct device *d, const struct dev_mat *w, int64_t r0, int64_t r1,
+             const float *x, int64_t x_stride, const void *act, int64_t n_tok, float *out,
+             int64_t out_stride);
+
+static inline void *cpu_thread_mem(const struct device *d, int i)
+{
+    return d->thread + (size_t)i * d->thread_stride;
+}
+
+#endif

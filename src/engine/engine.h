@@ -1,0 +1,100 @@
+/*
+ * engine: implements include/sluice.h over text and model.
+ *
+ *   open.c      options -> a running model
+ *   plan.c      the memory plan and who may take how much of the budget
+ *   session.c   ids -> state: prefix reuse, chunks, snapshots
+ *   generate.c  the generation loop
+ *   sample.c    logits -> id
+ *   words.c     text, chat and ids
+ *   eval.c      perplexity and recall
+ *   inspect.c   looking into a file
+ *   probe.c     what drive and memory can do
+ *
+ * Structs are open inside this folder. One thread at a time uses a `sluice`
+ * and its sessions (the caller's), so nothing here is locked.
+ */
+#ifndef ENGINE_H
+#define ENGINE_H
+
+#include "base/base.h"
+#include "model/model.h"
+#include "sluice.h"
+#include "text/text.h"
+
+/* A public error is the internal one under another name. */
+_Static_assert(sizeof(sluice_error) == sizeof(struct err), "one layout");
+_Static_assert((int)SLUICE_E_STATE == (int)E_STATE, "one numbering");
+static inline struct err *err_of(sluice_error *e)
+{
+    if (e) {
+        e->code = 0;
+        e->text[0] = '\0';
+    }
+    return (struct err *)(void *)e;
+}
+
+struct sluice {
+    sluice_options o; /* strings borrowed only while opening */
+    struct model *model;
+    struct model_shape shape;
+    struct text *text;
+    struct device *dev;
+    struct ioq *q;
+    struct model_options mo;
+    sluice_plan plan;
+    struct model_needs needs;
+    int64_t kv_in_use;   /* KV memory of all sessions */
+    int64_t state_in_use;/* recurrent state of sessions beyond the planned one */
+    int n_sessions;
+    sluice_stats stats;
+    sluice_route_fn *route;
+    void *route_user;
+    char *quantization, *cpu, *io;
+};
+
+struct sluice_session {
+    struct sluice *s;
+    struct model_state *state;
+    int32_t *ids; /* held tokens */
+    int64_t n, cap;
+    float *logits;      /* (logits_rows, n_vocab) */
+    int logits_rows;
+    bool has_logits;    /* row 0 is of the last position */
+    int64_t kv_bytes;
+    int64_t state_bytes;/* beyond the plan */
+};
+
+/* ---- plan.c ---- */
+/* Fills s->plan, s->mo and s->needs for an opened model, device and text.
+ * E_BUDGET below the floor, with the plan filled in. */
+int plan_make(struct sluice *s, struct err *e);
+void plan_predict(const struct model_shape *m, const sluice_probe_result *probe, sluice_plan *p);
+/* Makes room for `bytes` more of sessions by shrinking the expert cache, or
+ * E_STATE when that would push it below its smallest size. */
+int plan_take(struct sluice *s, int64_t bytes, struct err *e);
+void plan_give(struct sluice *s, int64_t bytes);
+int plan_logits_rows(const struct sluice *s);
+
+/* ---- open.c ---- */
+/* Describes the model, opens its tokeniser and the device: all that a plan needs. */
+int open_header(struct sluice *s, struct err *e);
+
+/* ---- session.c ---- */
+enum phase { PHASE_PROMPT, PHASE_DECODE };
+int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum phase phase,
+                   sluice_logits_fn *on_logits, void *user, struct err *e);
+
+/* ---- sample.c ---- */
+struct sampler;
+int sampler_new(const sluice_sampling *p, int n_vocab, struct sampler **out, struct err *e);
+void sampler_free(struct sampler *z);
+/* `held`: the tokens so far, for the repetition penalty. */
+int32_t sampler_next(struct sampler *z, const struct text *t, const float *logits,
+                     const int32_t *held, int64_t n_held);
+int32_t sample_greedy(const struct text *t, const float *logits, int n_vocab);
+
+/* ---- words.c ---- */
+int words_open(const struct model *m, struct text **out, struct err *e);
+
+#endif

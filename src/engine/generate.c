@@ -1,0 +1,75 @@
+/* The generation loop: logits -> id -> text -> callback -> one step further. */
+#include "engine/engine.h"
+
+#include <stdlib.h>
+
+struct run {
+    struct sluice_session *x;
+    struct text_stream stream;
+    char *buf; /* text of one token */
+    size_t cap;
+    sluice_token_fn *on_token;
+    void *user;
+};
+
+/* Hands over the text that became complete; true: go on. */
+static int emit(struct run *r, int32_t id, bool flush, bool *go_on, struct err *e)
+{
+    struct str piece = {"", 0};
+    if (!flush)
+        TRY(text_piece(r->x->s->text, id, false, &piece));
+    if (piece.n + 16 > r->cap) {
+        char *p = realloc(r->buf, piece.n + 64);
+        if (!p)
+            return err_set(e, E_NOMEM, "no memory for a token's text");
+        r->buf = p;
+        r->cap = piece.n + 64;
+    }
+    size_t n = text_stream_push(&r->stream, piece, flush, r->buf);
+    if (r->on_token && (!flush || n > 0))
+        *go_on = r->on_token(r->user, id, r->buf, n) == 0;
+    return OK;
+}
+
+static int loop(struct run *r, struct sampler *z, int64_t max_tokens, sluice_finish *finish,
+                struct err *e)
+{
+    struct sluice_session *x = r->x;
+    const struct text *text = x->s->text;
+    bool go_on = true;
+    int32_t id = 0;
+    *finish = SLUICE_FINISH_LENGTH;
+    for (int64_t i = 0; max_tokens < 0 || i < max_tokens; i++) {
+        id = sampler_next(z, text, x->logits, x->ids, x->n);
+        if (text_is_eog(text, id)) {
+            *finish = SLUICE_FINISH_END;
+            break;
+        }
+        if (x->n + 1 > x->s->mo.context)
+            break;
+        TRY(emit(r, id, false, &go_on, e));
+        TRY(session_append(x, &id, 1, PHASE_DECODE, NULL, NULL, e));
+        if (!go_on) {
+            *finish = SLUICE_FINISH_STOPPED;
+            break;
+        }
+    }
+    return emit(r, id, true, &go_on, e);
+}
+
+int sluice_generate(sluice_session *x, const sluice_sampling *p, int64_t max_tokens,
+                    sluice_token_fn *on_token, void *user, sluice_finish *finish, sluice_error *err)
+{
+    struct err *e = err_of(err);
+    struct run r = {.x = x, .on_token = on_token, .user = user};
+    struct sampler *z = NULL;
+    sluice_finish ignored;
+    if (!x->has_logits)
+        return err_set(e, E_STATE, "nothing to continue: the session holds no computed prompt");
+    int rc = sampler_new(p, x->s->shape.n_vocab, &z, e);
+    if (rc == OK)
+        rc = loop(&r, z, max_tokens, finish ? finish : &ignored, e);
+    sampler_free(z);
+    free(r.buf);
+    return rc;
+}

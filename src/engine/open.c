@@ -1,0 +1,202 @@
+/*
+ * Options -> a running model: describe (header only), plan memory, refuse or
+ * load.
+ */
+#include "engine/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char *sluice_version(void)
+{
+    return SLUICE_VERSION;
+}
+
+void sluice_options_init(sluice_options *o)
+{
+    *o = (sluice_options){0};
+}
+
+static int check_options(const sluice_options *o, struct err *e)
+{
+    if (!o->model || !o->model[0])
+        return err_set(e, E_ARG, "no model was named");
+    if (o->threads < 0 || o->threads > 1024)
+        return err_set(e, E_ARG, "threads is %d, expected 1 to 1024, or 0 for one per processor", o->threads);
+    if (o->context < 0 || o->chunk < 0 || o->chunk > 65536)
+        return err_set(e, E_ARG, "context %d or chunk %d is out of range (chunk at most 65536)", o->context, o->chunk);
+    return OK;
+}
+
+static int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
+{
+    *kind = IOQ_AUTO;
+    if (!name || strcmp(name, "auto") == 0)
+        return OK;
+    if (strcmp(name, "uring") == 0)
+        *kind = IOQ_URING;
+    else if (strcmp(name, "pread") == 0)
+        *kind = IOQ_PREAD;
+    else
+        return err_set(e, E_ARG, "unknown reader '%s'; expected auto, uring or pread", name);
+    return OK;
+}
+
+int open_header(struct sluice *s, struct err *e)
+{
+    TRY(model_describe(s->o.model, false, &s->model, e));
+    model_shape(s->model, &s->shape);
+    TRY(words_open(s->model, &s->text, e));
+    if (text_n_tokens(s->text) > s->shape.n_vocab)
+        return err_set(e, E_FORMAT, "%s: the tokeniser has %lld tokens but the embedding only %d rows; the file is inconsistent",
+                       s->o.model, (long long)text_n_tokens(s->text), s->shape.n_vocab);
+    if (s->o.tokenizer_only)
+        return OK;
+    struct device_config dc = {.threads = s->o.threads > 0 ? s->o.threads : os_cpu_count(),
+                               .cpu = s->o.cpu, .exact = s->o.exact};
+    return device_cpu_open(&dc, &s->dev, e);
+}
+
+static int load_progress(void *user, int64_t done, int64_t total)
+{
+    struct sluice *s = user;
+    return s->o.progress ? s->o.progress(s->o.user, "load", done, total) : 0;
+}
+
+static int load(struct sluice *s, struct err *e)
+{
+    struct ioq_config qc = {0};
+    TRY(io_kind(s->o.io, &qc.kind, e));
+    TRY(plan_make(s, e));
+    TRY(ioq_open(&qc, &s->q, e));
+    TRY(device_reserve(s->dev, &s->needs.sizes, e));
+    TRY(model_load(s->model, &s->mo, s->dev, s->q, s->plan.cache, s->o.policy, load_progress, s, e));
+    s->cpu = strdup(device_name(s->dev));
+    s->io = strdup(ioq_name(s->q));
+    return OK;
+}
+
+static int open_all(struct sluice *s, struct err *e)
+{
+    TRY(check_options(&s->o, e));
+    TRY(open_header(s, e));
+    if (!s->o.tokenizer_only)
+        TRY(load(s, e));
+    s->quantization = strdup(dtype_info(s->shape.expert_type)->name);
+    sluice_reset_stats(s);
+    return OK;
+}
+
+int sluice_open(const sluice_options *o, sluice **out, sluice_error *err)
+{
+    struct err *e = err_of(err);
+    struct sluice *s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_set(e, E_NOMEM, "no memory to open a model");
+    s->o = *o;
+    int rc = open_all(s, e);
+    if (rc < 0) {
+        sluice_close(s);
+        return rc;
+    }
+    *out = s;
+    return OK;
+}
+
+void sluice_close(sluice *s)
+{
+    if (!s)
+        return;
+    model_close(s->model); /* its reads end before the queue and the device go */
+    if (s->q)
+        ioq_close(s->q);
+    device_close(s->dev);
+    text_close(s->text);
+    free(s->quantization);
+    free(s->cpu);
+    free(s->io);
+    free(s);
+}
+
+void sluice_set_progress(sluice *s, int (*fn)(void *, const char *, int64_t, int64_t), void *user)
+{
+    s->o.progress = fn;
+    s->o.user = user;
+}
+
+void sluice_info(const sluice *s, sluice_model_info *out)
+{
+    const struct model_shape *m = &s->shape;
+    *out = (sluice_model_info){
+        .arch = m->arch, .name = m->name, .quantization = s->quantization,
+        .cpu = s->cpu ? s->cpu : "", .io = s->io ? s->io : "",
+        .threads = s->dev ? device_threads(s->dev) : 0,
+        .n_layers = m->n_layers, .n_embd = m->n_embd, .n_vocab = m->n_vocab,
+        .n_context_train = m->n_context_train, .n_context = s->plan.n_context,
+        .n_experts = m->n_experts, .n_experts_used = m->n_used,
+        .has_thinking = chat_has_thinking(s->text),
+        .file_bytes = m->file_bytes, .dense_bytes = m->dense_bytes, .expert_bytes = m->expert_bytes,
+    };
+}
+
+int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe, sluice_plan *out,
+                       sluice_error *err)
+{
+    struct err *e = err_of(err);
+    struct sluice s = {.o = *o};
+    s.o.tokenizer_only = false;
+    *out = (sluice_plan){0};
+    int rc = check_options(&s.o, e);
+    if (rc == OK)
+        rc = open_header(&s, e);
+    if (rc == OK) {
+        rc = plan_make(&s, e);
+        if (probe && rc == OK)
+            plan_predict(&s.shape, probe, &s.plan);
+        *out = s.plan;
+    }
+    model_close(s.model);
+    device_close(s.dev);
+    text_close(s.text);
+    return rc;
+}
+
+void sluice_get_plan(const sluice *s, sluice_plan *out)
+{
+    *out = s->plan;
+}
+
+/* ---- numbers ------------------------------------------------------------ */
+
+void sluice_get_stats(const sluice *s, sluice_stats *out)
+{
+    *out = s->stats;
+    out->n_experts_used = out->n_experts_native = s->shape.n_used;
+    out->memory_budget = s->plan.budget;
+    out->memory_peak = os_rss_peak();
+}
+
+void sluice_reset_stats(sluice *s)
+{
+    s->stats = (sluice_stats){0};
+}
+
+void sluice_set_route_callback(sluice *s, sluice_route_fn *fn, void *user)
+{
+    model_set_route(s->model, fn, user);
+}
+
+int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int delay_ms,
+                        sluice_error *err)
+{
+    static const char *const names[] = {"none", "error", "short", "slow"};
+    struct ioq_fault f = {.file = -1, .begin = 0, .end = INT64_MAX, .skip = skip, .count = count,
+                          .error = 5 /* EIO */, .delay_ms = delay_ms};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (strcmp(kind, names[i]) == 0) {
+            f.kind = (enum ioq_fault_kind)i;
+            ioq_set_fault(s->q, &f);
+            return OK;
+        }
+    return err_set(err_of(err), E_ARG, "unknown fault '%s'; expected none, error, short or slow", kind);
+}

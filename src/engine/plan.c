@@ -1,0 +1,181 @@
+/*
+ * The memory plan: what of the budget goes where, decided before anything
+ * large is touched. Invariant, kept by plan_take and plan_give:
+ *     process + dense + scratch + states + KV in use + expert cache <= budget.
+ * A session grows by taking from the expert cache, down to its smallest size.
+ */
+#include "engine/engine.h"
+
+#include <stdio.h>
+
+enum {
+    DEFAULT_CHUNK = 512,
+    SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
+    /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
+    PROCESS_RESERVE = 4 << 20,
+    THREAD_RESERVE = 128 << 10,
+    LOGITS_BYTES = 1 << 20
+};
+
+static int64_t default_budget(const struct os_memory *m)
+{
+    int64_t free_bytes = m->available;
+    if (m->cgroup_limit != INT64_MAX)
+        free_bytes = MIN(free_bytes, m->cgroup_limit - m->cgroup_used);
+    free_bytes += os_rss(); /* what this process holds already is not for others */
+    int64_t others = MAX(free_bytes / 8, (int64_t)128 << 20);
+    return MAX(free_bytes - others, (int64_t)1 << 20);
+}
+
+int plan_logits_rows(const struct sluice *s)
+{
+    int64_t rows = LOGITS_BYTES / ((int64_t)sizeof(float) * s->shape.n_vocab);
+    return (int)MAX((int64_t)1, MIN(rows, (int64_t)s->mo.max_tokens));
+}
+
+/* Lines of the plan that depend on chunk and context. */
+static void measure(struct sluice *s, int chunk, int64_t context)
+{
+    sluice_plan *p = &s->plan;
+    int64_t fixed, per_token;
+    s->mo.max_tokens = chunk;
+    s->mo.context = context;
+    model_needs(s->model, &s->mo, &s->needs);
+    device_scratch(s->dev, &s->needs.sizes, &fixed, &per_token);
+    p->chunk = chunk;
+    p->dense = s->needs.dense;
+    p->state = s->needs.state;
+    p->kv_per_token = s->needs.kv_per_token + per_token + (int64_t)sizeof(int32_t);
+    p->scratch = s->needs.scratch + fixed +
+                 (int64_t)sizeof(float) * s->shape.n_vocab * (plan_logits_rows(s) + 2);
+    p->cache_min = s->needs.cache_min;
+    p->cache_full = s->needs.cache_full;
+}
+
+static int64_t without_kv(const sluice_plan *p)
+{
+    return p->process + p->dense + p->state + p->scratch + p->cache_min;
+}
+
+/* KV steps are whole pages in every layer, so a little more than n tokens' worth. */
+static int64_t kv_bytes(const struct sluice *s, int64_t n)
+{
+    int64_t steps = (n + 255) / 256 * 256;
+    return model_kv_bytes(s->model, n) + (s->plan.kv_per_token - s->needs.kv_per_token) * steps +
+           (int64_t)s->shape.n_attention_layers * 2 * 4096;
+}
+
+/* The largest chunk whose scratch takes at most an eighth of the budget and
+ * leaves room for the rest; at least 16, or less where even that is too much. */
+static void choose_chunk(struct sluice *s, int64_t context, int64_t smallest)
+{
+    const sluice_plan *p = &s->plan;
+    int chunk = s->o.chunk > 0 ? s->o.chunk : DEFAULT_CHUNK;
+    measure(s, chunk, context);
+    while (s->o.chunk <= 0 && chunk > 1 &&
+           ((chunk > 16 && p->scratch > p->budget / 8) ||
+            without_kv(p) + kv_bytes(s, smallest) > p->budget)) {
+        chunk /= 2;
+        measure(s, chunk, context);
+    }
+}
+
+static int refuse(const struct sluice *s, int64_t context, struct err *e)
+{
+    const sluice_plan *p = &s->plan;
+    const double mib = 1024.0 * 1024.0;
+    return err_set(e, E_BUDGET,
+                   "the memory budget of %.1f MiB is below the floor of %.1f MiB for this model: program %.1f + dense weights "
+                   "%.1f + state %.1f + KV cache for %lld tokens %.1f + scratch %.1f + smallest expert cache %.1f; raise --memory%s",
+                   (double)p->budget / mib, (double)p->floor / mib, (double)p->process / mib, (double)p->dense / mib,
+                   (double)p->state / mib, (long long)context, (double)kv_bytes(s, context) / mib,
+                   (double)p->scratch / mib, (double)p->cache_min / mib, s->o.context > 0 ? " or lower --ctx" : "");
+}
+
+static int64_t affordable_context(const struct sluice *s, int64_t wanted)
+{
+    int64_t lo = 0, hi = wanted, room = s->plan.budget - without_kv(&s->plan);
+    while (lo < hi) { /* kv_bytes is monotonic */
+        int64_t mid = lo + (hi - lo + 1) / 2;
+        if (kv_bytes(s, mid) <= room)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    return lo;
+}
+
+int plan_make(struct sluice *s, struct err *e)
+{
+    sluice_plan *p = &s->plan;
+    struct os_memory m;
+    os_memory(&m);
+    p->machine_total = m.total;
+    p->machine_available = m.available;
+    p->cgroup_limit = m.cgroup_limit;
+    p->budget_is_default = s->o.memory_bytes == 0;
+    p->budget = p->budget_is_default ? default_budget(&m)
+                                     : (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2);
+    p->process = os_rss() + PROCESS_RESERVE + (int64_t)device_threads(s->dev) * THREAD_RESERVE;
+    p->expert_bytes_per_token = s->shape.expert_bytes_per_token;
+    p->dense_bytes_per_token = s->shape.dense_bytes_per_token;
+    s->mo.kv_f16 = !s->o.exact && !s->o.kv_f32;
+
+    int64_t wanted = s->o.context > 0 ? s->o.context : s->shape.n_context_train;
+    int64_t smallest = s->o.context > 0 ? wanted : MIN(wanted, (int64_t)SMALLEST_CONTEXT);
+    choose_chunk(s, wanted, smallest);
+    p->kv = kv_bytes(s, 1);
+    p->floor = without_kv(p) + kv_bytes(s, smallest);
+    p->cache = p->cache_min;
+    p->n_context = (int)smallest;
+    if (p->floor > p->budget)
+        return refuse(s, smallest, e);
+    s->mo.context = affordable_context(s, wanted);
+    p->n_context = (int)s->mo.context;
+    p->cache = MIN(p->cache_full, p->budget - (without_kv(p) - p->cache_min) - p->kv);
+    p->hit_rate = p->cache_full ? (double)p->cache / (double)p->cache_full : 0.0;
+    model_needs(s->model, &s->mo, &s->needs);
+    return OK;
+}
+
+void plan_predict(const struct model_shape *m, const sluice_probe_result *probe, sluice_plan *p)
+{
+    (void)m;
+    double drive_s = (1.0 - p->hit_rate) * (double)p->expert_bytes_per_token / (probe->drive_gbs * 1e9);
+    double cpu_s = (double)(p->expert_bytes_per_token + p->dense_bytes_per_token) / (probe->dot_gbs * 1e9);
+    p->drive_gbs = probe->drive_gbs;
+    p->memory_gbs = probe->memory_gbs;
+    p->limited_by_drive = drive_s > cpu_s;
+    p->decode_tps = 1.0 / MAX(drive_s, cpu_s);
+}
+
+/* ---- the budget while running ------------------------------------------ */
+
+static int64_t room_for_cache(const struct sluice *s)
+{
+    const sluice_plan *p = &s->plan;
+    return p->budget - p->process - p->dense - p->state - p->scratch - s->kv_in_use - s->state_in_use;
+}
+
+int plan_take(struct sluice *s, int64_t bytes, struct err *e)
+{
+    int64_t room = room_for_cache(s) - bytes;
+    if (room < s->plan.cache_min)
+        return err_set(e, E_STATE,
+                       "the memory budget is used up: a session needs %lld more bytes and the expert cache is at its smallest; raise --memory",
+                       (long long)bytes);
+    struct expert_cache *c = model_experts(s->model);
+    if ((int64_t)expert_bytes(c) > room)
+        expert_resize(c, (size_t)room);
+    s->kv_in_use += bytes;
+    return OK;
+}
+
+void plan_give(struct sluice *s, int64_t bytes)
+{
+    s->kv_in_use -= bytes;
+    int64_t want = MIN(s->plan.cache_full, room_for_cache(s));
+    struct expert_cache *c = model_experts(s->model);
+    if (want > (int64_t)expert_bytes(c))
+        expert_resize(c, (size_t)want);
+}

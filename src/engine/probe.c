@@ -1,0 +1,133 @@
+/*
+ * What drive and memory can do: the figures that every speed is held
+ * against. The drive is measured with direct reads at random places of the
+ * model file, at the engine's own depth, in expert-sized and in 4 MiB blocks.
+ */
+#include "engine/engine.h"
+
+#include <string.h>
+
+enum {
+    BIG_BLOCK = 4 << 20,
+    SLOTS = 16,
+    DRIVE_NS = 600 * 1000 * 1000,
+    MEMORY_BYTES = 192 << 20,
+    MEMORY_PASSES = 5
+};
+
+struct drive {
+    struct ioq *q;
+    int file;
+    int64_t file_bytes;
+    size_t block;
+    uint8_t *buf; /* SLOTS spans of the largest block */
+    uint64_t seed;
+};
+
+static int64_t random_place(struct drive *d)
+{
+    d->seed = d->seed * 6364136223846793005u + 1442695040888963407u;
+    int64_t blocks = MAX((d->file_bytes - (int64_t)d->block) / IOQ_ALIGN, (int64_t)1);
+    return (int64_t)((d->seed >> 16) % (uint64_t)blocks) * IOQ_ALIGN;
+}
+
+/* Keeps the queue full for a while; GB/s of what was asked for. */
+static int measure_drive(struct drive *d, double *gbs, struct err *e)
+{
+    struct ioq_req req[SLOTS] = {0};
+    int64_t t0 = os_clock_ns(), done = 0, now = t0;
+    int rc = OK;
+    size_t span = ioq_span_max(BIG_BLOCK);
+    for (int i = 0; rc == OK; i = (i + 1) % SLOTS) {
+        if (req[i].state != IOQ_IDLE) {
+            ioq_wait(d->q, &req[i]);
+            now = os_clock_ns();
+            done += (int64_t)req[i].bytes;
+            if (req[i].status < 0)
+                rc = ioq_error(d->q, &req[i], "drive probe", e);
+            req[i].state = IOQ_IDLE;
+            if (now - t0 > DRIVE_NS)
+                break;
+        }
+        req[i] = (struct ioq_req){.file = d->file, .cls = IOQ_DEMAND, .offset = random_place(d),
+                                  .bytes = d->block, .buf = d->buf + (size_t)i * span};
+        ioq_submit(d->q, &req[i]);
+    }
+    for (int i = 0; i < SLOTS; i++)
+        if (req[i].state != IOQ_IDLE)
+            ioq_wait(d->q, &req[i]);
+    *gbs = (double)done / (double)(now - t0);
+    return rc;
+}
+
+static int probe_drive(const sluice_options *o, const struct model *model,
+                       const struct model_shape *m, sluice_probe_result *r, struct err *e)
+{
+    struct ioq_config qc = {.kind = IOQ_AUTO};
+    if (o->io && strcmp(o->io, "pread") == 0)
+        qc.kind = IOQ_PREAD;
+    struct drive d = {.seed = (uint64_t)os_clock_ns(), .file_bytes = model_file_bytes(model, 0)};
+    size_t bytes = SLOTS * ioq_span_max(BIG_BLOCK);
+    TRY(ioq_open(&qc, &d.q, e));
+    int rc = d.file = ioq_add_file(d.q, model_path(model, 0), e);
+    d.buf = rc < 0 ? NULL : os_map(bytes, false);
+    if (rc >= 0 && !d.buf)
+        rc = err_set(e, E_NOMEM, "no memory for the drive probe");
+    if (rc >= 0)
+        memset(d.buf, 1, bytes); /* first touch must not be in the measurement */
+    r->direct = rc >= 0 && ioq_is_direct(d.q, d.file);
+    r->block_bytes = MIN(MAX(m->largest_expert_bytes / EXPERT_MAX_PARTS, (int64_t)IOQ_ALIGN),
+                         MIN(d.file_bytes, (int64_t)BIG_BLOCK));
+    d.block = (size_t)r->block_bytes;
+    if (rc >= 0)
+        rc = measure_drive(&d, &r->drive_gbs, e);
+    d.block = (size_t)MIN(d.file_bytes, (int64_t)BIG_BLOCK);
+    if (rc >= 0)
+        rc = measure_drive(&d, &r->drive_gbs_big, e);
+    ioq_close(d.q);
+    if (d.buf)
+        os_unmap(d.buf, bytes);
+    return rc < 0 ? rc : OK;
+}
+
+static int probe_memory(struct device *d, sluice_probe_result *r, struct err *e)
+{
+    struct dev_sizes sizes = {.max_tokens = 1, .n_embd = 4096, .max_in = 4096, .max_out = 4096,
+                              .n_experts = 1, .n_used = 1, .expert_width = 32, .shared_width = 32,
+                              .head_dim = 64};
+    TRY(device_reserve(d, &sizes, e));
+    uint8_t *buf = os_map(MEMORY_BYTES, true);
+    if (!buf)
+        return err_set(e, E_NOMEM, "no memory for the memory probe");
+    memset(buf, 0, MEMORY_BYTES);
+    for (int dot = 0; dot < 2; dot++) {
+        int64_t best = INT64_MAX;
+        for (int i = 0; i < MEMORY_PASSES; i++)
+            best = MIN(best, device_probe_memory(d, buf, MEMORY_BYTES, dot != 0));
+        *(dot ? &r->dot_gbs : &r->memory_gbs) = (double)MEMORY_BYTES / (double)best;
+    }
+    os_unmap(buf, MEMORY_BYTES);
+    return OK;
+}
+
+int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err)
+{
+    struct err *e = err_of(err);
+    struct model *m = NULL;
+    struct model_shape shape;
+    struct device *d = NULL;
+    struct device_config dc = {.threads = o->threads > 0 ? o->threads : os_cpu_count(), .cpu = o->cpu};
+    *out = (sluice_probe_result){0};
+    int rc = o->model ? model_describe(o->model, true, &m, e) : err_set(e, E_ARG, "no model was named");
+    if (rc == OK) {
+        model_shape(m, &shape);
+        rc = probe_drive(o, m, &shape, out, e);
+    }
+    if (rc == OK)
+        rc = device_cpu_open(&dc, &d, e);
+    if (rc == OK)
+        rc = probe_memory(d, out, e);
+    device_close(d);
+    model_close(m);
+    return rc;
+}

@@ -1,0 +1,180 @@
+/*
+ * Logits -> id. Order of the steps: repetition penalty, top-k, top-p, min-p,
+ * temperature, draw. Ties go to the lower id; padding tokens are never
+ * chosen. The generator is splitmix64, so a seed means the same everywhere.
+ */
+#include "engine/engine.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct candidate {
+    float logit;
+    int32_t id;
+};
+
+struct sampler {
+    sluice_sampling p;
+    uint64_t state;
+    int n_vocab;
+    struct candidate *c;
+};
+
+void sluice_sampling_init(sluice_sampling *p)
+{
+    *p = (sluice_sampling){.top_p = 1.0f, .repeat_penalty = 1.0f, .repeat_window = 64};
+}
+
+static bool in_range(const sluice_sampling *p)
+{
+    return p->temperature >= 0.0f && p->temperature <= 100.0f && p->top_k >= 0 && p->top_p > 0.0f &&
+           p->top_p <= 1.0f && p->min_p >= 0.0f && p->min_p <= 1.0f && p->repeat_penalty > 0.0f &&
+           p->repeat_penalty <= 100.0f && p->repeat_window >= 0;
+}
+
+int sampler_new(const sluice_sampling *p, int n_vocab, struct sampler **out, struct err *e)
+{
+    if (!in_range(p))
+        return err_set(e, E_ARG,
+                       "sampling: temperature %g (0..100), top-k %d (>= 0), top-p %g (0..1], min-p %g (0..1), repeat penalty %g (0..100]",
+                       (double)p->temperature, p->top_k, (double)p->top_p, (double)p->min_p,
+                       (double)p->repeat_penalty);
+    struct sampler *z = calloc(1, sizeof(*z));
+    if (z)
+        z->c = calloc((size_t)n_vocab, sizeof(*z->c));
+    if (!z || !z->c) {
+        free(z);
+        return err_set(e, E_NOMEM, "no memory for sampling");
+    }
+    z->p = *p;
+    z->state = p->seed;
+    z->n_vocab = n_vocab;
+    *out = z;
+    return OK;
+}
+
+void sampler_free(struct sampler *z)
+{
+    if (z)
+        free(z->c);
+    free(z);
+}
+
+/* Uniform in [0, 1). splitmix64: Steele, Lea, Flood 2014. */
+static double draw(struct sampler *z)
+{
+    uint64_t x = z->state += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    x ^= x >> 31;
+    return (double)(x >> 11) * 0x1p-53;
+}
+
+static bool usable(const struct text *t, int32_t id)
+{
+    return id < text_n_tokens(t) && !text_is_unused(t, id);
+}
+
+int32_t sample_greedy(const struct text *t, const float *logits, int n_vocab)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < n_vocab; i++)
+        if (!isnan(logits[i]) && (best < 0 || logits[i] > logits[best]) && usable(t, i))
+            best = i;
+    return best < 0 ? 0 : best;
+}
+
+static int by_logit(const void *pa, const void *pb)
+{
+    const struct candidate *a = pa, *b = pb;
+    if (a->logit != b->logit)
+        return a->logit > b->logit ? -1 : 1;
+    return (a->id > b->id) - (a->id < b->id);
+}
+
+static int fill(struct sampler *z, const struct text *t, const float *logits)
+{
+    int n = 0;
+    for (int32_t i = 0; i < z->n_vocab; i++)
+        if (!isnan(logits[i]) && usable(t, i))
+            z->c[n++] = (struct candidate){logits[i], i};
+    return n;
+}
+
+/* Each token of the window is penalised once: positive logits are divided,
+ * negative ones multiplied (Keskar et al. 2019). Candidates are still by id. */
+static void penalise(struct sampler *z, int n, const int32_t *held, int64_t n_held)
+{
+    int64_t from = MAX((int64_t)0, n_held - z->p.repeat_window);
+    for (int64_t i = from; i < n_held; i++) {
+        bool seen = false;
+        for (int64_t j = from; j < i && !seen; j++)
+            seen = held[j] == held[i];
+        if (seen)
+            continue;
+        int lo = 0, hi = n;
+        while (lo < hi) {
+            int mid = (lo + hi) / 2;
+            if (z->c[mid].id < held[i])
+                lo = mid + 1;
+            else
+                hi = mid;
+        }
+        if (lo < n && z->c[lo].id == held[i])
+            z->c[lo].logit = z->c[lo].logit > 0.0f ? z->c[lo].logit / z->p.repeat_penalty
+                                                   : z->c[lo].logit * z->p.repeat_penalty;
+    }
+}
+
+/* How many of the sorted candidates top-k, top-p and min-p leave. */
+static int cut(const struct sampler *z, int n)
+{
+    const struct candidate *c = z->c;
+    if (z->p.top_k > 0)
+        n = MIN(n, z->p.top_k);
+    if (z->p.top_p < 1.0f) {
+        double sum = 0.0, part = 0.0;
+        int keep = 0;
+        for (int i = 0; i < n; i++)
+            sum += exp((double)c[i].logit - (double)c[0].logit);
+        while (keep < n && part < (double)z->p.top_p * sum)
+            part += exp((double)c[keep++].logit - (double)c[0].logit);
+        n = MAX(keep, 1);
+    }
+    if (z->p.min_p > 0.0f) {
+        double lowest = (double)c[0].logit + log((double)z->p.min_p);
+        int keep = 1;
+        while (keep < n && (double)c[keep].logit >= lowest)
+            keep++;
+        n = keep;
+    }
+    return n;
+}
+
+int32_t sampler_next(struct sampler *z, const struct text *t, const float *logits,
+                     const int32_t *held, int64_t n_held)
+{
+    bool penalty = z->p.repeat_penalty != 1.0f && z->p.repeat_window > 0;
+    if (z->p.temperature == 0.0f && !penalty)
+        return sample_greedy(t, logits, z->n_vocab);
+    int n = fill(z, t, logits);
+    if (n == 0)
+        return 0;
+    if (penalty)
+        penalise(z, n, held, n_held);
+    qsort(z->c, (size_t)n, sizeof(*z->c), by_logit);
+    if (z->p.temperature == 0.0f)
+        return z->c[0].id;
+    n = cut(z, n);
+    double sum = 0.0, part = 0.0;
+    for (int i = 0; i < n; i++)
+        sum += exp(((double)z->c[i].logit - (double)z->c[0].logit) / (double)z->p.temperature);
+    double goal = draw(z) * sum;
+    for (int i = 0; i < n; i++) {
+        part += exp(((double)z->c[i].logit - (double)z->c[0].logit) / (double)z->p.temperature);
+        if (goal < part)
+            return z->c[i].id;
+    }
+    return z->c[n - 1].id;
+}

@@ -1,0 +1,317 @@
+/*
+ * A model's header: opening, sizes by role, metadata for the layers above.
+ */
+#include "model/model_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char *copy_str(struct str s)
+{
+    char *p = malloc(s.n + 1);
+    if (p) {
+        if (s.n)
+            memcpy(p, s.p, s.n);
+        p[s.n] = '\0';
+    }
+    return p;
+}
+
+static int block_of(const char *name)
+{
+    int il = -1;
+    return sscanf(name, "blk.%d.", &il) == 1 ? il : -1;
+}
+
+static const char *role_of(const struct model *m, const struct gguf_tensor *t)
+{
+    if (!m->described_only && block_of(t->name) >= m->c.n_layers)
+        return "skipped"; /* multi-token prediction */
+    if (strstr(t->name, "_exps."))
+        return "expert";
+    if (strcmp(t->name, "token_embd.weight") == 0)
+        return "embedding";
+    if (strcmp(t->name, "output.weight") == 0)
+        return "output";
+    return "dense";
+}
+
+/* ---- sizes ------------------------------------------------------------ */
+
+static void measure_experts(struct model *m)
+{
+    struct model_shape *s = &m->shape;
+    int64_t by_type[DT_COUNT] = {0}, best = 0;
+    for (int il = 0; il < m->c.n_layers && m->experts; il++) {
+        int64_t one = 0;
+        for (int p = 0; p < m->experts[il].n_parts; p++)
+            one += (int64_t)m->experts[il].part[p].bytes;
+        s->expert_bytes_per_token += one * m->c.n_used;
+        s->largest_expert_bytes = MAX(s->largest_expert_bytes, one);
+    }
+    for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
+        if (strcmp(role_of(m, t), "expert") == 0)
+            by_type[t->type] += t->bytes;
+    }
+    for (int t = 0; t < DT_COUNT; t++)
+        if (by_type[t] > best) {
+            best = by_type[t];
+            s->expert_type = (enum dtype)t;
+        }
+}
+
+static void measure(struct model *m)
+{
+    struct model_shape *s = &m->shape;
+    const struct config *c = &m->c;
+    s->arch = m->arch_name;
+    s->name = m->name;
+    s->n_layers = c->n_layers;
+    s->n_embd = (int)c->n_embd;
+    s->n_vocab = (int)c->n_vocab;
+    s->n_context_train = (int)c->n_context;
+    s->n_experts = (int)c->n_experts;
+    s->n_used = (int)c->n_used;
+    s->expert_width = (int)c->expert_width;
+    s->shared_width = (int)c->shared_width;
+    for (int i = 0; i < gguf_n_files(m->gguf); i++)
+        s->file_bytes += gguf_file_bytes(m->gguf, i);
+    for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
+        const char *role = role_of(m, t);
+        if (strcmp(role, "expert") == 0)
+            s->expert_bytes += t->bytes;
+        else if (strcmp(role, "skipped") == 0)
+            s->skipped_bytes += t->bytes;
+        else
+            s->dense_bytes += t->bytes;
+    }
+    s->dense_bytes_per_token = s->dense_bytes;
+    const struct gguf_tensor *embed = gguf_tensor_find(m->gguf, "token_embd.weight");
+    if (embed && gguf_tensor_find(m->gguf, "output.weight"))
+        s->dense_bytes_per_token -= embed->bytes;
+    measure_experts(m);
+}
+
+/* ---- opening ---------------------------------------------------------- */
+
+static int describe(struct model *m, bool any, struct err *e)
+{
+    struct str arch = {"", 0}, name = {"", 0};
+    char known[256];
+    model_meta_str(m, "general.name", &name);
+    bool has_arch = model_meta_str(m, "general.architecture", &arch);
+    m->arch_name = copy_str(arch);
+    m->name = copy_str(name);
+    if (!m->arch_name || !m->name)
+        return err_set(e, E_NOMEM, "model: no memory for its name");
+    m->c.arch = has_arch ? arch_find(arch) : NULL;
+    m->described_only = !m->c.arch;
+    if (!m->c.arch && !any) {
+        arch_list(known, sizeof(known));
+        if (!has_arch)
+            return err_set(e, E_FORMAT, "%s: metadata key 'general.architecture' is missing",
+                           gguf_file_path(m->gguf, 0));
+        return err_set(e, E_UNSUPPORTED, "%s: architecture '%s' is not supported; this version runs %s",
+                       gguf_file_path(m->gguf, 0), m->arch_name, known);
+    }
+    if (m->c.arch) {
+        struct err ignored = {0};
+        int rc = config_read(m->gguf, &m->c, any ? &ignored : e);
+        if (rc == OK)
+            rc = bind_model(m, any ? &ignored : e);
+        if (rc < 0 && !any)
+            return rc;
+        m->described_only = rc < 0;
+    }
+    measure(m);
+    return OK;
+}
+
+int model_describe(const char *path, bool any, struct model **out, struct err *e)
+{
+    struct model *m = calloc(1, sizeof(*m));
+    if (!m)
+        return err_set(e, E_NOMEM, "model: no memory for its description");
+    int rc = gguf_open(path, &m->gguf, e);
+    if (rc == OK)
+        rc = describe(m, any, e);
+    if (rc < 0) {
+        model_close(m);
+        return rc;
+    }
+    *out = m;
+    return OK;
+}
+
+void model_close(struct model *m)
+{
+    if (!m)
+        return;
+    if (m->cache)
+        expert_close(m->cache);
+    if (m->dense_map)
+        os_unmap(m->dense_map, m->dense_map_bytes);
+    if (m->scratch.map)
+        os_unmap(m->scratch.map, m->scratch.bytes);
+    gguf_close(m->gguf);
+    free(m->layers);
+    free(m->experts);
+    free(m->weights);
+    free(m->runs);
+    free(m->rope_freq);
+    free(m->name);
+    free(m->arch_name);
+    free(m);
+}
+
+void model_shape(const struct model *m, struct model_shape *s)
+{
+    *s = m->shape;
+}
+
+void model_forget_header(struct model *m)
+{
+    gguf_close(m->gguf);
+    m->gguf = NULL;
+}
+
+const char *model_path(const struct model *m, int file)
+{
+    return gguf_file_path(m->gguf, file);
+}
+
+int64_t model_file_bytes(const struct model *m, int file)
+{
+    return gguf_file_bytes(m->gguf, file);
+}
+
+/* ---- metadata --------------------------------------------------------- */
+
+bool model_meta_str(const struct model *m, const char *key, struct str *out)
+{
+    const struct gguf_value *v = gguf_find(m->gguf, key);
+    return v && !v->is_array && gguf_value_str(v, out);
+}
+
+bool model_meta_i64(const struct model *m, const char *key, int64_t *out)
+{
+    const struct gguf_value *v = gguf_find(m->gguf, key);
+    return v && !v->is_array && gguf_value_i64(v, 0, out);
+}
+
+int model_meta_strs(const struct model *m, const char *key, struct str **out, int64_t *n,
+                    struct err *e)
+{
+    const struct gguf_value *v = gguf_find(m->gguf, key);
+    if (!v || !v->is_array || v->type != GGUF_STRING)
+        return err_set(e, E_FORMAT, "%s: metadata key '%s' is missing or not a list of strings; the file has no usable tokeniser",
+                       gguf_file_path(m->gguf, 0), key);
+    *n = (int64_t)v->n;
+    *out = calloc(v->n ? v->n : 1, sizeof(**out));
+    if (!*out)
+        return err_set(e, E_NOMEM, "model: no memory for the %" PRIu64 " strings of '%s'", v->n, key);
+    if (!gguf_value_strs(v, *out)) {
+        free(*out);
+        *out = NULL;
+        return err_set(e, E_FORMAT, "%s: the strings of '%s' cannot be read", gguf_file_path(m->gguf, 0), key);
+    }
+    return OK;
+}
+
+int model_meta_ints(const struct model *m, const char *key, int32_t **out, int64_t *n,
+                    struct err *e)
+{
+    const struct gguf_value *v = gguf_find(m->gguf, key);
+    if (!v || !v->is_array)
+        return err_set(e, E_FORMAT, "%s: metadata key '%s' is missing or not a list", gguf_file_path(m->gguf, 0), key);
+    int32_t *a = calloc(v->n ? v->n : 1, sizeof(*a));
+    if (!a)
+        return err_set(e, E_NOMEM, "model: no memory for the %" PRIu64 " numbers of '%s'", v->n, key);
+    for (uint64_t i = 0; i < v->n; i++) {
+        int64_t x;
+        if (!gguf_value_i64(v, i, &x) || x < INT32_MIN || x > INT32_MAX) {
+            free(a);
+            return err_set(e, E_FORMAT, "%s: element %" PRIu64 " of '%s' is not a 32-bit number",
+                           gguf_file_path(m->gguf, 0), i, key);
+        }
+        a[i] = (int32_t)x;
+    }
+    *out = a;
+    *n = (int64_t)v->n;
+    return OK;
+}
+
+/* ---- looking ---------------------------------------------------------- */
+
+static void put_str(char *buf, size_t n, struct str s)
+{
+    size_t keep = MIN(s.n, n - 4);
+    memcpy(buf, s.p, keep);
+    strcpy(buf + keep, keep < s.n ? "..." : "");
+}
+
+static int put_number(char *buf, size_t n, const struct gguf_value *v, uint64_t i)
+{
+    int64_t x;
+    uint64_t u;
+    double d;
+    if (v->type == GGUF_BOOL && gguf_value_u64(v, i, &u))
+        return snprintf(buf, n, "%s", u ? "true" : "false");
+    if (v->type != GGUF_F32 && v->type != GGUF_F64) {
+        if (gguf_value_i64(v, i, &x))
+            return snprintf(buf, n, "%" PRId64, x);
+        if (gguf_value_u64(v, i, &u))
+            return snprintf(buf, n, "%" PRIu64, u);
+    }
+    if (gguf_value_f64(v, i, &d))
+        return snprintf(buf, n, "%.9g", d);
+    return snprintf(buf, n, "?");
+}
+
+static void put_value(char *buf, size_t n, const struct gguf_value *v)
+{
+    enum { SHOWN = 8 };
+    struct str s;
+    if (!v->is_array && v->type == GGUF_STRING && gguf_value_str(v, &s)) {
+        put_str(buf, n, s);
+        return;
+    }
+    if (!v->is_array) {
+        put_number(buf, n, v, 0);
+        return;
+    }
+    if (v->type == GGUF_STRING) {
+        snprintf(buf, n, "[%" PRIu64 " strings]", v->n);
+        return;
+    }
+    size_t at = (size_t)snprintf(buf, n, "[");
+    for (uint64_t i = 0; i < MIN(v->n, (uint64_t)SHOWN); i++) {
+        at += (size_t)snprintf(buf + at, n - at, i ? ", " : "");
+        at += (size_t)put_number(buf + at, n - at, v, i);
+    }
+    if (v->n > SHOWN)
+        snprintf(buf + at, n - at, ", ... %" PRIu64 " in all]", v->n);
+    else
+        snprintf(buf + at, n - at, "]");
+}
+
+void model_visit(const struct model *m, const struct model_visitor *v)
+{
+    char key[256], value[1024], type[64];
+    for (int64_t i = 0; v->on_meta && i < gguf_n_values(m->gguf); i++) {
+        const struct gguf_value *x = gguf_value_at(m->gguf, i);
+        put_str(key, sizeof(key), x->key);
+        put_value(value, sizeof(value), x);
+        snprintf(type, sizeof(type), "%s%s", gguf_type_name(x->type), x->is_array ? "[]" : "");
+        v->on_meta(v->user, key, type, value);
+    }
+    for (int64_t i = 0; v->on_tensor && i < gguf_n_tensors(m->gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
+        v->on_tensor(v->user, t->name, dtype_info(t->type)->name, t->ne, t->n_dims, t->bytes, t->file,
+                     t->offset, role_of(m, t));
+    }
+}

@@ -1,0 +1,120 @@
+/*
+ * Tokens -> residual stream -> logits. The one function to read is
+ * model_forward; a layer is a mixer (attention or gated delta net) and a
+ * mixture-of-experts block, each adding to the residual stream.
+ */
+#include "model/model_internal.h"
+
+#include <string.h>
+
+static void project(struct model *m, const float *x, int64_t n_tok, int64_t n_in, const float *norm,
+                    bool add, int n, const struct dev_mat **w, float **out)
+{
+    struct dev_project p = {.x = x, .x_stride = n_in, .n_tok = n_tok, .n_in = n_in, .norm = norm,
+                            .eps = m->c.eps, .add = add, .n_mats = n};
+    for (int i = 0; i < n; i++) {
+        p.w[i] = w[i];
+        p.out[i] = out[i];
+    }
+    device_project(m->dev, &p);
+}
+
+/* Adds w * o to the residual stream. */
+static void project_back(struct model *m, const struct dev_mat *w, int64_t n_tok)
+{
+    float *x = m->scratch.x;
+    project(m, m->scratch.o, n_tok, w->n_in, NULL, true, 1, &w, &x);
+}
+
+static void attention_block(struct model *m, struct model_state *s, const struct layer *l,
+                            int64_t n_tok)
+{
+    const struct config *c = &m->c;
+    struct scratch *t = &m->scratch;
+    const struct dev_mat *w[] = {&l->q, &l->k, &l->v};
+    float *out[] = {t->a, t->b, t->g};
+    project(m, t->x, n_tok, c->n_embd, l->attn_norm, false, 3, w, out);
+    device_attention(m->dev, &(struct dev_attention){
+        .n_tok = n_tok, .pos = s->length,
+        .n_head = c->n_head, .n_kv = c->n_kv, .head_dim = c->head_dim, .n_rot = c->n_rot,
+        .q = t->a, .gated = c->arch->gated_attention, .k = t->b, .v = t->g,
+        .q_norm = l->q_norm, .k_norm = l->k_norm, .rope_freq = m->rope_freq,
+        .eps = c->eps, .scale = c->attn_scale,
+        .k_cache = state_k(s, l->state_index), .v_cache = state_v(s, l->state_index),
+        .kv_f16 = m->options.kv_f16, .out = t->o});
+    project_back(m, &l->out, n_tok);
+}
+
+static void delta_block(struct model *m, struct model_state *s, const struct layer *l, int64_t n_tok)
+{
+    const struct config *c = &m->c;
+    struct scratch *t = &m->scratch;
+    float *alpha = t->g, *beta = t->g + n_tok * c->n_v;
+    float *S = s->rec + (size_t)l->state_index * state_layer_floats(c);
+    const struct dev_mat *w[] = {&l->qkv, &l->z, &l->alpha, &l->beta};
+    float *out[] = {t->a, t->b, alpha, beta};
+    project(m, t->x, n_tok, c->n_embd, l->attn_norm, false, 4, w, out);
+    device_delta(m->dev, &(struct dev_delta){
+        .n_tok = n_tok, .n_k = c->n_k, .n_v = c->n_v, .dk = c->dk, .dv = c->dv,
+        .u = t->a, .z = t->b, .alpha = alpha, .beta = beta, .a = l->a, .dt = l->dt,
+        .conv = l->conv, .norm = l->ssm_norm, .eps = c->eps,
+        .conv_state = S + c->n_v * c->dk * c->dv, .S = S, .out = t->o});
+    project_back(m, &l->out, n_tok);
+}
+
+static int run_layers(struct model *m, struct model_state *s, int64_t n, struct err *e)
+{
+    for (int il = 0; il < m->c.n_layers; il++) {
+        const struct layer *l = &m->layers[il];
+        if (l->recurrent)
+            delta_block(m, s, l, n);
+        else
+            attention_block(m, s, l, n);
+        TRY(moe_block(m, il, s->length, n, e));
+    }
+    return OK;
+}
+
+static int check_ids(const struct model *m, const int32_t *ids, int64_t n, struct err *e)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= m->c.n_vocab)
+            return err_set(e, E_ARG, "token id %d at place %lld is outside the vocabulary of %lld",
+                           ids[i], (long long)i, (long long)m->c.n_vocab);
+    return OK;
+}
+
+int model_forward(struct model *m, struct model_state *s, const int32_t *ids, int64_t n,
+                  struct err *e)
+{
+    if (s->broken)
+        return err_set(e, E_STATE, "the session was left half computed by an earlier failure; reset it");
+    if (n < 1 || n > m->options.max_tokens)
+        return err_set(e, E_ARG, "a step of %lld tokens is outside 1..%d", (long long)n, m->options.max_tokens);
+    if (s->length + n > m->options.context)
+        return err_set(e, E_STATE, "the context is full: %lld tokens held, %lld more asked for, %lld possible; raise --ctx or --memory",
+                       (long long)s->length, (long long)n, (long long)m->options.context);
+    TRY(check_ids(m, ids, n, e));
+
+    device_embed(m->dev, m->scratch.x, &m->embed, ids, n);
+    s->broken = true; /* recurrent layers move on one by one */
+    TRY(run_layers(m, s, n, e));
+    s->broken = false;
+    s->length += n;
+    if (n == 1)
+        expert_tick(m->cache);
+    return OK;
+}
+
+void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits)
+{
+    const struct dev_mat *w = &m->output;
+    project(m, m->scratch.x + row * m->c.n_embd, n_rows, m->c.n_embd, m->output_norm, false, 1, &w,
+            &logits);
+}
+
+void model_set_route(struct model *m, model_route_fn *fn, void *user)
+{
+    m->route = fn;
+    m->route_user = user;
+}

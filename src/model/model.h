@@ -1,0 +1,130 @@
+/*
+ * model: the only folder that knows a transformer.
+ *
+ *   arch.c      families as rows of data
+ *   config.c    a file's numbers, checked
+ *   bind.c      tensor names -> weights, experts -> extents
+ *   load.c      the dense part into memory
+ *   state.c     KV cache and recurrent state of one session
+ *   forward.c   tokens -> residual stream -> logits, layer by layer
+ *   moe.c       one mixture-of-experts block: routing, reads, experts
+ *
+ * Opening has three steps so that a refusal comes before anything large is
+ * touched: model_describe reads the header; the engine plans memory from
+ * model_needs; model_load reads the dense part and opens the expert cache.
+ *
+ * One thread drives a model and its states.
+ */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "base/base.h"
+#include "device/device.h"
+#include "expert/expert.h"
+#include "io/io.h"
+
+struct model;
+struct model_state;
+
+/* ---- describing ------------------------------------------------------- */
+
+/* With `any`, only the file is read and a family that sluice cannot run is
+ * accepted too; such a model can be looked into and not loaded. */
+int model_describe(const char *path, bool any, struct model **out, struct err *e);
+void model_close(struct model *m);
+
+struct model_shape {
+    const char *arch, *name;
+    int n_layers, n_embd, n_vocab, n_context_train;
+    int n_experts, n_used, expert_width, shared_width;
+    int n_attention_layers, n_recurrent_layers;
+    enum dtype expert_type;     /* of most expert bytes */
+    int64_t file_bytes, dense_bytes, expert_bytes, skipped_bytes;
+    int64_t expert_bytes_per_token; /* of the picked experts */
+    int64_t dense_bytes_per_token;  /* read from memory: all dense but the embedding table */
+    int64_t largest_expert_bytes;
+};
+void model_shape(const struct model *m, struct model_shape *s);
+
+/* Metadata, for the tokeniser: borrowed until model_forget_header. */
+bool model_meta_str(const struct model *m, const char *key, struct str *out);
+bool model_meta_i64(const struct model *m, const char *key, int64_t *out);
+/* Arrays allocated with malloc, for the caller to free; E_FORMAT when absent. */
+int model_meta_strs(const struct model *m, const char *key, struct str **out, int64_t *n,
+                    struct err *e);
+int model_meta_ints(const struct model *m, const char *key, int32_t **out, int64_t *n,
+                    struct err *e);
+/* Walks metadata and tensors as printable text. */
+struct model_visitor {
+    void (*on_meta)(void *user, const char *key, const char *type, const char *value);
+    void (*on_tensor)(void *user, const char *name, const char *type, const int64_t shape[4],
+                      int n_dims, int64_t bytes, int file, int64_t offset, const char *role);
+    void *user;
+};
+void model_visit(const struct model *m, const struct model_visitor *v);
+const char *model_path(const struct model *m, int file);
+int64_t model_file_bytes(const struct model *m, int file);
+
+/* ---- what it needs ----------------------------------------------------- */
+
+struct model_options {
+    int max_tokens;   /* chunk */
+    int64_t context;  /* longest session */
+    bool kv_f16;
+};
+
+struct model_needs {
+    int64_t dense;              /* memory for the dense part */
+    int64_t state;              /* recurrent state of one session, with its snapshot */
+    int64_t kv_per_token;       /* KV cache */
+    int64_t scratch;            /* activations of a chunk, besides the device's */
+    int64_t cache_min, cache_full;
+    struct dev_sizes sizes;     /* for the device */
+};
+void model_needs(const struct model *m, const struct model_options *o, struct model_needs *n);
+
+/* ---- loading ----------------------------------------------------------- */
+
+typedef int model_progress_fn(void *user, int64_t done, int64_t total); /* non-zero cancels */
+
+/* Reads the dense part and opens the expert cache over `q`. The device must
+ * have been reserved with model_needs().sizes. Device and queue are borrowed. */
+int model_load(struct model *m, const struct model_options *o, struct device *d, struct ioq *q,
+               int64_t cache_bytes, const char *policy, model_progress_fn *progress, void *user,
+               struct err *e);
+/* Frees the header (metadata strings); borrowed strings become invalid. */
+void model_forget_header(struct model *m);
+struct expert_cache *model_experts(struct model *m);
+
+/* ---- state of one session ---------------------------------------------- */
+
+int model_state_new(struct model *m, struct model_state **out, struct err *e);
+void model_state_free(struct model_state *s);
+void model_state_reset(struct model_state *s);
+int64_t model_state_length(const struct model_state *s); /* positions held */
+/* Memory of the KV cache for `n` positions; grows in steps. */
+int64_t model_kv_bytes(const struct model *m, int64_t n);
+/* Keeps a copy of the recurrent state as it is now. */
+void model_state_snapshot(struct model_state *s);
+int64_t model_state_snapshot_length(const struct model_state *s); /* -1: none */
+/* Back to `n` <= length positions: possible at the length, at the snapshot, at 0,
+ * and anywhere when the model has no recurrent layers. False: not possible. */
+bool model_state_rewind(struct model_state *s, int64_t n);
+
+/* ---- computing ---------------------------------------------------------- */
+
+/*
+ * Appends n <= max_tokens ids. On failure the state is unusable until
+ * model_state_reset or a rewind to its snapshot.
+ */
+int model_forward(struct model *m, struct model_state *s, const int32_t *ids, int64_t n,
+                  struct err *e);
+/* Logits (n_rows, n_vocab), host memory, of tokens [row, row + n_rows) of the
+ * last model_forward. */
+void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits);
+
+typedef void model_route_fn(void *user, int layer, int64_t first_position, int64_t n_tokens,
+                            int n_used, const int32_t *experts);
+void model_set_route(struct model *m, model_route_fn *fn, void *user);
+
+#endif

@@ -1,0 +1,194 @@
+/*
+ * One mixture-of-experts block: routing, reads, experts.
+ *
+ * Reads of all picked experts start as soon as the router has spoken. One
+ * token: whatever has arrived is computed together, in any order. A chunk:
+ * each picked expert is read once, in ascending id, with a window of reads
+ * running ahead of the computation.
+ */
+#include "model/model_internal.h"
+
+#include <string.h>
+
+static struct dev_expert expert_of(const struct model *m, const struct layer *l,
+                                   const struct expert_lease *lease)
+{
+    struct dev_expert x = {.gate = l->gate, .up = l->up, .down = l->down};
+    x.gate.data = expert_data(m->cache, lease, 0);
+    if (l->fused_gate_up) {
+        size_t half = (size_t)l->gate.n_out * dtype_row_bytes(l->gate.type, l->gate.n_in);
+        x.up.data = (const uint8_t *)x.gate.data + half;
+        x.down.data = expert_data(m->cache, lease, 1);
+    } else {
+        x.up.data = expert_data(m->cache, lease, 1);
+        x.down.data = expert_data(m->cache, lease, 2);
+    }
+    return x;
+}
+
+static struct dev_expert shared_of(const struct layer *l, int64_t n_tok)
+{
+    return (struct dev_expert){.gate = l->shared_gate_mat, .up = l->shared_up,
+                               .down = l->shared_down, .n_rows = n_tok, .shared = true};
+}
+
+/* ---- one token -------------------------------------------------------- */
+
+/* How many of the picks have a lower id than pick i. */
+static int rank_of(const int32_t *picks, int n, int i)
+{
+    int rank = 0;
+    for (int j = 0; j < n; j++)
+        rank += picks[j] < picks[i];
+    return rank;
+}
+
+/* Collects the arrived ones of the leases not yet done; returns how many. */
+static int collect_ready(struct model *m, const struct layer *l, const struct dev_moe *b,
+                         const struct expert_lease *leases, bool *done, struct dev_expert *batch,
+                         int n_batch)
+{
+    int n = (int)b->n_used;
+    for (int i = 0; i < n; i++) {
+        if (done[i] || !expert_ready(m->cache, &leases[i]))
+            continue;
+        done[i] = true;
+        batch[n_batch] = expert_of(m, l, &leases[i]);
+        batch[n_batch].n_rows = 1;
+        batch[n_batch].slot = rank_of(b->picks, n, i);
+        n_batch++;
+    }
+    return n_batch;
+}
+
+static int compute_arriving(struct model *m, const struct layer *l, const struct dev_moe *b,
+                            const struct expert_lease *leases, struct err *e)
+{
+    struct dev_expert batch[DEV_MAX_USED + 1];
+    bool done[DEV_MAX_USED] = {false};
+    int left = (int)b->n_used, n = 0;
+    if (b->shared_gate)
+        batch[n++] = shared_of(l, 1);
+    while (left > 0 || n > 0) {
+        int shared = n;
+        for (int i = 0; i < b->n_used; i++) /* a failed read counts as ready: ask */
+            if (!done[i] && expert_ready(m->cache, &leases[i]))
+                TRY(expert_wait(m->cache, &leases[i], e));
+        n = collect_ready(m, l, b, leases, done, batch, n);
+        left -= n - shared;
+        if (n > 0)
+            device_moe_experts(m->dev, b, batch, n);
+        n = 0;
+        for (int i = 0; left > 0 && i < b->n_used; i++)
+            if (!done[i]) {
+                TRY(expert_wait(m->cache, &leases[i], e));
+                break;
+            }
+    }
+    return OK;
+}
+
+static int one_token(struct model *m, int il, const struct dev_moe *b, struct err *e)
+{
+    struct expert_lease leases[DEV_MAX_USED];
+    int n = (int)b->n_used;
+    TRY(expert_request(m->cache, il, b->picks, n, leases, e));
+    int rc = compute_arriving(m, &m->layers[il], b, leases, e);
+    for (int i = 0; i < n; i++)
+        expert_release(m->cache, &leases[i]);
+    return rc;
+}
+
+/* ---- a chunk ---------------------------------------------------------- */
+
+/* Sorts (token, pick) pairs by expert, tokens ascending: rows of expert x are
+ * rows[first[x] .. first[x + 1]). */
+static void group_by_expert(struct model *m, const struct dev_moe *b)
+{
+    struct scratch *s = &m->scratch;
+    int64_t n_experts = m->c.n_experts, n = b->n_tok * b->n_used;
+    memset(s->first, 0, (size_t)(n_experts + 1) * sizeof(*s->first));
+    for (int64_t i = 0; i < n; i++)
+        s->first[b->picks[i] + 1]++;
+    for (int64_t x = 0; x < n_experts; x++)
+        s->first[x + 1] += s->first[x];
+    for (int64_t i = 0; i < n; i++) { /* first[x] runs to the start of x + 1 ... */
+        int32_t at = s->first[b->picks[i]]++;
+        s->rows[at] = (int32_t)(i / b->n_used);
+        s->row_weights[at] = b->weights[i];
+    }
+    for (int64_t x = n_experts; x > 0; x--) /* ... and is moved back */
+        s->first[x] = s->first[x - 1];
+    s->first[0] = 0;
+}
+
+enum { WINDOW_MAX = 32 };
+
+struct window {
+    struct expert_lease lease[WINDOW_MAX];
+    int head, n; /* oldest lease, leases held */
+    int32_t next;
+};
+
+/* Leases further experts that have tokens, as far as slots allow. */
+static int refill(struct model *m, int il, struct window *w, struct err *e)
+{
+    const int32_t *first = m->scratch.first;
+    for (; w->next < m->c.n_experts && w->n < WINDOW_MAX; w->next++) {
+        if (first[w->next] == first[w->next + 1])
+            continue;
+        if (w->n > 0 && expert_free_slots(m->cache, il) < 1)
+            return OK;
+        int at = (w->head + w->n) % WINDOW_MAX;
+        TRY(expert_request(m->cache, il, &w->next, 1, &w->lease[at], e));
+        w->n++;
+    }
+    return OK;
+}
+
+static int chunk(struct model *m, int il, const struct dev_moe *b, struct err *e)
+{
+    const struct layer *l = &m->layers[il];
+    const struct scratch *s = &m->scratch;
+    struct window w = {0};
+    group_by_expert(m, b);
+    int rc = refill(m, il, &w, e);
+    if (rc == OK && b->shared_gate) {
+        struct dev_expert shared = shared_of(l, b->n_tok);
+        device_moe_experts(m->dev, b, &shared, 1);
+    }
+    while (rc == OK && w.n > 0) {
+        struct expert_lease *lease = &w.lease[w.head];
+        rc = expert_wait(m->cache, lease, e);
+        if (rc < 0)
+            break;
+        struct dev_expert x = expert_of(m, l, lease);
+        x.n_rows = s->first[lease->expert + 1] - s->first[lease->expert];
+        x.rows = s->rows + s->first[lease->expert];
+        x.weight = s->row_weights + s->first[lease->expert];
+        device_moe_experts(m->dev, b, &x, 1);
+        expert_release(m->cache, lease);
+        w.head = (w.head + 1) % WINDOW_MAX;
+        w.n--;
+        rc = refill(m, il, &w, e);
+    }
+    for (; w.n > 0; w.n--, w.head = (w.head + 1) % WINDOW_MAX)
+        expert_release(m->cache, &w.lease[w.head]);
+    return rc;
+}
+
+int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e)
+{
+    const struct layer *l = &m->layers[il];
+    struct dev_moe b = {.x = m->scratch.x, .n_tok = n_tok, .n_embd = m->c.n_embd,
+                        .norm = l->ffn_norm, .eps = m->c.eps, .router = &l->router,
+                        .n_used = m->c.n_used, .renormalise = m->c.arch->renormalise,
+                        .shared_gate = l->shared_gate,
+                        .picks = m->scratch.picks, .weights = m->scratch.weights};
+    device_moe_begin(m->dev, &b);
+    if (m->route)
+        m->route(m->route_user, il, pos, n_tok, (int)b.n_used, b.picks);
+    TRY(n_tok == 1 ? one_token(m, il, &b, e) : chunk(m, il, &b, e));
+    device_moe_end(m->dev, &b);
+    return OK;
+}
