@@ -1,0 +1,285 @@
+/*
+ * cli: the command line tool. It knows the engine only through sluice.h.
+ *
+ *   main.c         the commands, and which one is meant
+ *   options.c      the one table of options and environment variables, parsing
+ *   help.c         --help and the option list of the man page, from that table
+ *   units.c        sizes, numbers and lists of ids: text to value and back
+ *   term.c         standard output, the progress line, colours, signals
+ *   json.c         JSON in and out
+ *   open.c         which model file, how it is opened, the closing numbers
+ *   answer.c       one generated answer: reasoning split off, shown as it comes
+ *   cmd_run.c      run
+ *   cmd_chat.c     chat
+ *   line.c         chat's input: line editing and history, or a plain pipe
+ *   cmd_eval.c     eval, logits
+ *   cmd_info.c     plan, probe, tokenize
+ *   cmd_inspect.c  inspect
+ *   cmd_bench.c    bench
+ *
+ * Rules
+ *  1. Every word that a user may type after `sluice COMMAND`, and every
+ *     environment variable, is a row of the table in options.c.
+ *  2. All output to stdout goes through out_*, which remembers the first
+ *     failure; main turns it into the exit status.
+ *  3. Functions that can fail return an exit status (enum exit_status) and have
+ *     printed their sentence; sentences go to stderr and begin with "sluice: ".
+ *  4. One thread. The only thing a signal does is set a flag (term.c).
+ */
+#ifndef CLI_H
+#define CLI_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "sluice.h"
+
+enum exit_status {
+    ST_OK = 0,
+    ST_FAIL = 1,          /* it was tried and did not work */
+    ST_USAGE = 2,         /* the command line makes no sense */
+    ST_INTERRUPTED = 130, /* Ctrl-C */
+    ST_PIPE = 141         /* nobody reads our output any more */
+};
+
+#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+
+/* ---- options.c ---------------------------------------------------------- */
+
+enum { /* commands, as bits */
+    C_RUN = 1, C_CHAT = 2, C_PLAN = 4, C_INSPECT = 8, C_TOKENIZE = 16,
+    C_EVAL = 32, C_LOGITS = 64, C_BENCH = 128, C_PROBE = 256
+};
+
+/* Values of all options. Strings are borrowed from argv or the environment. */
+struct args {
+    unsigned command;
+    /* the model and how it is run */
+    const char *model, *cpu, *io, *policy, *kv;
+    uint64_t memory; /* bytes; 0: what the machine allows */
+    int threads, ctx, chunk;
+    int exact;
+    /* the answer */
+    const char *system;
+    int n_predict, top_k, repeat_window;
+    double temp, top_p, min_p, repeat_penalty;
+    uint64_t seed;
+    int think; /* -1: as the model likes it, 0: off, 1: on */
+    int raw, markup;
+    /* input and output of the other commands */
+    int json, stats, decode, no_probe, only_tensors, only_meta, all;
+    const char *tokens, *qa, *ids, *out;
+    int context, limit, n_prompt, repetitions;
+    /* words that are not options, at most one */
+    const char *word;
+    bool help;
+    bool given[80]; /* by row of the table: stands on the command line */
+};
+
+enum option_kind {
+    O_FLAG,   /* no value; stores `low` */
+    O_TEXT,
+    O_CHOICE, /* one of the words in `choices`, separated by '|' */
+    O_INT,    /* int, low..high */
+    O_U64,    /* any 64-bit number */
+    O_SIZE,   /* bytes with a unit, uint64_t */
+    O_REAL,   /* double, low..high */
+    O_ENV     /* no option at all: an environment variable that is looked at */
+};
+
+enum option_group { G_MODEL, G_ANSWER, G_INPUT, G_OUTPUT, G_COUNT };
+
+struct option_row {
+    const char *name; /* without the dashes; NULL: O_ENV */
+    char letter;      /* 0: none */
+    enum option_kind kind;
+    enum option_group group;
+    unsigned commands;
+    size_t offset; /* of the value in struct args */
+    const char *value; /* name of the value in help texts */
+    const char *preset; /* default, parsed like any value; NULL: none */
+    double low, high;
+    const char *choices;
+    const char *env;
+    const char *help;
+};
+
+const struct option_row *options_table(size_t *n);
+/* Fills *a from presets, environment and argv (options and words after the
+ * command's name). Prints a sentence and returns ST_USAGE when it cannot.
+ * max_words: 0 or 1. */
+int options_parse(struct args *a, unsigned command, const char *command_name, int max_words,
+                  int argc, char **argv);
+bool options_given(const struct args *a, const char *name);
+/* An environment variable of the table; NULL when unset or empty. */
+const char *options_env(const char *name);
+/* The one of `words` (n) nearest to `word`, or NULL when none is near. */
+const char *nearest_word(const char *word, const char *const *words, size_t n);
+
+/* ---- main.c and help.c --------------------------------------------------- */
+
+struct command {
+    const char *name;
+    unsigned bit;
+    int (*run)(const struct args *a);
+    const char *word; /* name of the word it takes; NULL: none */
+    const char *summary; /* a few words */
+    const char *about;   /* paragraphs for --help; '\n' separates them */
+    const char *examples; /* lines */
+};
+const struct command *commands_table(size_t *n);
+
+void help_overview(void);
+void help_command(const struct command *c);
+void help_man_options(void);
+
+int cmd_run(const struct args *a);
+int cmd_chat(const struct args *a);
+int cmd_plan(const struct args *a);
+int cmd_inspect(const struct args *a);
+int cmd_tokenize(const struct args *a);
+int cmd_eval(const struct args *a);
+int cmd_logits(const struct args *a);
+int cmd_bench(const struct args *a);
+int cmd_probe(const struct args *a);
+
+/* ---- units.c -------------------------------------------------------------- */
+
+/* "64M", "1.5G", "12GiB", "900k", "5GB": K, M, G, T alone or with iB are powers
+ * of 1024, with B powers of 1000. False for anything else and above 2^63-1. */
+bool parse_size(const char *s, uint64_t *bytes);
+bool parse_int(const char *s, int64_t low, int64_t high, int64_t *v);
+bool parse_u64(const char *s, uint64_t *v);
+bool parse_real(const char *s, double low, double high, double *v);
+/* Numbers separated by commas or white space; *ids is to be freed. On false
+ * *bad points at what is not an id ("" for an empty list). */
+bool parse_ids(const char *s, int32_t **ids, int64_t *n, const char **bad);
+
+struct text_buf { /* growable bytes, always terminated once something was added */
+    char *p;
+    size_t n, cap;
+};
+/* False: no memory. */
+bool buf_add(struct text_buf *b, const char *p, size_t n);
+void buf_free(struct text_buf *b);
+
+struct size_text { char s[32]; };
+struct size_text show_size(int64_t bytes); /* "61.2 MiB" */
+double ratio(double a, double b);          /* a / b, 0 when b is 0 */
+
+/* ---- term.c --------------------------------------------------------------- */
+
+void term_init(void);
+void out_write(const char *p, size_t n);
+void out_printf(const char *fmt, ...) PRINTF_LIKE(1, 2);
+void out_flush(void);
+bool out_failed(void);
+/* Flushes; the status to exit with when everything else gave `status`. */
+int out_finish(int status);
+bool out_is_terminal(void);
+bool out_dims(void); /* stdout is a terminal that shows colours */
+
+/* "sluice: " and a sentence on stderr; erases the progress line first. */
+void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* A line on stderr without that prefix. */
+void note(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* Prints the sentence of a failed library call, unless the failure is that we
+ * were interrupted or lost our reader; the status to exit with. */
+int fail(const sluice_error *e);
+/* The same for calls that check what the user asked for: ST_USAGE for SLUICE_E_ARG. */
+int fail_asked(const sluice_error *e);
+int no_memory(void);
+
+/* Interrupts: the first Ctrl-C sets a flag, a second one before the flag is
+ * taken down ends the program. */
+bool interrupted(void);
+void interrupt_clear(void);
+
+/* For sluice_options.progress: one line on stderr where that is a terminal, and
+ * cancels when interrupted. */
+int progress_tell(void *user, const char *what, int64_t done, int64_t total);
+/* Only cancels when interrupted; for commands that show a progress of their own. */
+int progress_quiet(void *user, const char *what, int64_t done, int64_t total);
+/* A progress line of the command's own; nothing when stderr is no terminal. */
+void progress_line(const char *fmt, ...) PRINTF_LIKE(1, 2);
+void progress_end(void);
+
+/* All of standard input (until end of file) or of a file; NULL: complained. */
+char *read_all_stdin(size_t *n_bytes);
+
+/* ---- json.c ---------------------------------------------------------------- */
+
+/* Prints and releases `j`; a failure to build it (NULL) is out of memory. */
+int json_print(json_t *j);
+json_t *json_number(double v); /* null when not finite */
+/* Bytes as a string; what is not UTF-8 becomes U+FFFD. */
+json_t *json_bytes(const char *p, size_t n);
+json_t *json_ids(const int32_t *ids, int64_t n);
+json_t *json_stats(const sluice_stats *s);
+json_t *json_plan(const sluice_plan *p);
+json_t *json_probe(const sluice_probe_result *p);
+json_t *json_model(const sluice *s);
+/* NULL: complained. */
+json_t *json_read(const char *path);
+/* An array of token ids of `path`; 0 or complained. *ids is to be freed. */
+int json_to_ids(const json_t *array, const char *path, int n_vocab, int32_t **ids, int64_t *n);
+
+/* ---- open.c ------------------------------------------------------------------ */
+
+/* The model file to use: -m, $SLUICE_MODEL, or the built-in one. `path` needs
+ * PATH_MAX bytes. */
+int model_path(const struct args *a, char *path);
+/* Library options from ours; o->model points at `path`. */
+int model_options(const struct args *a, char *path, sluice_options *o);
+
+struct model { /* zero-initialise; model_close is safe at any time */
+    sluice *s;
+    sluice_session *session;
+    sluice_model_info info;
+};
+/* want_context: what --ctx is when not given. */
+int model_open(const struct args *a, int want_context, struct model *m);
+int model_open_tokenizer(const struct args *a, struct model *m);
+void model_close(struct model *m);
+
+sluice_sampling sampling_from(const struct args *a);
+/* The closing line of --stats. */
+void stats_line(const sluice_stats *s);
+
+/* ---- answer.c ------------------------------------------------------------------ */
+
+/* One answer in the making. Begin, pass answer_token to sluice_generate, end;
+ * free when no longer needed. */
+struct answer {
+    const sluice *s;
+    bool print; /* on stdout, as it is made */
+    int state;
+    char last; /* last byte printed */
+    bool no_memory;
+    struct text_buf pending; /* not yet told apart */
+    struct text_buf reasoning, content;
+    int32_t *ids;
+    int64_t n_ids, cap_ids;
+};
+/* prompt: the ids generated from; they tell whether the reasoning is already
+ * open. split: look for reasoning at all. */
+int answer_begin(struct answer *w, const sluice *s, const int32_t *prompt, int64_t n_prompt,
+                 bool split, bool print);
+int answer_token(void *answer, int32_t id, const char *text, size_t n_bytes);
+int answer_end(struct answer *w); /* prints the last newline */
+void answer_free(struct answer *w);
+const char *finish_name(sluice_finish f);
+
+/* ---- line.c ---------------------------------------------------------------------- */
+
+/* Chat's input. */
+enum line_result { LINE_OK, LINE_CANCELLED, LINE_END };
+void line_init(void);
+bool line_editing(void); /* a person sits at a terminal */
+/* *line is to be freed; without its newline. */
+enum line_result line_read(const char *prompt, char **line);
+
+#endif

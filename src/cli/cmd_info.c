@@ -1,0 +1,205 @@
+/*
+ * sluice plan, probe and tokenize: what is known without running the model.
+ */
+#include "cli.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- plan --------------------------------------------------------------------------- */
+
+static void plan_line(const char *name, int64_t bytes, const char *about)
+{
+    out_printf("  %-12s %12s%s%s\n", name, show_size(bytes).s, *about ? "   " : "", about);
+}
+
+static void print_plan_lines(const sluice_plan *p)
+{
+    out_printf("Memory plan\n");
+    plan_line("process", p->process, "program, libraries, tokeniser, thread stacks");
+    plan_line("dense", p->dense, "weights that stay in memory");
+    plan_line("state", p->state, "recurrent state and its snapshots");
+    plan_line("KV cache", p->kv, "at the start; it grows by taking from the expert cache");
+    plan_line("scratch", p->scratch, "activations of a chunk");
+    plan_line("expert cache", p->cache, "");
+    plan_line("sum", p->process + p->dense + p->state + p->kv + p->scratch + p->cache, "");
+    out_printf("\n");
+    plan_line("budget", p->budget,
+              p->budget_is_default ? "what machine and cgroup allow" : "as asked for");
+    plan_line("floor", p->floor, "smallest budget that works");
+    plan_line("all experts", p->cache_full, "an expert cache of this size never reads twice");
+    plan_line("smallest", p->cache_min, "expert cache that works");
+}
+
+static void print_plan(const sluice_plan *p)
+{
+    print_plan_lines(p);
+    out_printf("\nSession\n  %-12s %12d   tokens at most (%s of KV cache each)\n", "context",
+               p->n_context, show_size(p->kv_per_token).s);
+    out_printf("  %-12s %12d   tokens of a prompt computed together\n", "chunk", p->chunk);
+    out_printf("\nMachine\n");
+    plan_line("memory", p->machine_total, "");
+    plan_line("available", p->machine_available, "");
+    if (p->cgroup_limit != INT64_MAX)
+        plan_line("cgroup", p->cgroup_limit, "limit");
+    out_printf("\nEach decoded token\n");
+    plan_line("experts", p->expert_bytes_per_token, "picked by the routers");
+    plan_line("dense", p->dense_bytes_per_token, "read from memory");
+    out_printf("  %-12s %10.1f %%   predicted for uniform routing\n", "hit rate",
+               100 * p->hit_rate);
+    if (p->decode_tps <= 0)
+        return;
+    out_printf("  %-12s %12.2f   tok/s predicted; the limit is the %s\n", "speed", p->decode_tps,
+               p->limited_by_drive ? "drive" : "memory");
+    out_printf("  %-12s %12.2f   GB/s measured\n", "drive", p->drive_gbs);
+    out_printf("  %-12s %12.2f   GB/s measured\n", "memory", p->memory_gbs);
+}
+
+/* With JSON a refusal is part of the value, so that a program has both. */
+static int print_plan_json(const sluice_plan *p, const sluice_error *e)
+{
+    json_t *j = json_plan(p);
+    if (j && e->code)
+        json_object_set_new(j, "refused", json_bytes(e->text, strlen(e->text)));
+    return json_print(j);
+}
+
+int cmd_plan(const struct args *a)
+{
+    char path[PATH_MAX];
+    sluice_options o;
+    sluice_plan p = {0};
+    sluice_probe_result probe;
+    sluice_error e = {0};
+    int status = model_options(a, path, &o);
+    if (status != ST_OK)
+        return status;
+    /* first without a probe: a refusal should not take two seconds */
+    int rc = sluice_plan_memory(&o, NULL, &p, &e);
+    if (rc == 0 && !a->no_probe) {
+        progress_line("measuring drive and memory");
+        rc = sluice_probe(&o, &probe, &e);
+        if (rc < 0)
+            return fail_asked(&e);
+        rc = sluice_plan_memory(&o, &probe, &p, &e);
+    }
+    if (rc < 0 && rc != SLUICE_E_BUDGET)
+        return fail_asked(&e);
+    if (a->json)
+        status = print_plan_json(&p, &e);
+    else
+        print_plan(&p);
+    return rc < 0 ? fail(&e) : status;
+}
+
+/* ---- probe -------------------------------------------------------------------------- */
+
+int cmd_probe(const struct args *a)
+{
+    char path[PATH_MAX];
+    sluice_options o;
+    sluice_probe_result p;
+    sluice_error e = {0};
+    int status = model_options(a, path, &o);
+    if (status != ST_OK)
+        return status;
+    if (sluice_probe(&o, &p, &e) < 0)
+        return fail_asked(&e);
+    if (a->json)
+        return json_print(json_probe(&p));
+    out_printf("drive    %8.2f GB/s  in reads of %s\n", p.drive_gbs, show_size(p.block_bytes).s);
+    out_printf("         %8.2f GB/s  in reads of 4 MiB\n", p.drive_gbs_big);
+    out_printf("memory   %8.2f GB/s  streaming reads\n", p.memory_gbs);
+    out_printf("kernel   %8.2f GB/s  decode kernel over a large matrix\n", p.dot_gbs);
+    if (!p.direct)
+        note("Direct I/O is not possible on this file system: the drive's figures may be those "
+             "of the page cache.");
+    return ST_OK;
+}
+
+/* ---- tokenize ------------------------------------------------------------------------ */
+
+static int encode(const struct args *a, const struct model *m, const char *text, size_t n)
+{
+    int32_t *ids = NULL;
+    int64_t n_ids = 0;
+    sluice_error e = {0};
+    if (sluice_tokenize(m->s, text, n, a->markup, &ids, &n_ids, &e) < 0)
+        return fail(&e);
+    int status = ST_OK;
+    if (a->json) {
+        json_t *pieces = json_array();
+        for (int64_t i = 0; i < n_ids; i++) {
+            const char *p = "";
+            size_t len = 0;
+            (void)sluice_piece(m->s, ids[i], true, &p, &len, NULL);
+            json_array_append_new(pieces, json_bytes(p, len));
+        }
+        status = json_print(json_pack("{so so}", "ids", json_ids(ids, n_ids), "pieces", pieces));
+    } else {
+        for (int64_t i = 0; i < n_ids; i++)
+            out_printf("%s%d", i ? "," : "", ids[i]);
+        out_printf("\n");
+    }
+    sluice_free(ids);
+    return status;
+}
+
+/* The text of ids as bytes, nothing added, so that it can be piped on; only a
+ * terminal gets a last newline. */
+static int decode(const struct args *a, const struct model *m, const char *list)
+{
+    int32_t *ids = NULL;
+    int64_t n_ids = 0;
+    const char *bad;
+    struct text_buf text = {0};
+    sluice_error e = {0};
+    int status = ST_OK;
+    if (!parse_ids(list, &ids, &n_ids, &bad)) {
+        complain("\"%.20s\" is not a list of token ids such as 1,2,3", bad);
+        return ST_USAGE;
+    }
+    for (int64_t i = 0; i < n_ids && status == ST_OK; i++) {
+        const char *p;
+        size_t len;
+        if (sluice_piece(m->s, ids[i], a->markup, &p, &len, &e) < 0)
+            status = fail_asked(&e);
+        else if (!buf_add(&text, p, len))
+            status = no_memory();
+    }
+    if (status == ST_OK && a->json)
+        status = json_print(json_pack("{so so}", "text", json_bytes(text.p, text.n), "ids",
+                                      json_ids(ids, n_ids)));
+    else if (status == ST_OK)
+        out_write(text.p, text.n);
+    if (status == ST_OK && !a->json && out_is_terminal())
+        out_printf("\n");
+    buf_free(&text);
+    free(ids);
+    return status;
+}
+
+int cmd_tokenize(const struct args *a)
+{
+    struct model m = {0};
+    char *input = NULL;
+    const char *text = a->word;
+    size_t n = text ? strlen(text) : 0;
+    if (!text && isatty(STDIN_FILENO)) {
+        complain("a text is missing, as in: sluice tokenize \"Define run.\"");
+        return ST_USAGE;
+    }
+    if (!text || strcmp(text, "-") == 0) {
+        text = input = read_all_stdin(&n);
+        if (!input)
+            return interrupted() ? ST_INTERRUPTED : ST_FAIL;
+    }
+    int status = model_open_tokenizer(a, &m);
+    if (status == ST_OK)
+        status = a->decode ? decode(a, &m, text) : encode(a, &m, text, n);
+    model_close(&m);
+    free(input);
+    return status;
+}

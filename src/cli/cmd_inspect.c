@@ -1,0 +1,170 @@
+/*
+ * sluice inspect: what a GGUF file holds.
+ *
+ * One visit collects everything as JSON values and sums; the text form is
+ * printed from those, so both forms show the same.
+ */
+#include "cli.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_SUMS = 64 };
+
+struct sum { /* of the tensors of one role and type */
+    char role[16], type[16];
+    int64_t n_tensors, bytes;
+};
+
+struct inspection {
+    json_t *meta;    /* [{key, type, value}] */
+    json_t *tensors; /* [{name, type, shape, bytes, file, offset, role}] */
+    struct sum sums[MAX_SUMS];
+    size_t n_sums;
+    bool failed; /* out of memory */
+};
+
+static void keep(struct inspection *in, json_t *list, json_t *item)
+{
+    if (json_array_append_new(list, item) < 0) /* also when item is NULL */
+        in->failed = true;
+}
+
+static void on_meta(void *user, const char *key, const char *type, const char *value)
+{
+    struct inspection *in = user;
+    keep(in, in->meta,
+         json_pack("{so ss so}", "key", json_bytes(key, strlen(key)), "type", type, "value",
+                   json_bytes(value, strlen(value))));
+}
+
+static void add_sum(struct inspection *in, const char *role, const char *type, int64_t bytes)
+{
+    size_t i = 0;
+    while (i < in->n_sums &&
+           (strcmp(in->sums[i].role, role) != 0 || strcmp(in->sums[i].type, type) != 0))
+        i++;
+    if (i == MAX_SUMS)
+        return;
+    if (i == in->n_sums) {
+        in->n_sums++;
+        snprintf(in->sums[i].role, sizeof(in->sums[i].role), "%s", role);
+        snprintf(in->sums[i].type, sizeof(in->sums[i].type), "%s", type);
+    }
+    in->sums[i].n_tensors++;
+    in->sums[i].bytes += bytes;
+}
+
+static void on_tensor(void *user, const char *name, const char *type, const int64_t shape[4],
+                      int n_dims, int64_t bytes, int file, int64_t offset, const char *role)
+{
+    struct inspection *in = user;
+    json_t *dims = json_array();
+    for (int i = 0; i < n_dims; i++)
+        json_array_append_new(dims, json_integer(shape[i]));
+    keep(in, in->tensors,
+         json_pack("{so ss so sI si sI ss}", "name", json_bytes(name, strlen(name)), "type", type,
+                   "shape", dims, "bytes", (json_int_t)bytes, "file", file, "offset",
+                   (json_int_t)offset, "role", role));
+    add_sum(in, role, type, bytes);
+}
+
+/* ---- printing --------------------------------------------------------------------------- */
+
+static const char *text_of(const json_t *item, const char *key)
+{
+    return json_string_value(json_object_get(item, key));
+}
+
+static void print_meta(const struct inspection *in)
+{
+    size_t i;
+    const json_t *item;
+    out_printf("Metadata (%zu)\n", json_array_size(in->meta));
+    json_array_foreach(in->meta, i, item) {
+        const char *value = text_of(item, "value");
+        out_printf("  %-44s %-12s ", text_of(item, "key"), text_of(item, "type"));
+        out_write(value, strlen(value)); /* may hold anything */
+        out_printf("\n");
+    }
+}
+
+static void print_tensors(const struct inspection *in)
+{
+    size_t i;
+    const json_t *item;
+    out_printf("Tensors (%zu)\n", json_array_size(in->tensors));
+    json_array_foreach(in->tensors, i, item) {
+        char dims[96] = "";
+        size_t d, n = 0;
+        const json_t *x;
+        json_array_foreach(json_object_get(item, "shape"), d, x)
+            n += (size_t)snprintf(dims + n, sizeof(dims) - n, "%s%" PRId64, d ? " x " : "",
+                                  (int64_t)json_integer_value(x));
+        out_printf("  %-36s %-8s %-24s %12s  %s\n", text_of(item, "name"), text_of(item, "type"),
+                   dims, show_size(json_integer_value(json_object_get(item, "bytes"))).s,
+                   text_of(item, "role"));
+    }
+}
+
+static void print_sizes(const struct inspection *in)
+{
+    int64_t bytes = 0, n = 0;
+    out_printf("Sizes by role and type\n");
+    for (size_t i = 0; i < in->n_sums; i++) {
+        const struct sum *s = &in->sums[i];
+        out_printf("  %-10s %-8s %6" PRId64 " tensors %12s\n", s->role, s->type, s->n_tensors,
+                   show_size(s->bytes).s);
+        bytes += s->bytes;
+        n += s->n_tensors;
+    }
+    out_printf("  %-10s %-8s %6" PRId64 " tensors %12s\n", "all", "", n, show_size(bytes).s);
+}
+
+static json_t *sizes_json(const struct inspection *in)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < in->n_sums; i++)
+        json_array_append_new(list, json_pack("{ss ss sI sI}", "role", in->sums[i].role, "type",
+                                              in->sums[i].type, "tensors",
+                                              (json_int_t)in->sums[i].n_tensors, "bytes",
+                                              (json_int_t)in->sums[i].bytes));
+    return list;
+}
+
+static int print(const struct args *a, const struct inspection *in)
+{
+    bool some = a->only_meta || a->only_tensors;
+    bool meta = a->only_meta || !some, tensors = a->only_tensors || !some;
+    if (a->json)
+        return json_print(json_pack("{sO* sO* so*}", "metadata", meta ? in->meta : NULL, "tensors",
+                                    tensors ? in->tensors : NULL, "sizes",
+                                    some ? NULL : sizes_json(in)));
+    if (meta)
+        print_meta(in);
+    if (tensors)
+        print_tensors(in);
+    if (!some)
+        print_sizes(in);
+    return ST_OK;
+}
+
+int cmd_inspect(const struct args *a)
+{
+    char path[PATH_MAX];
+    struct inspection in = {.meta = json_array(), .tensors = json_array()};
+    sluice_visitor v = {.on_meta = on_meta, .on_tensor = on_tensor, .user = &in};
+    sluice_error e = {0};
+    int status = model_path(a, path);
+    if (status == ST_OK && sluice_inspect(path, &v, &e) < 0)
+        status = fail(&e);
+    if (status == ST_OK && in.failed)
+        status = no_memory();
+    if (status == ST_OK)
+        status = print(a, &in);
+    json_decref(in.meta);
+    json_decref(in.tensors);
+    return status;
+}

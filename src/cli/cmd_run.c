@@ -1,0 +1,141 @@
+/*
+ * sluice run: one prompt, one answer.
+ */
+#include "cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The prompt in *text, which is to be freed. */
+static int read_prompt(const struct args *a, char **text, size_t *n)
+{
+    *text = NULL;
+    if (a->word && strcmp(a->word, "-") != 0) {
+        *n = strlen(a->word);
+        *text = strdup(a->word);
+        if (!*text)
+            return no_memory();
+    } else if (!a->word && isatty(STDIN_FILENO)) {
+        complain("a prompt is missing, as in: sluice run \"Define run.\"");
+        return ST_USAGE;
+    } else {
+        *text = read_all_stdin(n);
+        if (!*text)
+            return interrupted() ? ST_INTERRUPTED : ST_FAIL;
+    }
+    if (*n == 0) {
+        complain("the prompt is empty");
+        return ST_USAGE;
+    }
+    if (!a->raw && strlen(*text) != *n) {
+        complain("the prompt holds a zero byte at %zu; only --raw takes such text", strlen(*text));
+        return ST_USAGE;
+    }
+    return ST_OK;
+}
+
+static int check_options(const struct args *a)
+{
+    if (a->raw && (a->system || a->think >= 0)) {
+        complain("--raw uses no chat form, so --%s has no place in it",
+                 a->system ? "system" : a->think ? "think" : "no-think");
+        return ST_USAGE;
+    }
+    if (a->markup && !a->raw) {
+        complain("--markup needs --raw: in the chat form text never becomes a control token");
+        return ST_USAGE;
+    }
+    return ST_OK;
+}
+
+static int prompt_ids(const struct args *a, const struct model *m, const char *text, size_t n,
+                      int32_t **ids, int64_t *n_ids, int64_t *n_stable)
+{
+    sluice_error e = {0};
+    sluice_message messages[2];
+    size_t k = 0;
+    *n_stable = 0;
+    if (a->raw) {
+        if (sluice_tokenize(m->s, text, n, a->markup, ids, n_ids, &e) < 0)
+            return fail(&e);
+    } else {
+        if (a->system)
+            messages[k++] = (sluice_message){.role = "system", .content = a->system};
+        messages[k++] = (sluice_message){.role = "user", .content = text};
+        if (sluice_chat_ids(m->s, messages, k, a->think != 0, ids, n_ids, n_stable, &e) < 0)
+            return fail(&e);
+    }
+    if (*n_ids == 0) {
+        complain("the prompt gives no token");
+        return ST_FAIL;
+    }
+    return ST_OK;
+}
+
+static int print_json(const struct model *m, const struct answer *w, int64_t n_prompt,
+                      sluice_finish finish, const sluice_sampling *p)
+{
+    sluice_stats s;
+    sluice_get_stats(m->s, &s);
+    json_t *j = json_pack("{so so so sI ss sI so}", "text", json_bytes(w->content.p, w->content.n),
+                          "reasoning",
+                          w->reasoning.n ? json_bytes(w->reasoning.p, w->reasoning.n) : json_null(),
+                          "ids", json_ids(w->ids, w->n_ids), "prompt_tokens",
+                          (json_int_t)n_prompt, "finish", finish_name(finish), "seed",
+                          (json_int_t)p->seed, "stats", json_stats(&s));
+    return json_print(j);
+}
+
+static int generate(const struct args *a, struct model *m, const int32_t *ids, int64_t n_ids,
+                    int64_t n_stable)
+{
+    sluice_error e = {0};
+    sluice_finish finish = SLUICE_FINISH_STOPPED;
+    sluice_sampling p = sampling_from(a);
+    struct answer w;
+    if (sluice_session_sync(m->session, ids, n_ids, n_stable, &e) < 0)
+        return fail(&e);
+    int status = answer_begin(&w, m->s, ids, n_ids, !a->raw && m->info.has_thinking, !a->json);
+    if (status != ST_OK)
+        return status;
+    int rc = sluice_generate(m->session, &p, a->n_predict, answer_token, &w, &finish, &e);
+    status = answer_end(&w);
+    if (rc < 0)
+        status = fail(&e);
+    else if (status == ST_OK && a->json)
+        status = print_json(m, &w, n_ids, finish, &p);
+    if (rc == 0 && finish == SLUICE_FINISH_LENGTH && a->n_predict < 0)
+        note("(the context of %d tokens is full)", m->info.n_context);
+    if (rc == 0 && a->stats && !out_failed()) {
+        sluice_stats s;
+        sluice_get_stats(m->s, &s);
+        stats_line(&s);
+    }
+    answer_free(&w);
+    return status == ST_OK && interrupted() ? ST_INTERRUPTED : status;
+}
+
+int cmd_run(const struct args *a)
+{
+    struct model m = {0};
+    char *text = NULL;
+    size_t n = 0;
+    int32_t *ids = NULL;
+    int64_t n_ids, n_stable;
+    int status = check_options(a);
+    if (status == ST_OK)
+        status = read_prompt(a, &text, &n);
+    if (status == ST_OK)
+        status = model_open(a, 0, &m);
+    if (status == ST_OK && a->think == 1 && !m.info.has_thinking)
+        complain("this model has no reasoning part; --think changes nothing");
+    if (status == ST_OK)
+        status = prompt_ids(a, &m, text, n, &ids, &n_ids, &n_stable);
+    if (status == ST_OK)
+        status = generate(a, &m, ids, n_ids, n_stable);
+    sluice_free(ids);
+    model_close(&m);
+    free(text);
+    return status;
+}

@@ -1,0 +1,213 @@
+/*
+ * JSON in and out.
+ */
+#include "cli.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- out ------------------------------------------------------------------------- */
+
+static int dump(const char *p, size_t n, void *user)
+{
+    (void)user;
+    out_write(p, n);
+    return 0;
+}
+
+int json_print(json_t *j)
+{
+    if (!j)
+        return no_memory();
+    /* 17 digits give every double back exactly */
+    int rc = json_dump_callback(j, dump, NULL, JSON_REAL_PRECISION(17));
+    json_decref(j);
+    if (rc)
+        return no_memory();
+    out_write("\n", 1);
+    return ST_OK;
+}
+
+json_t *json_number(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+/* Length of the well-formed UTF-8 sequence at p (n bytes left); 0: there is none. */
+static size_t utf8_length(const unsigned char *p, size_t n)
+{
+    if (p[0] < 0x80)
+        return 1;
+    size_t len = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
+    if (p[0] < 0xc2 || p[0] > 0xf4 || len > n)
+        return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    bool overlong = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xf0 && p[1] < 0x90);
+    bool outside = (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf4 && p[1] > 0x8f);
+    return overlong || outside ? 0 : len;
+}
+
+json_t *json_bytes(const char *p, size_t n)
+{
+    json_t *j = json_stringn(p ? p : "", n);
+    if (j)
+        return j;
+    struct text_buf b = {0};
+    bool ok = true;
+    for (size_t i = 0; i < n && ok;) {
+        size_t len = utf8_length((const unsigned char *)p + i, n - i);
+        ok = len ? buf_add(&b, p + i, len) : buf_add(&b, "\xef\xbf\xbd", 3);
+        i += len ? len : 1;
+    }
+    j = ok ? json_stringn(b.p ? b.p : "", b.n) : NULL;
+    buf_free(&b);
+    return j;
+}
+
+json_t *json_ids(const int32_t *ids, int64_t n)
+{
+    json_t *j = json_array();
+    for (int64_t i = 0; j && i < n; i++)
+        json_array_append_new(j, json_integer(ids[i]));
+    return j;
+}
+
+json_t *json_stats(const sluice_stats *s)
+{
+    double tokens = (double)s->decode_tokens;
+    json_t *hit_rate = s->experts_requested
+                           ? json_real((double)s->expert_hits / (double)s->experts_requested)
+                           : json_null();
+    return json_pack(
+        "{sf sf sf so sI sI sI sI sI sI sI sI sI sI si si sI sI}",
+        "prompt_tps", ratio((double)s->prompt_tokens * 1e9, (double)s->prompt_ns),
+        "decode_tps", ratio(tokens * 1e9, (double)s->decode_ns),
+        "read_gb_per_token", ratio((double)s->decode_read_bytes / 1e9, tokens),
+        "hit_rate", hit_rate,
+        "prompt_tokens", (json_int_t)s->prompt_tokens,
+        "prompt_ns", (json_int_t)s->prompt_ns,
+        "prompt_read_bytes", (json_int_t)s->prompt_read_bytes,
+        "decode_tokens", (json_int_t)s->decode_tokens,
+        "decode_ns", (json_int_t)s->decode_ns,
+        "decode_read_bytes", (json_int_t)s->decode_read_bytes,
+        "experts_requested", (json_int_t)s->experts_requested,
+        "expert_hits", (json_int_t)s->expert_hits,
+        "read_busy_ns", (json_int_t)s->read_busy_ns,
+        "read_wait_ns", (json_int_t)s->read_wait_ns,
+        "experts_used", s->n_experts_used,
+        "experts_native", s->n_experts_native,
+        "memory_budget", (json_int_t)s->memory_budget,
+        "memory_peak", (json_int_t)s->memory_peak);
+}
+
+static json_t *json_limit(int64_t bytes)
+{
+    return bytes == INT64_MAX ? json_null() : json_integer(bytes);
+}
+
+json_t *json_plan(const sluice_plan *p)
+{
+    json_t *j = json_pack(
+        "{sI sI sI sI sI sI sI sb sI sI sI sI si si sI sI so sI sI sf}",
+        "process", (json_int_t)p->process,
+        "dense", (json_int_t)p->dense,
+        "state", (json_int_t)p->state,
+        "kv", (json_int_t)p->kv,
+        "scratch", (json_int_t)p->scratch,
+        "cache", (json_int_t)p->cache,
+        "budget", (json_int_t)p->budget,
+        "budget_is_default", p->budget_is_default,
+        "cache_min", (json_int_t)p->cache_min,
+        "cache_full", (json_int_t)p->cache_full,
+        "floor", (json_int_t)p->floor,
+        "kv_per_token", (json_int_t)p->kv_per_token,
+        "context", p->n_context,
+        "chunk", p->chunk,
+        "machine_total", (json_int_t)p->machine_total,
+        "machine_available", (json_int_t)p->machine_available,
+        "cgroup_limit", json_limit(p->cgroup_limit),
+        "expert_bytes_per_token", (json_int_t)p->expert_bytes_per_token,
+        "dense_bytes_per_token", (json_int_t)p->dense_bytes_per_token,
+        "hit_rate", p->hit_rate);
+    if (j && p->decode_tps > 0)
+        json_object_set_new(j, "predicted",
+                            json_pack("{sf sf sf ss}", "decode_tps", p->decode_tps, "drive_gbs",
+                                      p->drive_gbs, "memory_gbs", p->memory_gbs, "limit",
+                                      p->limited_by_drive ? "drive" : "memory"));
+    return j;
+}
+
+json_t *json_probe(const sluice_probe_result *p)
+{
+    return json_pack("{sf sf sI sb sf sf}", "drive_gbs", p->drive_gbs, "drive_gbs_big",
+                     p->drive_gbs_big, "block_bytes", (json_int_t)p->block_bytes, "direct",
+                     p->direct, "memory_gbs", p->memory_gbs, "dot_gbs", p->dot_gbs);
+}
+
+static json_t *text_or_null(const char *s)
+{
+    return s ? json_bytes(s, strlen(s)) : json_null();
+}
+
+json_t *json_model(const sluice *s)
+{
+    sluice_model_info i;
+    sluice_info(s, &i);
+    return json_pack(
+        "{so so so so so si si si si si si si si sb sI sI sI}",
+        "arch", text_or_null(i.arch),
+        "name", text_or_null(i.name),
+        "quantization", text_or_null(i.quantization),
+        "cpu", text_or_null(i.cpu),
+        "io", text_or_null(i.io),
+        "threads", i.threads,
+        "layers", i.n_layers,
+        "embedding", i.n_embd,
+        "vocabulary", i.n_vocab,
+        "context_train", i.n_context_train,
+        "context", i.n_context,
+        "experts", i.n_experts,
+        "experts_used", i.n_experts_used,
+        "thinking", i.has_thinking,
+        "file_bytes", (json_int_t)i.file_bytes,
+        "dense_bytes", (json_int_t)i.dense_bytes,
+        "expert_bytes", (json_int_t)i.expert_bytes);
+}
+
+/* ---- in -------------------------------------------------------------------------- */
+
+json_t *json_read(const char *path)
+{
+    json_error_t e;
+    json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
+    if (!j && e.line > 0)
+        complain("%s: line %d, column %d: %s", path, e.line, e.column, e.text);
+    else if (!j)
+        complain("%s", e.text); /* names the file and why it does not open */
+    return j;
+}
+
+int json_to_ids(const json_t *array, const char *path, int n_vocab, int32_t **ids, int64_t *n)
+{
+    size_t count = json_array_size(array);
+    int32_t *v = malloc((count + 1) * sizeof(*v));
+    if (!v)
+        return no_memory();
+    for (size_t i = 0; i < count; i++) {
+        const json_t *x = json_array_get(array, i);
+        json_int_t id = json_integer_value(x);
+        if (!json_is_integer(x) || id < 0 || id >= n_vocab) {
+            complain("%s: token %zu is not an id from 0 to %d; was it made for another model?",
+                     path, i, n_vocab - 1);
+            free(v);
+            return ST_FAIL;
+        }
+        v[i] = (int32_t)id;
+    }
+    *ids = v;
+    *n = (int64_t)count;
+    return ST_OK;
+}

@@ -1,0 +1,441 @@
+/*
+ * The one table of options and environment variables, and the parser that it
+ * drives. --help and the man page's list are printed from the same rows.
+ *
+ * Invariants
+ *  1. A default shown to the user is `preset`, and is parsed like any value, so
+ *     it cannot differ from what happens.
+ *  2. Two rows may share a name only if their commands are disjoint.
+ *  3. getenv is called nowhere else.
+ */
+#include "cli.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(field) offsetof(struct args, field)
+#define C_OPEN (C_RUN | C_CHAT | C_EVAL | C_LOGITS | C_BENCH)
+#define C_ENGINE (C_OPEN | C_PLAN | C_PROBE)
+#define C_ALL (C_ENGINE | C_INSPECT | C_TOKENIZE)
+#define C_TALK (C_RUN | C_CHAT)
+#define MAX_INT 2147483647.0
+
+static const struct option_row table[] = {
+    /* ---- the model and how it is run ---- */
+    {"model", 'm', O_TEXT, G_MODEL, C_ALL, AT(model), "MODEL", NULL, 0, 0, NULL, "SLUICE_MODEL",
+     "GGUF file to use (of a split model its first file); without it the built-in model, "
+     "a pocket dictionary"},
+    {"memory", 0, O_SIZE, G_MODEL, C_ENGINE, AT(memory), "SIZE", NULL, 1, 0, NULL, "SLUICE_MEMORY",
+     "most memory that the whole process may hold, for example 64M, 1.5G or 12GiB (K, M, G, T: "
+     "powers of 1024; kB, MB, GB, TB: of 1000); without it what machine and cgroup allow"},
+    {"threads", 't', O_INT, G_MODEL, C_ENGINE, AT(threads), "N", NULL, 1, 1024, NULL,
+     "SLUICE_THREADS", "threads that compute; without it one per processor"},
+    {"ctx", 'c', O_INT, G_MODEL, C_ENGINE, AT(ctx), "N", NULL, 1, MAX_INT, NULL, NULL,
+     "longest session in tokens; without it the model's, as far as memory allows"},
+    {"chunk", 0, O_INT, G_MODEL, C_ENGINE, AT(chunk), "N", NULL, 1, 1 << 20, NULL, NULL,
+     "tokens of a prompt that are computed together; without it chosen by the memory plan"},
+    {"cpu", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(cpu), "SET", "auto", 0, 0,
+     "auto|portable|avx2|avx512", NULL,
+     "instruction set of the kernels; the results are the same bits with any"},
+    {"io", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(io), "READER", "auto", 0, 0, "auto|uring|pread",
+     NULL, "how experts are read: io_uring, or threads that call pread"},
+    {"policy", 0, O_TEXT, G_MODEL, C_ENGINE, AT(policy), "NAME", NULL, 0, 0, NULL, NULL,
+     "which expert leaves a full cache first; changes speed only"},
+    {"exact", 0, O_FLAG, G_MODEL, C_ENGINE, AT(exact), NULL, NULL, 1, 0, NULL, NULL,
+     "float activations and an f32 KV cache instead of 8-bit activations and f16: slower, as "
+     "near to the file's weights as it gets"},
+    {"kv", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(kv), "TYPE", "f16", 0, 0, "f16|f32", NULL,
+     "number type of the KV cache"},
+
+    /* ---- the answer ---- */
+    {"n-predict", 'n', O_INT, G_ANSWER, C_TALK, AT(n_predict), "N", "-1", -1, MAX_INT, NULL, NULL,
+     "most tokens to answer with; -1: until the model ends its answer"},
+    {"temp", 0, O_REAL, G_ANSWER, C_TALK, AT(temp), "T", "0", 0, 100, NULL, NULL,
+     "temperature; 0 always takes the likeliest token"},
+    {"top-k", 0, O_INT, G_ANSWER, C_TALK, AT(top_k), "N", "0", 0, MAX_INT, NULL, NULL,
+     "sample among the N likeliest tokens; 0: all"},
+    {"top-p", 0, O_REAL, G_ANSWER, C_TALK, AT(top_p), "P", "1", 0, 1, NULL, NULL,
+     "sample among the likeliest tokens that together have probability P; 1: all"},
+    {"min-p", 0, O_REAL, G_ANSWER, C_TALK, AT(min_p), "P", "0", 0, 1, NULL, NULL,
+     "leave out tokens less likely than P times the likeliest; 0: none"},
+    {"repeat-penalty", 0, O_REAL, G_ANSWER, C_TALK, AT(repeat_penalty), "X", "1", 0.01, 100, NULL,
+     NULL, "make tokens that came lately less likely; 1: off"},
+    {"repeat-window", 0, O_INT, G_ANSWER, C_TALK, AT(repeat_window), "N", "64", 0, MAX_INT, NULL,
+     NULL, "how many last tokens --repeat-penalty looks at"},
+    {"seed", 0, O_U64, G_ANSWER, C_TALK, AT(seed), "N", NULL, 0, 0, NULL, NULL,
+     "start of the random numbers: the same file, prompt, options and seed give the same "
+     "answer; without it one is drawn (--json shows it)"},
+    {"system", 0, O_TEXT, G_ANSWER, C_TALK, AT(system), "TEXT", NULL, 0, 0, NULL, NULL,
+     "system message that the conversation starts with"},
+    {"think", 0, O_FLAG, G_ANSWER, C_TALK, AT(think), NULL, NULL, 1, 0, NULL, NULL,
+     "let the model reason before it answers (the default for models that can)"},
+    {"no-think", 0, O_FLAG, G_ANSWER, C_TALK, AT(think), NULL, NULL, 0, 0, NULL, NULL,
+     "answer without reasoning first"},
+    {"raw", 0, O_FLAG, G_ANSWER, C_RUN, AT(raw), NULL, NULL, 1, 0, NULL, NULL,
+     "continue the prompt as it is, without the model's chat form"},
+    {"markup", 0, O_FLAG, G_ANSWER, C_RUN | C_TOKENIZE, AT(markup), NULL, NULL, 1, 0, NULL, NULL,
+     "recognise control tokens such as <|im_start|> in the text (run: only with --raw); never "
+     "use it for text that somebody else wrote"},
+
+    /* ---- input ---- */
+    {"decode", 'd', O_FLAG, G_INPUT, C_TOKENIZE, AT(decode), NULL, NULL, 1, 0, NULL, NULL,
+     "the other way: ids to text (with --markup control tokens are shown too)"},
+    {"tokens", 0, O_TEXT, G_INPUT, C_EVAL, AT(tokens), "FILE", NULL, 0, 0, NULL, NULL,
+     "perplexity of a JSON file: {\"context\": N, \"tokens\": [ids]}, or the list of ids alone"},
+    {"context", 0, O_INT, G_INPUT, C_EVAL, AT(context), "N", NULL, 2, MAX_INT, NULL, NULL,
+     "with --tokens: length of the windows; without it that of the file, else 1024"},
+    {"qa", 0, O_TEXT, G_INPUT, C_EVAL, AT(qa), "FILE", NULL, 0, 0, NULL, NULL,
+     "share of questions answered word for word, of a JSON file: "
+     "[{\"question\": TEXT, \"answer\": TEXT}, ...]"},
+    {"limit", 0, O_INT, G_INPUT, C_EVAL, AT(limit), "N", NULL, 1, MAX_INT, NULL, NULL,
+     "with --qa: ask only the first N questions"},
+    {"ids", 0, O_TEXT, G_INPUT, C_LOGITS, AT(ids), "LIST", NULL, 0, 0, NULL, NULL,
+     "token ids separated by commas, for example 1,2,3; - reads them from standard input"},
+    {"n-prompt", 'p', O_INT, G_INPUT, C_BENCH, AT(n_prompt), "N", "256", 1, MAX_INT, NULL, NULL,
+     "tokens of the prompt"},
+    {"n-predict", 'n', O_INT, G_INPUT, C_BENCH, AT(n_predict), "N", "64", 1, MAX_INT, NULL, NULL,
+     "tokens to generate after it"},
+    {"repetitions", 'r', O_INT, G_INPUT, C_BENCH, AT(repetitions), "N", "3", 1, 1000, NULL, NULL,
+     "how often; medians are shown"},
+    {"no-probe", 0, O_FLAG, G_INPUT, C_PLAN | C_BENCH, AT(no_probe), NULL, NULL, 1, 0, NULL, NULL,
+     "do not measure drive and memory (about two seconds): no predicted speed, no fraction of "
+     "the limit"},
+
+    /* ---- output ---- */
+    {"stats", 's', O_FLAG, G_OUTPUT, C_TALK, AT(stats), NULL, NULL, 1, 0, NULL, NULL,
+     "end with one line of numbers on standard error: speed, GB read per token, cache hit "
+     "rate, experts used of native, peak memory of the budget"},
+    {"out", 'o', O_TEXT, G_OUTPUT, C_LOGITS, AT(out), "FILE", NULL, 0, 0, NULL, NULL,
+     "write the logits to FILE as 32-bit floats of this machine's byte order; - for standard "
+     "output; without it the ten likeliest tokens are printed"},
+    {"all", 0, O_FLAG, G_OUTPUT, C_LOGITS, AT(all), NULL, NULL, 1, 0, NULL, NULL,
+     "logits of every position, not only of the last"},
+    {"meta", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_meta), NULL, NULL, 1, 0, NULL, NULL,
+     "only the metadata"},
+    {"tensors", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_tensors), NULL, NULL, 1, 0, NULL, NULL,
+     "only the tensors"},
+    {"json", 0, O_FLAG, G_OUTPUT, C_ALL & ~C_CHAT, AT(json), NULL, NULL, 1, 0, NULL, NULL,
+     "print one JSON value instead of text"},
+
+    /* ---- environment variables that are no option's ---- */
+    {.kind = O_ENV, .env = "XDG_STATE_HOME", .commands = C_CHAT,
+     .help = "folder under which chat keeps its history, in sluice/history; without it "
+             "~/.local/state"},
+    {.kind = O_ENV, .env = "HOME", .commands = C_CHAT, .help = "where ~ is"},
+    {.kind = O_ENV, .env = "NO_COLOR", .commands = C_TALK,
+     .help = "when set, reasoning is not dimmed"},
+    {.kind = O_ENV, .env = "TERM", .commands = C_TALK,
+     .help = "kind of terminal; nothing is dimmed on a dumb one"},
+};
+
+_Static_assert(ARRAY_LEN(table) <= sizeof(((struct args *)0)->given), "args.given is too short");
+
+const struct option_row *options_table(size_t *n)
+{
+    *n = ARRAY_LEN(table);
+    return table;
+}
+
+const char *options_env(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(table); i++)
+        if (table[i].env && strcmp(table[i].env, name) == 0) {
+            const char *v = getenv(name);
+            return v && *v ? v : NULL;
+        }
+    return NULL;
+}
+
+bool options_given(const struct args *a, const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(table); i++)
+        if (table[i].name && (table[i].commands & a->command) && strcmp(table[i].name, name) == 0)
+            return a->given[i];
+    return false;
+}
+
+/* ---- one value ------------------------------------------------------------------ */
+
+static bool is_choice(const char *choices, const char *v)
+{
+    size_t n = strlen(v);
+    for (const char *p = choices; n && p; p = strchr(p, '|')) {
+        p += *p == '|';
+        if (strcspn(p, "|") == n && memcmp(p, v, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool store(const struct option_row *o, struct args *a, const char *v)
+{
+    char *field = (char *)a + o->offset;
+    int64_t i;
+    double d;
+    uint64_t u;
+    switch (o->kind) {
+    case O_FLAG:
+        *(int *)field = (int)o->low;
+        return true;
+    case O_TEXT:
+        *(const char **)field = v;
+        return true;
+    case O_CHOICE:
+        *(const char **)field = v;
+        return is_choice(o->choices, v);
+    case O_INT:
+        if (!parse_int(v, (int64_t)o->low, (int64_t)o->high, &i))
+            return false;
+        *(int *)field = (int)i;
+        return true;
+    case O_U64:
+        if (!parse_u64(v, &u))
+            return false;
+        *(uint64_t *)field = u;
+        return true;
+    case O_SIZE:
+        if (!parse_size(v, &u) || u < (uint64_t)o->low)
+            return false;
+        *(uint64_t *)field = u;
+        return true;
+    case O_REAL:
+        if (!parse_real(v, o->low, o->high, &d))
+            return false;
+        *(double *)field = d;
+        return true;
+    case O_ENV:
+        break;
+    }
+    return false;
+}
+
+/* The sentence about a value that `store` refused. `where`: "--memory" or the
+ * environment variable. */
+static void refuse_value(const struct option_row *o, const char *where, const char *v)
+{
+    switch (o->kind) {
+    case O_CHOICE:
+        complain("%s: \"%s\" is not one of %s", where, v, o->choices);
+        break;
+    case O_INT:
+        if (o->high >= MAX_INT)
+            complain("%s: \"%s\" is not a whole number from %.0f on", where, v, o->low);
+        else
+            complain("%s: \"%s\" is not a whole number from %.0f to %.0f", where, v, o->low,
+                     o->high);
+        break;
+    case O_U64:
+        complain("%s: \"%s\" is not a whole number below 2^64", where, v);
+        break;
+    case O_SIZE:
+        complain("%s: \"%s\" is not a size such as 64M, 1.5G or 12GiB", where, v);
+        break;
+    default:
+        complain("%s: \"%s\" is not a number from %g to %g", where, v, o->low, o->high);
+        break;
+    }
+}
+
+static int take_value(struct args *a, size_t row, const char *where, const char *v)
+{
+    if (store(&table[row], a, v))
+        return ST_OK;
+    refuse_value(&table[row], where, v);
+    return ST_USAGE;
+}
+
+/* ---- the nearest word -------------------------------------------------------------- */
+
+/* Letters to insert, delete or replace to make one word of the other; words are
+ * at most 31 letters, others are infinitely far. */
+static size_t distance(const char *x, const char *y)
+{
+    size_t nx = strlen(x), ny = strlen(y), row[32];
+    if (nx > 31 || ny > 31)
+        return 99;
+    for (size_t j = 0; j <= ny; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= nx; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= ny; j++) {
+            size_t d = diagonal + (x[i - 1] != y[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < d)
+                d = row[j] + 1;
+            if (row[j - 1] + 1 < d)
+                d = row[j - 1] + 1;
+            row[j] = d;
+        }
+    }
+    return row[ny];
+}
+
+const char *nearest_word(const char *word, const char *const *words, size_t n)
+{
+    const char *best = NULL;
+    size_t near = strlen(word) > 2 ? 3 : 2; /* two letters swapped are two steps */
+    for (size_t i = 0; i < n; i++) {
+        size_t d = distance(word, words[i]);
+        if (d < near) {
+            near = d;
+            best = words[i];
+        }
+    }
+    return best;
+}
+
+/* ---- the command line ----------------------------------------------------------------- */
+
+static void refuse_name(unsigned command, const char *command_name, const char *name)
+{
+    const char *words[ARRAY_LEN(table) + 1];
+    size_t n = 0;
+    bool elsewhere = false;
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        if (table[i].name && (table[i].commands & command))
+            words[n++] = table[i].name;
+        else if (table[i].name && strcmp(table[i].name, name) == 0)
+            elsewhere = true;
+    }
+    words[n++] = "help";
+    const char *near = nearest_word(name, words, n);
+    if (elsewhere)
+        complain("--%s is not an option of \"sluice %s\"; see \"sluice %s --help\"", name,
+                 command_name, command_name);
+    else if (near)
+        complain("unknown option --%s; did you mean --%s?", name, near);
+    else
+        complain("unknown option --%s; see \"sluice %s --help\"", name, command_name);
+}
+
+/* The row for --name (n letters) or -letter; -1: none. */
+static int find_row(unsigned command, const char *name, size_t n, char letter)
+{
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        const struct option_row *o = &table[i];
+        if (!o->name || !(o->commands & command))
+            continue;
+        if (name ? strncmp(o->name, name, n) == 0 && o->name[n] == '\0' : o->letter == letter)
+            return (int)i;
+    }
+    return -1;
+}
+
+struct cursor {
+    struct args *a;
+    const char *command_name;
+    int argc, i; /* argv[i] is being looked at */
+    char **argv;
+};
+
+/* `value`: what follows '=' or the letter; NULL: the next argument has it. */
+static int take_option(struct cursor *c, int row, const char *where, const char *value)
+{
+    if (table[row].kind == O_FLAG && value) {
+        complain("%s takes no value", where);
+        return ST_USAGE;
+    }
+    if (table[row].kind != O_FLAG && !value) {
+        if (c->i + 1 >= c->argc) {
+            complain("%s needs a value: %s", where, table[row].value);
+            return ST_USAGE;
+        }
+        value = c->argv[++c->i];
+    }
+    c->a->given[row] = true;
+    return take_value(c->a, (size_t)row, where, value);
+}
+
+static int take_long(struct cursor *c, const char *arg)
+{
+    char where[64];
+    const char *equals = strchr(arg, '=');
+    size_t n = equals ? (size_t)(equals - arg) : strlen(arg);
+    snprintf(where, sizeof(where), "--%.*s", (int)n, arg);
+    if (strcmp(arg, "help") == 0) {
+        c->a->help = true;
+        return ST_OK;
+    }
+    int row = find_row(c->a->command, arg, n, 0);
+    if (row < 0) {
+        refuse_name(c->a->command, c->command_name, where + 2);
+        return ST_USAGE;
+    }
+    return take_option(c, row, where, equals ? equals + 1 : NULL);
+}
+
+/* A cluster of letters; the first that takes a value takes the rest. */
+static int take_letters(struct cursor *c, const char *arg)
+{
+    for (; *arg; arg++) {
+        char where[3] = {'-', *arg, 0};
+        if (*arg == 'h') {
+            c->a->help = true;
+            continue;
+        }
+        int row = find_row(c->a->command, NULL, 0, *arg);
+        if (row < 0) {
+            complain("unknown option %s; see \"sluice %s --help\"", where, c->command_name);
+            return ST_USAGE;
+        }
+        bool flag = table[row].kind == O_FLAG;
+        int status = take_option(c, row, where, !flag && arg[1] ? arg + 1 : NULL);
+        if (status != ST_OK || !flag)
+            return status;
+    }
+    return ST_OK;
+}
+
+static int take_word(struct cursor *c, int max_words, const char *word)
+{
+    if (max_words == 0) {
+        complain("\"%s\" is one word too many; see \"sluice %s --help\"", word, c->command_name);
+        return ST_USAGE;
+    }
+    if (c->a->word) {
+        complain("\"%s\" is one word too many: put text with spaces in quotes", word);
+        return ST_USAGE;
+    }
+    c->a->word = word;
+    return ST_OK;
+}
+
+static int presets_and_environment(struct args *a)
+{
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        const struct option_row *o = &table[i];
+        if (!(o->commands & a->command) || o->kind == O_ENV)
+            continue;
+        if (o->preset && take_value(a, i, o->name, o->preset) != ST_OK)
+            return ST_USAGE;
+        const char *v = o->env ? options_env(o->env) : NULL;
+        if (v && take_value(a, i, o->env, v) != ST_OK)
+            return ST_USAGE;
+    }
+    return ST_OK;
+}
+
+int options_parse(struct args *a, unsigned command, const char *command_name, int max_words,
+                  int argc, char **argv)
+{
+    struct cursor c = {.a = a, .command_name = command_name, .argc = argc, .argv = argv};
+    bool only_words = false;
+    *a = (struct args){.command = command, .think = -1};
+    int status = presets_and_environment(a);
+    for (c.i = 0; c.i < argc && status == ST_OK; c.i++) {
+        const char *arg = argv[c.i];
+        if (only_words || arg[0] != '-' || arg[1] == '\0')
+            status = take_word(&c, max_words, arg);
+        else if (strcmp(arg, "--") == 0)
+            only_words = true;
+        else if (arg[1] == '-')
+            status = take_long(&c, arg + 2);
+        else
+            status = take_letters(&c, arg + 1);
+        if (a->help)
+            return ST_OK; /* whatever else may be wrong: they asked */
+    }
+    return status;
+}
