@@ -1,0 +1,24 @@
+/*
+ * Assertions about a tokeniser, for tests that use cmocka.
+ */
+#ifndef TEXT_CHECK_H
+#define TEXT_CHECK_H
+
+#include "support/text_build.h"
+
+void assert_says(const struct err *e, const char *what);
+struct text *open_built(struct tb *b);
+/* One segment's ids; those of an earlier call are replaced. */
+void encode(const struct text *t, const char *p, size_t n, bool markup, struct text_ids *ids);
+/* Bytes of the ids, special ones included; terminated, malloc'ed. */
+char *decode(const struct text *t, const struct text_ids *ids, size_t *n);
+void assert_ids(const struct text *t, const char *text, bool markup, const int32_t *want,
+                int64_t n);
+/* Encoded as content and decoded, the bytes are the same. */
+void assert_round_trip(const struct text *t, const char *p, size_t n);
+
+#define ASSERT_IDS(t, text, markup, ...)                                                   \
+    assert_ids(t, text, markup, (const int32_t[]){__VA_ARGS__},                            \
+               (int64_t)(sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t)))
+
+#endif
