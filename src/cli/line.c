@@ -22,6 +22,7 @@ enum { HISTORY_LINES = 1000 };
 
 static struct {
     bool editing;
+    int pushed_back; /* a byte read too far; 0: none */
     char history[4096]; /* empty: none is kept */
 } line;
 
@@ -76,7 +77,10 @@ static void history_keep(const char *text)
 /* One byte; -1: end of input, -2: interrupted. */
 static int read_byte(void)
 {
-    unsigned char c;
+    unsigned char c = (unsigned char)line.pushed_back;
+    line.pushed_back = 0;
+    if (c)
+        return c;
     for (;;) {
         if (interrupted())
             return -2;
@@ -88,22 +92,32 @@ static int read_byte(void)
     }
 }
 
+/* What is not UTF-8 becomes U+FFFD; the byte that broke off a sequence counts
+ * anew, it may be the end of the line. */
 static int read_character(FILE *f)
 {
     (void)f;
     int c = read_byte();
-    if (c == -2)
-        return '\n';
     int more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : c >= 0xc2 ? 1 : 0;
     if (more)
         c &= 0x3f >> more;
+    else if (c >= 0x80)
+        return 0xfffd;
     for (; more > 0; more--) {
         int next = read_byte();
-        if (next < 0)
-            return next == -2 ? '\n' : -1;
+        if (next < 0) {
+            c = next;
+            break;
+        }
+        if ((next & 0xc0) != 0x80) {
+            line.pushed_back = next;
+            return 0xfffd;
+        }
         c = c << 6 | (next & 0x3f);
     }
-    return c;
+    if (c == -2)
+        return '\n';
+    return c > 0x10ffff ? 0xfffd : c;
 }
 
 void line_init(void)

@@ -1,0 +1,397 @@
+#!/bin/sh
+# The command line tool, driven as a user drives it, with the built-in model.
+#   SLUICE     the program (default $BUILD/sluice, BUILD defaulting to build)
+#   JSON_GET   the JSON reader (default $BUILD/tools/json_get)
+# Exit status 77: there is no program to test.
+set -u
+
+build=${BUILD:-build}
+sluice=${SLUICE:-$build/sluice}
+json_get=${JSON_GET:-$build/tools/json_get}
+[ -x "$sluice" ] || { echo "skipped: $sluice is not there"; exit 77; }
+[ -x "$json_get" ] || { echo "skipped: $json_get is not there"; exit 77; }
+unset SLUICE_MODEL SLUICE_MEMORY SLUICE_THREADS
+# A build folder elsewhere than in the source tree has no model beside it.
+models=$(cd "$(dirname "$0")/../models" && pwd) || exit 1
+if [ ! -e "$(dirname "$sluice")/../models/pocket-dictionary.gguf" ]; then
+    export SLUICE_MODEL="$models/pocket-dictionary.gguf"
+fi
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+export XDG_STATE_HOME="$dir/state"
+question='What does serendipity mean?'
+answer='serendipity (noun): good luck in making unexpected and fortunate discoveries.'
+# A sanitizer's own memory counts too.
+memory=64M
+[ -z "${SANITIZE:-}" ] || memory=1G
+
+passed=0 failed=0
+pass() { passed=$((passed + 1)); }
+# broken NAME: says what went wrong, with what the program wrote.
+broken() {
+    failed=$((failed + 1))
+    echo "FAILED: $1"
+    sed 's/^/    out: /' "$dir/out" | head -5
+    sed 's/^/    err: /' "$dir/err" | head -5
+}
+# run STATUS NAME ARGUMENTS...: stdout in $dir/out, stderr in $dir/err
+run() {
+    want=$1 name=$2
+    shift 2
+    "$sluice" "$@" >"$dir/out" 2>"$dir/err" <"${input:-/dev/null}"
+    got=$?
+    if [ "$got" -eq "$want" ]; then pass; else broken "$name: exit status $got, expected $want"; fi
+}
+out_is() { if [ "$(cat "$dir/out")" = "$2" ]; then pass; else broken "$1: other output than \"$2\""; fi; }
+out_has() { if grep -qF -e "$2" "$dir/out"; then pass; else broken "$1: output lacks \"$2\""; fi; }
+err_has() { if grep -qF -e "$2" "$dir/err"; then pass; else broken "$1: stderr lacks \"$2\""; fi; }
+err_empty() { if [ ! -s "$dir/err" ]; then pass; else broken "$1: there is a message"; fi; }
+# One sentence on stderr, nothing on stdout, exit status as given.
+refused() {
+    want=$1 name=$2 says=$3
+    shift 3
+    run "$want" "$name" "$@"
+    err_has "$name" "sluice: "
+    err_has "$name" "$says"
+    if [ "$(wc -l <"$dir/err")" -eq 1 ] && [ ! -s "$dir/out" ]; then pass
+    else broken "$name: not one sentence"; fi
+}
+# json NAME PATH: the value in $value, a failure if there is none
+json() {
+    value=$("$json_get" ${2:+"$2"} <"$dir/out" 2>>"$dir/err")
+    if [ $? -eq 0 ]; then pass; else broken "$1: no valid JSON with \"$2\""; fi
+}
+json_is() { json "$1" "$2"; if [ "$value" = "$3" ]; then pass; else broken "$1: $2 is $value, expected $3"; fi; }
+is_above() { awk "BEGIN { exit !($1 > $2) }"; }
+
+help() {
+    run 0 "help" --help
+    for c in run chat plan inspect tokenize eval logits bench probe; do
+        out_has "help names $c" "  $c "
+    done
+    for c in run chat plan inspect tokenize eval logits bench probe; do
+        run 0 "help of $c" $c --help
+        out_has "help of $c" "Usage: sluice $c"
+        out_has "help of $c" "--model MODEL"
+        cp "$dir/out" "$dir/help"
+        run 0 "help $c" help $c
+        if cmp -s "$dir/out" "$dir/help"; then pass; else broken "help $c and $c --help differ"; fi
+    done
+    run 0 "version" --version
+    out_has "version" "sluice 0."
+    # the man page's list of options is the table's
+    run 0 "options for the man page" --man-options
+    man=$(dirname "$0")/../man/sluice.1
+    sed -n '/^\.\\" BEGIN OPTIONS$/,/^\.\\" END OPTIONS$/p' "$man" | sed '1d;$d' >"$dir/man"
+    if [ -s "$dir/man" ] && diff "$dir/man" "$dir/out" >"$dir/err"; then pass
+    else broken "man/sluice.1 differs from --man-options"; fi
+}
+
+nonsense() {
+    refused 2 "no command" "a command is missing"
+    refused 2 "unknown command" 'did you mean "run"?' rnu
+    refused 2 "unknown command" "there is no command" 'no such thing'
+    refused 2 "option first" "options follow the command" --json
+    refused 2 "unknown option" "did you mean --temp?" run --tmep 1 x
+    refused 2 "option of another command" "not an option of" run --tokens x y
+    refused 2 "unknown letter" "unknown option -q" run -q x
+    refused 2 "missing value" "needs a value" run x --seed
+    refused 2 "flag with a value" "takes no value" run --json=yes x
+    refused 2 "two prompts" "one word too many" run a b
+    refused 2 "empty prompt" "the prompt is empty" run ''
+    for size in 12X -5 0 1e9 nan '' 99999999999T 18446744073709551616 64MM; do
+        refused 2 "size \"$size\"" "is not a size" run --memory "$size" x
+    done
+    refused 2 "threads 0" "whole number from 1 to 1024" run --threads 0 x
+    refused 2 "threads x" "whole number" run --threads x x
+    refused 2 "temp" "is not a number" run --temp nan x
+    refused 2 "top-p" "is not a number" run --top-p 1.5 x
+    refused 2 "cpu" "is not one of" run --cpu sse x
+    refused 2 "io" "is not one of" run --io mmap x
+    refused 2 "kv" "is not one of" run --kv q8 x
+    refused 2 "policy" "" run --policy no-such-policy x
+    refused 2 "raw and system" "--raw uses no chat form" run --raw --system x y
+    refused 2 "markup without raw" "--markup needs --raw" run --markup x
+    refused 2 "eval of nothing" "needs one of" eval
+    refused 2 "eval of both" "needs one of" eval --qa a --tokens b
+    refused 2 "logits of nothing" "needs --ids" logits
+    refused 2 "logits of rubbish" "not a list" logits --ids 1,x
+    refused 2 "logits of no token" "no token of this model" logits --ids 1,99999999
+    refused 2 "tokenize rubbish" "not a list" tokenize --decode 1,x
+    refused 2 "tokenize no token" "" tokenize --decode 99999999
+    refused 2 "two models" "two models" inspect -m a b
+    SLUICE_MEMORY=much; export SLUICE_MEMORY
+    refused 2 "environment" 'SLUICE_MEMORY: "much"' run x
+    unset SLUICE_MEMORY
+}
+
+failures() {
+    refused 1 "no model" "no-such-file" run -m "$dir/no-such-file.gguf" x
+    refused 1 "no model in the environment" "no-such-file" inspect "$dir/no-such-file.gguf"
+    echo 'this is no model' >"$dir/text.gguf"
+    for c in "run x" chat plan "tokenize x" "logits --ids 1" bench inspect; do
+        # shellcheck disable=SC2086
+        refused 1 "no GGUF: $c" "text.gguf" $c -m "$dir/text.gguf"
+    done
+    refused 1 "tiny budget" "budget" run --memory 1M x
+    refused 1 "eval without file" "no-such-file" eval --tokens "$dir/no-such-file"
+    echo '{"tokens": [1, 2' >"$dir/broken.json"
+    refused 1 "eval of broken JSON" "line " eval --tokens "$dir/broken.json"
+    echo '{"tokens": [1, 2, -7]}' >"$dir/bad.json"
+    refused 1 "eval of bad ids" "token 2" eval --tokens "$dir/bad.json"
+    echo '{"other": 1}' >"$dir/bad.json"
+    refused 1 "eval of other JSON" "expected" eval --tokens "$dir/bad.json"
+    echo '[{"question": "x"}]' >"$dir/bad.json"
+    refused 1 "questions without answer" "no text \"answer\"" eval --qa "$dir/bad.json"
+    refused 1 "out in no folder" "cannot be written" logits --ids 1 --out "$dir/none/x"
+    # the copy of the program finds no model beside it
+    mkdir -p "$dir/alone/bin" && cp "$sluice" "$dir/alone/bin/sluice"
+    (unset SLUICE_MODEL; sluice=$dir/alone/bin/sluice; refused 1 "no built-in model" "neither at" run x; exit $failed)
+    [ $? -eq $failed ] && pass || failed=$((failed + 1))
+    mkdir -p "$dir/alone/share/sluice/models"
+    ln -s "$models/pocket-dictionary.gguf" "$dir/alone/share/sluice/models/"
+    got=$(unset SLUICE_MODEL; "$dir/alone/bin/sluice" run "$question" 2>"$dir/err")
+    if [ "$got" = "$answer" ]; then pass; else broken "built-in model of an installed program"; fi
+}
+
+answers() {
+    run 0 "run" run "$question"
+    out_is "run" "$answer"
+    err_empty "run"
+    echo "$question" >"$dir/in"
+    input=$dir/in
+    run 0 "prompt from stdin" run -
+    out_is "prompt from stdin" "$answer"
+    run 0 "prompt from stdin without -" run
+    out_is "prompt from stdin without -" "$answer"
+    unset input
+    run 0 "every model option" run --memory $memory --threads 2 --ctx 256 --chunk 16 --cpu portable \
+        --io pread --kv f32 --stats "$question"
+    out_is "every model option" "$answer"
+    for part in "tok/s" "GB read per token" "cache hit rate" "experts 4 of 4" "peak memory"; do
+        err_has "stats" "$part"
+    done
+    run 0 "exact" run --exact "$question"
+    out_is "exact" "$answer"
+    run 0 "raw" run --raw --markup "<|im_start|>user
+$question<|im_end|>
+<|im_start|>assistant
+"
+    out_is "raw" "$answer"
+    run 0 "three tokens" run -n 3 --json "$question"
+    json_is "three tokens" finish length
+    json_is "three tokens" stats.decode_tokens 3
+    run 0 "run --json" run --json --seed 5 "$question"
+    json_is "run --json" text "$answer"
+    json_is "run --json" finish end
+    json_is "run --json" seed 5
+    json_is "run --json" reasoning null
+    json_is "run --json" stats.experts_used 4
+    # the same seed gives the same answer, and warm sampling is not greedy
+    run 0 "seed" run --temp 3 --seed 7 -n 24 --json "$question"
+    json "seed" text
+    first=$value
+    run 0 "seed" run --temp 3 --seed 7 -n 24 --json --threads 1 "$question"
+    json_is "seed" text "$first"
+    if [ "$first" != "$answer" ]; then pass; else broken "temperature 3 gives the greedy answer"; fi
+}
+
+information() {
+    run 0 "plan" plan --no-probe --memory $memory
+    out_has "plan" "expert cache"
+    run 0 "plan --json" plan --json --no-probe --memory $memory
+    json "plan --json" budget
+    sum=0 budget=$value
+    for line in process dense state kv scratch cache; do
+        json "plan --json" $line
+        sum=$((sum + value))
+    done
+    if [ "$sum" -le "$budget" ]; then pass; else broken "the plan's lines exceed the budget"; fi
+    json "plan --json" floor
+    floor=$value
+    run 1 "plan below the floor" plan --json --no-probe --memory $((floor / 2))
+    json "plan below the floor" refused
+    err_has "plan below the floor" "sluice: "
+    run 1 "plan below the floor as text" plan --memory $((floor / 2))
+    out_has "plan below the floor as text" "floor"
+    run 0 "plan with probe" plan --json
+    json "plan with probe" predicted.decode_tps
+    if is_above "$value" 0; then pass; else broken "no predicted speed"; fi
+    run 0 "probe" probe --json
+    json "probe" drive_gbs
+    if is_above "$value" 0; then pass; else broken "no drive speed"; fi
+    run 0 "probe as text" probe
+    out_has "probe as text" "GB/s"
+
+    run 0 "inspect" inspect
+    out_has "inspect" "general.architecture"
+    out_has "inspect" "blk.0.ffn_down_exps.weight"
+    out_has "inspect" "Sizes by role"
+    run 0 "inspect --meta" inspect --meta --json
+    json_is "inspect --meta" metadata.0.key general.architecture
+    if "$json_get" tensors <"$dir/out" >/dev/null; then broken "--meta shows tensors"; else pass; fi
+    run 0 "inspect --tensors" inspect --tensors --json
+    json "inspect --tensors" tensors.0.shape.0
+
+    run 0 "tokenize" tokenize "$question"
+    ids=$(cat "$dir/out")
+    run 0 "decode" tokenize --decode "$ids"
+    out_is "decode" "$question"
+    printf '%s' "$question" >"$dir/in"
+    input=$dir/in
+    run 0 "tokenize stdin" tokenize --json
+    json_is "tokenize stdin" ids "[$(echo "$ids" | sed 's/,/, /g')]"
+    unset input
+    run 0 "text is no markup" tokenize --json '<|im_end|>'
+    json "text is no markup" ids.1
+    run 0 "markup" tokenize --json --markup '<|im_end|>'
+    json_is "markup" pieces '["<|im_end|>"]'
+    json "markup" ids.0
+    run 0 "decode markup" tokenize --decode --markup "$value"
+    out_is "decode markup" '<|im_end|>'
+    run 0 "decode --json" tokenize --json --decode "$ids"
+    json_is "decode --json" text "$question"
+}
+
+measurements() {
+    run 0 "tokenize" tokenize "$answer"
+    echo "{\"context\": 12, \"tokens\": [$(cat "$dir/out")], \"perplexity_f32\": 2.0}" >"$dir/tokens.json"
+    run 0 "eval" eval --tokens "$dir/tokens.json"
+    out_has "eval" "perplexity"
+    run 0 "eval --json" eval --tokens "$dir/tokens.json" --json
+    json_is "eval --json" context 12
+    json_is "eval --json" reference 2.0
+    json "eval --json" perplexity
+    if is_above "$value" 1; then pass; else broken "perplexity $value"; fi
+    first=$value
+    run 0 "eval elsewhere" eval --tokens "$dir/tokens.json" --json --threads 1 --io pread \
+        --cpu portable --memory $memory --chunk 3
+    json_is "eval elsewhere" perplexity "$first"
+    run 0 "eval --context" eval --tokens "$dir/tokens.json" --json --context 5
+    json_is "eval --context" context 5
+    if json "eval --context" perplexity && [ "$value" != "$first" ]; then pass
+    else broken "--context changes nothing"; fi
+
+    cat >"$dir/qa.json" <<END
+[{"question": "$question", "answer": "$answer", "recalled": true},
+ {"question": "$question", "answer": "something else", "recalled": false},
+ {"question": "never asked"}]
+END
+    run 0 "eval --qa" eval --qa "$dir/qa.json" --limit 2 --json
+    json_is "eval --qa" recall 0.5
+    json_is "eval --qa" questions 2
+    json_is "eval --qa" reference 0.5
+    run 0 "eval --qa as text" eval --qa "$dir/qa.json" --limit 1
+    out_has "eval --qa as text" "recall 100.0 %"
+
+    run 0 "logits" logits --ids 1,2,3
+    run 0 "logits --json" logits --ids 1,2,3 --json
+    json "logits --json" vocabulary
+    vocabulary=$value
+    json "logits --json" top.9.logit
+    run 0 "logits --out" logits --ids 1,2,3 --out "$dir/last.f32" --json
+    json_is "logits --out" positions_written 1
+    run 0 "logits --all" logits --ids 1,2,3 --all --out "$dir/all.f32"
+    if [ "$(wc -c <"$dir/all.f32")" -eq $((3 * vocabulary * 4)) ]; then pass
+    else broken "--all wrote another number of bytes"; fi
+    tail -c $((vocabulary * 4)) "$dir/all.f32" >"$dir/tail.f32"
+    if cmp -s "$dir/tail.f32" "$dir/last.f32"; then pass
+    else broken "the last row of --all is not the last position"; fi
+    run 0 "logits to stdout" logits --ids 1,2,3 --out -
+    if cmp -s "$dir/out" "$dir/last.f32"; then pass; else broken "logits to stdout differ"; fi
+    refused 2 "logits and JSON to stdout" "both want" logits --ids 1 --json --out -
+
+    run 0 "bench" bench -p 8 -n 4 -r 1 --no-probe
+    for part in "prompt " "decode " "GB read per token" "hit rate" "experts 4 of 4" "peak memory"; do
+        out_has "bench" "$part"
+    done
+    run 0 "bench --json" bench -p 8 -n 4 -r 3 --json --memory $memory
+    for key in prompt_tps decode_tps read_gb_per_token achieved_gbs drive_gbs fraction_of_limit \
+        memory_peak memory_budget runs.2.decode.decode_ns model.cpu probe.direct; do
+        json "bench --json" $key
+    done
+    json_is "bench --json" runs.0.prompt.prompt_tokens 8
+    json "bench --json" fraction_of_limit
+    if is_above "$value" 0 && ! is_above "$value" 1.0000001; then pass
+    else broken "fraction of the limit is $value"; fi
+    refused 2 "bench of too much" "do not fit" bench -p 1000000
+}
+
+# Writing to places that take nothing, or no more.
+lost_output() {
+    if [ -w /dev/full ]; then
+        for c in "run x -n 4" inspect "inspect --json" "logits --ids 1 --out -" --help "tokenize x"; do
+            # shellcheck disable=SC2086
+            "$sluice" $c >/dev/full 2>"$dir/err"
+            got=$?
+            : >"$dir/out"
+            if [ $got -eq 1 ] && [ "$(wc -l <"$dir/err")" -eq 1 ]; then pass
+            else broken "full disk, $c: exit status $got"; fi
+            err_has "full disk, $c" "standard output"
+        done
+        refused 1 "--out on a full disk" "/dev/full" logits --ids 1 --all --out /dev/full
+        if [ -e /dev/full ]; then pass; else broken "a device was removed"; fi
+    fi
+    # A file that outgrows the limit (the signal is ignored, so write fails) must go.
+    (trap '' XFSZ 2>/dev/null; ulimit -f 16; "$sluice" logits --ids 1,2,3,4,5,6,7,8 --all \
+        --out "$dir/part.f32" 2>"$dir/err")
+    got=$?
+    if [ $got -eq 1 ] && [ ! -e "$dir/part.f32" ]; then pass
+    else broken "half-written --out file: exit status $got"; fi
+    # A reader that goes away: no message, and not the status of a failure.
+    for c in "run --temp 100 --seed 1 -n 2000 x" "inspect --json" "logits --ids 1,2,3 --all --out -"; do
+        # shellcheck disable=SC2086
+        { "$sluice" $c 2>"$dir/err"; echo $? >"$dir/status"; } | head -c 1 >"$dir/out"
+        got=$(cat "$dir/status")
+        if [ "$got" -eq 0 ] || [ "$got" -eq 141 ]; then pass; else broken "broken pipe, $c: $got"; fi
+        err_empty "broken pipe, $c"
+    done
+}
+
+chat() {
+    cat >"$dir/in" <<END
+$question
+/stats
+Define run.
+/nonsense
+/sytem
+/help
+/system You are a dictionary.
+/system
+
+/reset
+$question
+/quit
+never read
+END
+    input=$dir/in
+    run 0 "chat over a pipe" chat
+    if [ "$(grep -cxF "$answer" "$dir/out")" -eq 2 ]; then pass; else broken "two turns, two answers"; fi
+    out_has "chat" "run has "
+    err_has "chat /stats" "tok/s"
+    err_has "chat /stats" "context:"
+    err_has "chat /help" "/reset"
+    err_has "chat /nonsense" "There is no command /nonsense"
+    err_has "chat /sytem" "did you mean /system"
+    err_has "chat /system" "You are a dictionary."
+    # what the first turn computed is not computed again in the second
+    printf '%s\nDefine run.\n' "$question" >"$dir/in"
+    run 0 "chat --stats" chat --stats
+    if [ "$(grep -c '^prompt ' "$dir/err")" -eq 2 ]; then pass; else broken "chat --stats: not two lines"; fi
+    second=$(sed -n 's/^prompt \([0-9]*\) tokens.*/\1/p' "$dir/err" | tail -1)
+    if [ "${second:-99}" -lt 20 ]; then pass; else broken "the second turn computes $second tokens"; fi
+    : >"$dir/in"
+    run 0 "chat of nothing" chat
+    out_is "chat of nothing" ""
+    # a turn that cannot be done ends a chat over a pipe with its failure
+    { head -c 3000 /dev/zero | tr '\0' 'x' | sed 's/x/x /g'; echo; } >"$dir/in"
+    run 1 "chat beyond the context" chat --ctx 64
+    err_has "chat beyond the context" "sluice: "
+    unset input
+}
+
+for part in help nonsense failures answers information measurements lost_output chat; do
+    $part
+done
+echo "$passed checks passed, $failed failed"
+[ "$failed" -eq 0 ]
