@@ -271,8 +271,8 @@ const char *gguf_breach(const struct gguf *g)
         }
     }
     if (gguf_value_at(g, -1) || gguf_value_at(g, gguf_n_values(g)) || gguf_tensor_at(g, -1) ||
-        gguf_tensor_at(g, gguf_n_tensors(g)) || gguf_find(g, "\001no") ||
-        gguf_tensor_find(g, "\001no such tensor, its name is far too long for the format anyway.."))
+        gguf_tensor_at(g, gguf_n_tensors(g)) || gguf_find(g, "") || gguf_tensor_find(g, "") ||
+        gguf_tensor_find(g, "no such tensor: its name is far too long for the format, anyhow."))
         return "something is given out that does not exist";
     return NULL;
 }

@@ -1,0 +1,129 @@
+#!/bin/sh
+# tools/mkmodel: what it writes opens, has the promised tensors, and computes;
+# what it cannot write it refuses, and leaves nothing behind.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+build=${BUILD:-build}
+mkmodel=$build/tools/mkmodel
+sluice=$build/sluice
+if [ ! -x "$mkmodel" ] || [ ! -x "$sluice" ]; then
+    echo "no $mkmodel or no $sluice: run make all tools first"
+    exit 77
+fi
+dir=$(mktemp -d) || exit 2
+trap 'rm -rf "$dir"' EXIT
+failed=0
+
+no()
+{
+    echo "FAILED: $*"
+    failed=1
+}
+
+# model NAME OPTIONS...: writes and inspects it; the listing is in $dir/NAME.txt
+model()
+{
+    name=$1
+    shift
+    "$mkmodel" "$@" "$dir/$name.gguf" >"$dir/$name.out" 2>&1 || {
+        no "mkmodel $*: $(cat "$dir/$name.out")"
+        return
+    }
+    [ ! -e "$dir/$name.gguf.part" ] || no "$name.gguf.part is left"
+    "$sluice" inspect -m "$dir/$name.gguf" >"$dir/$name.txt" 2>&1 ||
+        no "inspect after mkmodel $*: $(tail -n 1 "$dir/$name.txt")"
+}
+
+# has NAME PATTERN: the listing has a line with the pattern
+has()
+{
+    grep -qE "$2" "$dir/$1.txt" || no "$1: no line with $2"
+}
+
+has_not()
+{
+    ! grep -qE "$2" "$dir/$1.txt" || no "$1: a line with $2"
+}
+
+# runs NAME: the model answers
+runs()
+{
+    "$sluice" run -m "$dir/$1.gguf" --raw -n 6 --temp 0 "abc def" >"$dir/$1.answer" 2>"$dir/$1.err" ||
+        no "run $1: $(tail -n 1 "$dir/$1.err")"
+    [ -s "$dir/$1.answer" ] || no "$1 answers nothing"
+}
+
+for arch in qwen35moe qwen3moe; do
+    for type in F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4; do
+        model "$arch-$type" --arch $arch --type $type --vocab 400 --layers 4
+        has "$arch-$type" "^ *blk\.0\.ffn_down_exps\.weight +$type\b"
+        runs "$arch-$type"
+        rm -f "$dir/$arch-$type.gguf"
+    done
+done
+
+model mixed --type Q4_K --down-type Q6_K --dense-type Q8_0 --output-type F16 --vocab 400
+has mixed 'blk\.1\.ffn_up_exps\.weight +Q4_K'
+has mixed 'blk\.1\.ffn_down_exps\.weight +Q6_K'
+has mixed 'blk\.1\.attn_qkv\.weight +Q8_0'
+has mixed 'output\.weight +F16'
+has mixed 'ffn_gate_inp\.weight +F32'
+runs mixed
+
+model fused --fused-gate-up --vocab 400
+has fused 'blk\.3\.ffn_gate_up_exps\.weight'
+has_not fused 'ffn_gate_exps|ffn_up_exps'
+runs fused
+
+model mtp --mtp --layers 4 --vocab 400
+has mtp 'block_count +u32 +5'
+has mtp 'nextn_predict_layers +u32 +1'
+has mtp 'blk\.4\.nextn\.eh_proj\.weight'
+has mtp 'blk\.4\.attn_q\.weight'
+runs mtp
+
+# Rows that no K-quant fits take the types that quantisers fall back to.
+model narrow --type Q4_K --expert-width 96 --vocab 400
+has narrow 'blk\.0\.ffn_down_exps\.weight +Q5_0'
+runs narrow
+
+model skew --router-skew 1.2 --hidden 512 --layers 4 --vocab 600
+runs skew
+
+# The same options give the same bytes; another seed does not.
+model again --router-skew 1.2 --hidden 512 --layers 4 --vocab 600
+cmp -s "$dir/skew.gguf" "$dir/again.gguf" || no "the same options, other bytes"
+model seed --router-skew 1.2 --hidden 512 --layers 4 --vocab 600 --seed 2
+! cmp -s "$dir/skew.gguf" "$dir/seed.gguf" || no "another seed, the same bytes"
+
+# refuses WORDS OPTIONS...: fails, says the words, leaves no file
+refuses()
+{
+    words=$1
+    shift
+    if "$mkmodel" "$@" "$dir/no.gguf" >"$dir/no.out" 2>&1; then
+        no "mkmodel $* was accepted"
+    fi
+    grep -q -e "$words" "$dir/no.out" || no "mkmodel $* says: $(cat "$dir/no.out")"
+    [ ! -e "$dir/no.gguf" ] && [ ! -e "$dir/no.gguf.part" ] || no "mkmodel $* leaves a file"
+}
+
+refuses "not a type that can be written" --type IQ2_XXS
+refuses "a number from" --layers 0
+refuses "multiple of --kv-heads" --heads 3 --kv-heads 2
+refuses "--used 17" --used 17
+refuses "no such block" --arch qwen3moe --mtp
+refuses "no preset" --preset none
+refuses "a number from" --vocab 258
+
+# A full disk, played by a limit on the size of files.
+(
+    ulimit -f 512 || exit 3
+    "$mkmodel" "$dir/full.gguf" >"$dir/full.out" 2>&1
+    [ $? -eq 1 ]
+) || no "writing past a limit does not fail properly"
+grep -q "cannot write .*full.gguf at byte" "$dir/full.out" || no "full disk: $(cat "$dir/full.out")"
+[ ! -e "$dir/full.gguf" ] && [ ! -e "$dir/full.gguf.part" ] || no "a partial file is left"
+
+[ $failed -eq 0 ] && echo "all held"
+exit $failed
