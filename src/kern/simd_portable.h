@@ -16,7 +16,7 @@
  *   v_load4               16 rows of 4 floats, transposed
  *
  * SIMD_ACC is how many accumulators the registers hold; it shapes the loops,
- * never the results.
+ * never the results. UNROLL stands before small loops over arrays of vectors.
  */
 #ifndef SIMD_PORTABLE_H
 #define SIMD_PORTABLE_H
@@ -27,7 +27,14 @@
 
 #define SIMD_NAME "portable"
 #define SIMD_ACC 4
-#define V_INLINE static inline __attribute__((always_inline))
+/* Inlining is left to the compiler; under gcc's sanitizers, which check every
+ * lane and would take minutes over the inlined loops, it is forbidden. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define V_INLINE static __attribute__((noinline, unused))
+#else
+#define V_INLINE static inline
+#endif
+#define UNROLL
 
 typedef struct { float l[16]; } vf;
 typedef struct { uint32_t l[16]; } vi;

@@ -17,14 +17,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Small loops over arrays of vectors must vanish for the arrays to live in
- * registers. clang does it unasked and would warn where it does not. */
-#if defined(__clang__)
-#define UNROLL
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 /* ---- elementary functions --------------------------------------------- */
 
 /*
@@ -33,7 +25,7 @@
  * bottom of the word; shifted by 23 they are added to the exponent of the
  * polynomial, which is a normal number for every n that is not replaced below.
  * Above 88.72283 +inf; below the logarithm of the smallest normal number 0
- * (no subnormal results). Largest error 0.79 ulp, over every float.
+ * (no subnormal results). Largest error 0.892 ulp, over every float.
  */
 V_INLINE vf v_exp(vf x)
 {

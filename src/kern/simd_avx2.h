@@ -1,0 +1,210 @@
+/*
+ * simd_avx2: the 16-lane vector as two 256-bit registers, lanes 0-7 and 8-15.
+ * Needs AVX2, FMA, F16C. The operations are described in simd_portable.h,
+ * with which they agree bit for bit.
+ */
+#ifndef SIMD_AVX2_H
+#define SIMD_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define SIMD_NAME "avx2"
+#define SIMD_ACC 4
+#define V_INLINE static inline __attribute__((always_inline))
+/* Small loops over arrays of vectors must vanish for the arrays to live in
+ * registers. clang does it unasked and would warn where it does not. */
+#if defined(__clang__)
+#define UNROLL
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+typedef struct { __m256 a, b; } vf;
+typedef struct { __m256i a, b; } vi;
+typedef struct { __m256 a, b; } vm;
+
+V_INLINE vf v_zero(void)
+{
+    return (vf){_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+
+V_INLINE vf v_splat(float x)
+{
+    const __m256 v = _mm256_set1_ps(x);
+    return (vf){v, v};
+}
+
+V_INLINE vf v_load(const float *p)
+{
+    return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+
+V_INLINE void v_store(float *p, vf x)
+{
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+
+/* All ones in the first n lanes. */
+V_INLINE vi vi_first(int64_t n)
+{
+    const __m256i vn = _mm256_set1_epi32((int32_t)n);
+    return (vi){_mm256_cmpgt_epi32(vn, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+                _mm256_cmpgt_epi32(vn, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
+}
+
+V_INLINE vf v_load_n(const float *p, int64_t n, float fill)
+{
+    const vi m = vi_first(n);
+    const __m256 f = _mm256_set1_ps(fill);
+    return (vf){_mm256_blendv_ps(f, _mm256_maskload_ps(p, m.a), _mm256_castsi256_ps(m.a)),
+                _mm256_blendv_ps(f, _mm256_maskload_ps(p + 8, m.b), _mm256_castsi256_ps(m.b))};
+}
+
+V_INLINE void v_store_n(float *p, vf x, int64_t n)
+{
+    const vi m = vi_first(n);
+    _mm256_maskstore_ps(p, m.a, x.a);
+    _mm256_maskstore_ps(p + 8, m.b, x.b);
+}
+
+V_INLINE vf v_load_f16(const uint16_t *p)
+{
+    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+
+V_INLINE void v_store_f16(uint16_t *p, vf x)
+{
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+}
+
+#define HALVES2(name, type, in, op)                                            \
+    V_INLINE type name(in x, in y)                                             \
+    {                                                                          \
+        return (type){op(x.a, y.a), op(x.b, y.b)};                             \
+    }
+HALVES2(v_add, vf, vf, _mm256_add_ps)
+HALVES2(v_sub, vf, vf, _mm256_sub_ps)
+HALVES2(v_mul, vf, vf, _mm256_mul_ps)
+HALVES2(v_div, vf, vf, _mm256_div_ps)
+HALVES2(v_max, vf, vf, _mm256_max_ps)
+HALVES2(vi_add, vi, vi, _mm256_add_epi32)
+HALVES2(vi_sub, vi, vi, _mm256_sub_epi32)
+#undef HALVES2
+
+V_INLINE vf v_fma(vf x, vf y, vf z)
+{
+    return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+
+V_INLINE vf v_fnma(vf x, vf y, vf z)
+{
+    return (vf){_mm256_fnmadd_ps(x.a, y.a, z.a), _mm256_fnmadd_ps(x.b, y.b, z.b)};
+}
+
+V_INLINE vm v_gt(vf x, vf y)
+{
+    return (vm){_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ)};
+}
+
+V_INLINE vf v_select(vm m, vf x, vf y)
+{
+    return (vf){_mm256_blendv_ps(y.a, x.a, m.a), _mm256_blendv_ps(y.b, x.b, m.b)};
+}
+
+V_INLINE vi v_bits(vf x)
+{
+    return (vi){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
+}
+
+V_INLINE vf v_from_bits(vi x)
+{
+    return (vf){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
+}
+
+V_INLINE vi vi_splat(uint32_t x)
+{
+    const __m256i v = _mm256_set1_epi32((int32_t)x);
+    return (vi){v, v};
+}
+
+V_INLINE vi vi_shl(vi x, int n)
+{
+    const __m128i c = _mm_cvtsi32_si128(n);
+    return (vi){_mm256_sll_epi32(x.a, c), _mm256_sll_epi32(x.b, c)};
+}
+
+V_INLINE vi vi_shr(vi x, int n)
+{
+    const __m128i c = _mm_cvtsi32_si128(n);
+    return (vi){_mm256_srl_epi32(x.a, c), _mm256_srl_epi32(x.b, c)};
+}
+
+V_INLINE vf v_from_int(vi x)
+{
+    return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+
+V_INLINE float v_sum(vf x)
+{
+    const __m256 a = _mm256_add_ps(x.a, x.b);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+V_INLINE float v_hmax(vf x)
+{
+    const __m256 a = _mm256_max_ps(x.a, x.b);
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
+
+/* The four trees side by side, sharing registers from the second step on. */
+V_INLINE void v_sum4(float out[4], vf x, vf y, vf z, vf w)
+{
+    const __m256 xs = _mm256_add_ps(x.a, x.b), ys = _mm256_add_ps(y.a, y.b);
+    const __m256 zs = _mm256_add_ps(z.a, z.b), ws = _mm256_add_ps(w.a, w.b);
+    /* x0..x3 y0..y3, z0..z3 w0..w3 */
+    const __m256 xy = _mm256_add_ps(_mm256_permute2f128_ps(xs, ys, 0x20),
+                                    _mm256_permute2f128_ps(xs, ys, 0x31));
+    const __m256 zw = _mm256_add_ps(_mm256_permute2f128_ps(zs, ws, 0x20),
+                                    _mm256_permute2f128_ps(zs, ws, 0x31));
+    /* x0 x1 z0 z1 y0 y1 w0 w1 */
+    __m256 s = _mm256_add_ps(_mm256_shuffle_ps(xy, zw, 0x44), _mm256_shuffle_ps(xy, zw, 0xee));
+    s = _mm256_add_ps(s, _mm256_movehdup_ps(s)); /* x . z . y . w . */
+    const __m128 xz = _mm256_castps256_ps128(s), yw = _mm256_extractf128_ps(s, 1);
+    /* x y . . z w . . */
+    _mm_storeu_ps(out, _mm_movelh_ps(_mm_unpacklo_ps(xz, yw), _mm_unpackhi_ps(xz, yw)));
+}
+
+/* Rows 0-7 of 4 floats as 4 columns of 8. */
+V_INLINE void v_load4_half(__m256 out[4], const float *p)
+{
+#define PAIR(i)                                                                \
+    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4 * (i))),    \
+                         _mm_loadu_ps(p + 16 + 4 * (i)), 1)
+    const __m256 r0 = PAIR(0), r1 = PAIR(1), r2 = PAIR(2), r3 = PAIR(3); /* rows i and i + 4 */
+#undef PAIR
+    const __m256 lo01 = _mm256_unpacklo_ps(r0, r1), hi01 = _mm256_unpackhi_ps(r0, r1);
+    const __m256 lo23 = _mm256_unpacklo_ps(r2, r3), hi23 = _mm256_unpackhi_ps(r2, r3);
+    out[0] = _mm256_shuffle_ps(lo01, lo23, 0x44);
+    out[1] = _mm256_shuffle_ps(lo01, lo23, 0xee);
+    out[2] = _mm256_shuffle_ps(hi01, hi23, 0x44);
+    out[3] = _mm256_shuffle_ps(hi01, hi23, 0xee);
+}
+
+V_INLINE void v_load4(vf out[4], const float *p)
+{
+    __m256 a[4], b[4];
+    v_load4_half(a, p);
+    v_load4_half(b, p + 32);
+    for (int t = 0; t < 4; t++)
+        out[t] = (vf){a[t], b[t]};
+}
+
+#endif
