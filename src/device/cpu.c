@@ -155,7 +155,7 @@ void cpu_mul(const struct device *d, const struct dev_mat *w, int64_t r0, int64_
              const float *x, int64_t x_stride, const void *act, int64_t n_tok, float *out,
              int64_t out_stride)
 {
-    bool use_act = cpu_uses_act(d, w->type);
+    bool use_act = cpu_uses_act(d, w);
     kern_mul_fn *mul = use_act ? d->k->mulq[w->type] : d->k->mulf[w->type];
     const uint8_t *in = use_act ? act : (const void *)x;
     size_t in_stride = use_act ? kern_act_bytes(w->n_in) : (size_t)x_stride * sizeof(float);
@@ -245,7 +245,7 @@ void device_project(struct device *d, const struct dev_project *p)
 {
     struct project_job j = {.d = d, .p = p};
     for (int m = 0; m < p->n_mats; m++)
-        j.need_act |= cpu_uses_act(d, p->w[m]->type);
+        j.need_act |= cpu_uses_act(d, p->w[m]);
     if (p->n_tok == 1) {
         pool_run(d->pool, project_one_token, &j);
         return;

@@ -161,7 +161,7 @@ static void batch_down(void *arg, int i, int n)
         pool_split(e->down.n_out, GRAIN, i, n, &r0, &r1);
         if (r0 == r1)
             continue;
-        if (cpu_uses_act(d, e->down.type))
+        if (cpu_uses_act(d, &e->down))
             d->k->quantize(act, h, e->down.n_in);
         cpu_mul(d, &e->down, r0, r1, h, e->down.n_in, act, 1, y + r0, 0);
     }
@@ -233,13 +233,13 @@ static void chunk_expert(struct moe_job *j, const struct dev_expert *e)
 {
     struct pool *pool = j->d->pool;
     j->e = e;
-    bool gate_act = cpu_uses_act(j->d, e->gate.type), up_act = cpu_uses_act(j->d, e->up.type);
+    bool gate_act = cpu_uses_act(j->d, &e->gate), up_act = cpu_uses_act(j->d, &e->up);
     j->want_act = gate_act || up_act;
     j->want_float = !gate_act || !up_act;
     if (e->rows)
         pool_run(pool, chunk_gather, j);
     pool_run(pool, chunk_gate_up, j);
-    if (cpu_uses_act(j->d, e->down.type))
+    if (cpu_uses_act(j->d, &e->down))
         pool_run(pool, chunk_quantize, j);
     pool_run(pool, chunk_down, j);
 }

@@ -1,0 +1,91 @@
+/*
+ * Reference outputs for tests: a JSON list of prompts and the float32 logits
+ * beside it (see tests/data/README.md).
+ */
+#ifndef GOLDEN_H
+#define GOLDEN_H
+
+#include <jansson.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "sluice.h"
+
+#define DATA "tests/data/"
+#define BUILT_IN "models/pocket-dictionary.gguf"
+#define TINY DATA "tiny-f32.gguf"
+
+struct golden {
+    json_t *list;
+    float *logits; /* all rows, one after another */
+    size_t n_rows;
+};
+
+static inline json_t *golden_json(const char *path)
+{
+    json_error_t e;
+    json_t *j = json_load_file(path, 0, &e);
+    if (!j) {
+        fprintf(stderr, "%s:%d: %s\n", path, e.line, e.text);
+        abort();
+    }
+    return j;
+}
+
+static inline void golden_load(struct golden *g, const char *json, const char *f32, size_t n_vocab)
+{
+    g->list = golden_json(json);
+    FILE *f = fopen(f32, "rb");
+    if (!f || fseek(f, 0, SEEK_END) != 0)
+        abort();
+    size_t n = (size_t)ftell(f) / sizeof(float);
+    rewind(f);
+    g->logits = malloc(n * sizeof(float));
+    if (!g->logits || fread(g->logits, sizeof(float), n, f) != n)
+        abort();
+    fclose(f);
+    g->n_rows = n / n_vocab;
+}
+
+static inline void golden_free(struct golden *g)
+{
+    json_decref(g->list);
+    free(g->logits);
+}
+
+/* A JSON list of whole numbers; to be freed. */
+static inline int32_t *golden_ints(const json_t *list, int64_t *n)
+{
+    *n = (int64_t)json_array_size(list);
+    int32_t *v = calloc((size_t)*n + 1, sizeof(*v));
+    if (!v)
+        abort();
+    for (int64_t i = 0; i < *n; i++)
+        v[i] = (int32_t)json_integer_value(json_array_get(list, (size_t)i));
+    return v;
+}
+
+static inline sluice *golden_open(const sluice_options *o)
+{
+    sluice *s = NULL;
+    sluice_error e;
+    if (sluice_open(o, &s, &e) < 0) {
+        fprintf(stderr, "%s\n", e.text);
+        abort();
+    }
+    return s;
+}
+
+static inline sluice_session *golden_session(sluice *s)
+{
+    sluice_session *x = NULL;
+    sluice_error e;
+    if (sluice_session_new(s, &x, &e) < 0) {
+        fprintf(stderr, "%s\n", e.text);
+        abort();
+    }
+    return x;
+}
+
+#endif
