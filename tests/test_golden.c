@@ -127,6 +127,44 @@ static void tiny_logits_and_experts(void **state)
     golden_free(&g);
 }
 
+/* Logits by llama.cpp (F32 cache, plain attention) of a random model written by tools/mkmodel:
+ * qwen3moe, 3 layers, hidden 64, 16 experts, 4 used, vocabulary 320, F32, seed 7. */
+static const int32_t qwen3_ids[] = {130, 183, 271, 14, 238, 127, 26, 80, 57, 190, 240, 126, 194, 278, 52, 293, 127, 6, 110, 208, 143, 93, 199, 81};
+
+static int compare_row(void *user, int64_t position, const float *logits, int n_vocab)
+{
+    struct want_logits *w = user;
+    for (int i = 0; i < n_vocab; i++)
+        w->max_diff = fmax(w->max_diff, fabs((double)logits[i] - (double)w->rows[position * n_vocab + i]));
+    w->seen++;
+    return 0;
+}
+
+static void qwen3moe_logits(void **state)
+{
+    (void)state;
+    enum { N = sizeof(qwen3_ids) / sizeof(qwen3_ids[0]), VOCAB = 320 };
+    static float rows[N * VOCAB];
+    struct want_logits w = {.rows = rows};
+    sluice_options o;
+    sluice_error e;
+    FILE *f = fopen(DATA "qwen3moe-tiny-logits.f32", "rb");
+    assert_non_null(f);
+    assert_int_equal(fread(rows, sizeof(float), N * VOCAB, f), N * VOCAB);
+    fclose(f);
+    sluice_options_init(&o);
+    o.model = DATA "qwen3moe-tiny.gguf";
+    o.kv_f32 = true;
+    sluice *s = golden_open(&o);
+    sluice_session *x = golden_session(s);
+    assert_int_equal(sluice_session_append(x, qwen3_ids, N, compare_row, &w, &e), 0);
+    print_message("qwen3moe: %zu positions, largest difference %.3g\n", w.seen, w.max_diff);
+    assert_int_equal(w.seen, N);
+    assert_true(w.max_diff <= 2e-4);
+    sluice_session_free(x);
+    sluice_close(s);
+}
+
 static void divergence(bool exact, double limit)
 {
     struct golden g;
@@ -277,6 +315,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_logits_and_experts),
+        cmocka_unit_test(qwen3moe_logits),
         cmocka_unit_test(tiny_continuations),
         cmocka_unit_test(mean_divergence_is_small),
         cmocka_unit_test(exact_mode_is_exact),
