@@ -5,6 +5,8 @@
  */
 #include "support/text_check.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -341,6 +343,28 @@ static void test_bounds(void **state)
     }
 }
 
+/* A match limit of one step: stands for text that is beyond the real one. */
+static void test_failure_leaves_the_list_as_it_was(void **state)
+{
+    (void)state;
+    struct tb *b = tb_new("llama-bpe");
+    b->c.bos = 1;
+    struct text *t = open_built(b);
+    struct text_segment segs[] = {{"\xff", 1, false}, {"Words and  more.", 16, false}};
+    struct text_ids ids = {0};
+    struct err e = {0};
+    encode(t, "abc", 3, false, &ids);
+    pcre2_set_match_limit(t->pretok.limits, 1);
+    assert_int_equal(text_encode(t, segs, 2, true, &ids, &e), E_ARG);
+    assert_says(&e, "break it up");
+    assert_int_equal(ids.n, 3);
+    assert_int_equal(text_encode(t, segs, 1, true, &ids, NULL), OK);
+    assert_int_equal(ids.n, 5);
+    text_ids_free(&ids);
+    text_close(t);
+    tb_free(b);
+}
+
 static void test_end_of_generation(void **state)
 {
     (void)state;
@@ -494,6 +518,7 @@ int main(void)
         cmocka_unit_test(test_a_megabyte_without_a_boundary),
         cmocka_unit_test(test_specials_in_markup),
         cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_failure_leaves_the_list_as_it_was),
         cmocka_unit_test(test_end_of_generation),
         cmocka_unit_test(test_metadata_refused),
         cmocka_unit_test(test_metadata_tolerated),

@@ -172,6 +172,7 @@ static void test_gpt4o_case_classes(void **state)
         {"\xe4\xb8\xad" "Abc\xe4\xb8\xad", "\xe4\xb8\xad" "Abc\xe4\xb8\xad"},
         {"a/b//\nc", "a|/b|//\n|c"},
         {"...///\n", "...///\n"},
+        {"...\n/\n/x", "...\n/\n/|x"}, /* slashes behind newlines, too */
         {" \n/", " \n|/"},
         {"a  b", "a| | b"},
         {"1234", "123|4"},
