@@ -21,7 +21,7 @@
 #define FILE_BYTES ((int64_t)3 * 1024 * 1024 + 1234)
 #define MAX_REQS 64
 
-static char path[] = "./test_io_XXXXXX"; /* not /tmp: it may be in memory */
+static char path[] = "/var/tmp/sluice_io_XXXXXX"; /* /tmp may be in memory */
 
 struct env {
     enum ioq_kind kind;

@@ -78,6 +78,9 @@ bool expert_part_ready(struct expert_cache *c, const struct expert_lease *l, int
 int expert_wait(struct expert_cache *c, const struct expert_lease *l, struct err *e);
 const void *expert_data(const struct expert_cache *c, const struct expert_lease *l, int part);
 void expert_release(struct expert_cache *c, struct expert_lease *l);
+/* True when the expert is in memory or on its way: a request would read nothing.
+ * A chunk that asks for these first keeps them from being evicted by the rest. */
+bool expert_resident(const struct expert_cache *c, int layer, int expert);
 /* How many more leases of this layer could be taken now without waiting. */
 int expert_free_slots(const struct expert_cache *c, int layer);
 
@@ -85,7 +88,8 @@ int expert_free_slots(const struct expert_cache *c, int layer);
  * queued. Changes no result. expert_drop_hints cancels what is still queued. */
 int expert_hint(struct expert_cache *c, int layer, const int32_t *ids, int n);
 void expert_drop_hints(struct expert_cache *c);
-/* Called once per token of decode, for policies that age their counts. */
+/* Called after each pass through the layers (a decoded token, or a chunk of a
+ * prompt), for policies that age their counts. */
 void expert_tick(struct expert_cache *c);
 
 struct expert_stats {
@@ -114,7 +118,7 @@ struct expert_policy {
     void (*on_use)(void *state, int64_t key, int slot);    /* requested (hit, or after insert) */
     void (*on_insert)(void *state, int64_t key, int slot); /* now lives in slot */
     void (*on_evict)(void *state, int64_t key, int slot);
-    void (*on_tick)(void *state);                          /* a token ended */
+    void (*on_tick)(void *state);                          /* a pass through the layers ended */
     /* The slot to evict among those with evictable[slot] != 0; -1: none. */
     int (*victim)(void *state, const uint8_t *evictable, int layer);
     /* May a lookahead read of `key` take the slot of that victim? */

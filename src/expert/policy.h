@@ -7,6 +7,6 @@
 
 #include "expert/expert.h"
 
-extern const struct expert_policy expert_policy_lru;
+extern const struct expert_policy expert_policy_decay, expert_policy_lru;
 
 #endif

@@ -1,0 +1,265 @@
+/*
+ * test_policy: the eviction policies on the routing of five real models, and
+ * the simulator against the cache itself.
+ *
+ * The default policy must not be tuned to one trace: its misses stay at or
+ * below 0.95 of LRU's on average over all traces and cache sizes, and never
+ * exceed LRU's by more than 1 %.
+ */
+#include "support/replay.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const char *const names[] = {
+    "tests/data/traces/trace_gemma4-26b-a4b.jsonl",    "tests/data/traces/trace_gpt-oss-120b_k2.jsonl",
+    "tests/data/traces/trace_kimi-linear-48b_k8.jsonl", "tests/data/traces/trace_olmoe-1b-7b_k8.jsonl",
+    "tests/data/traces/trace_qwen3-30b-a3b_k6.jsonl",
+};
+#define N_TRACES ARRAY_LEN(names)
+static const double sizes[] = {1.2, 2, 4, 8};
+
+static struct replay_trace traces[N_TRACES];
+
+static const struct expert_policy *named(const char *name)
+{
+    for (int i = 0; expert_policies[i]; i++)
+        if (strcmp(expert_policies[i]->name, name) == 0)
+            return expert_policies[i];
+    fail_msg("no policy is called %s", name);
+    return NULL;
+}
+
+static int load_traces(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    for (size_t i = 0; i < N_TRACES; i++)
+        if (replay_load(names[i], &traces[i], &e) != OK)
+            fail_msg("%s", e.text);
+    return 0;
+}
+
+static int free_traces(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_TRACES; i++)
+        replay_free(&traces[i]);
+    return 0;
+}
+
+/* Experts that occur at all: no cache can miss less. */
+static int64_t n_distinct(const struct replay_trace *t)
+{
+    size_t n_keys = (size_t)t->n_layers * (size_t)t->n_experts;
+    uint8_t *seen = calloc(n_keys, 1);
+    int64_t n = 0;
+    for (int64_t i = 0; i < (int64_t)t->n_tokens * t->n_layers * t->n_used; i++)
+        if (t->ids[i] >= 0) {
+            uint8_t *s = &seen[(i / t->n_used % t->n_layers) * t->n_experts + t->ids[i]];
+            n += *s == 0;
+            *s = 1;
+        }
+    free(seen);
+    return n;
+}
+
+static void default_policy_beats_lru_on_every_trace(void **state)
+{
+    (void)state;
+    double sum = 0;
+    for (size_t i = 0; i < N_TRACES; i++)
+        for (size_t j = 0; j < ARRAY_LEN(sizes); j++) {
+            int64_t n_slots = replay_slots(&traces[i], sizes[j]);
+            int64_t lru = replay_policy(&traces[i], named("lru"), n_slots);
+            int64_t ours = replay_policy(&traces[i], expert_policies[0], n_slots);
+            assert_true(lru > 0 && ours > 0);
+            if ((double)ours > 1.01 * (double)lru)
+                fail_msg("%s, size %g: %lld misses, LRU %lld", traces[i].name, sizes[j],
+                         (long long)ours, (long long)lru);
+            sum += (double)ours / (double)lru;
+        }
+    double mean = sum / (double)(N_TRACES * ARRAY_LEN(sizes));
+    printf("misses of the default policy / LRU: %.4f\n", mean);
+    assert_true(mean <= 0.95);
+}
+
+static void no_policy_beats_the_optimum(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_TRACES; i++)
+        for (size_t j = 0; j < ARRAY_LEN(sizes); j++) {
+            int64_t n_slots = replay_slots(&traces[i], sizes[j]);
+            int64_t optimum = replay_belady(&traces[i], n_slots);
+            assert_true(optimum >= n_distinct(&traces[i]));
+            for (int k = 0; expert_policies[k]; k++)
+                assert_true(replay_policy(&traces[i], expert_policies[k], n_slots) >= optimum);
+        }
+}
+
+static void with_room_for_all_each_expert_misses_once(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_TRACES; i++) {
+        const struct replay_trace *t = &traces[i];
+        int64_t all = (int64_t)t->n_layers * t->n_experts;
+        for (int k = 0; expert_policies[k]; k++)
+            assert_int_equal(replay_policy(t, expert_policies[k], all), n_distinct(t));
+    }
+}
+
+/* LRU worked out by hand: one layer, three slots. */
+static void lru_is_lru(void **state)
+{
+    (void)state;
+    static int16_t ids[] = {0, 1, 2, 0, 3, 1, 0, 2};
+    struct replay_trace t = {.n_tokens = 8, .n_layers = 1, .n_experts = 4, .n_used = 1,
+                             .n_requests = 8, .ids = ids};
+    /* 0 1 2 miss; 0 hits; 3 evicts 1; 1 evicts 2; 0 hits; 2 evicts 3 */
+    assert_int_equal(replay_policy(&t, named("lru"), 3), 6);
+    /* the optimum keeps 0 and 1 for 3 */
+    assert_int_equal(replay_belady(&t, 3), 5);
+}
+
+/* A prompt in chunks reads every layer's experts in turn: LRU hits nothing. */
+static void a_scan_keeps_part_of_the_cache(void **state)
+{
+    (void)state;
+    struct replay_trace t = {.n_tokens = 40, .n_layers = 8, .n_experts = 4, .n_used = 4};
+    t.n_requests = (int64_t)t.n_tokens * t.n_layers * t.n_used;
+    t.ids = malloc((size_t)t.n_requests * sizeof *t.ids);
+    for (int64_t i = 0; i < t.n_requests; i++)
+        t.ids[i] = (int16_t)(i % 4);
+    int64_t n_slots = 16; /* half of all */
+    assert_int_equal(replay_policy(&t, named("lru"), n_slots), t.n_requests);
+    int64_t ours = replay_policy(&t, expert_policies[0], n_slots);
+    assert_true(ours < t.n_requests * 7 / 10);
+    replay_free(&t);
+}
+
+static void a_victim_is_evictable_or_none(void **state)
+{
+    (void)state;
+    enum { N = 24 };
+    uint8_t evictable[N] = {0};
+    for (int k = 0; expert_policies[k]; k++) {
+        const struct expert_policy *p = expert_policies[k];
+        void *s = p->create(8 * 4, N, 8, 4);
+        assert_non_null(s);
+        assert_int_equal(p->victim(s, evictable, 0), -1);
+        for (int i = 0; i < N; i++) {
+            p->on_insert(s, i, i);
+            p->on_use(s, i, i);
+        }
+        for (int layer = 0; layer < 8; layer++) {
+            assert_int_equal(p->victim(s, evictable, layer), -1);
+            for (int i = 0; i < N; i++) { /* whatever it remembered a moment ago */
+                evictable[i] = 1;
+                assert_int_equal(p->victim(s, evictable, layer), i);
+                evictable[i] = 0;
+            }
+        }
+        p->on_evict(s, 3, 3);
+        p->on_tick(s);
+        memset(evictable, 1, N);
+        evictable[3] = 0;
+        for (int layer = 0; layer < 8; layer++)
+            assert_in_range(p->victim(s, evictable, layer), 0, N - 1);
+        memset(evictable, 0, N);
+        p->destroy(s);
+    }
+}
+
+/* ---- the cache itself ------------------------------------------------- */
+
+#define N_TOKENS 24 /* of OLMoE: 128 reads each at most */
+
+static int64_t cache_misses(const struct replay_trace *t, const char *policy, int64_t n_slots)
+{
+    char path[] = "/var/tmp/sluice_p_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && ftruncate(fd, 65536) == 0);
+    close(fd);
+    struct expert_layer *layers = calloc((size_t)t->n_layers, sizeof *layers);
+    for (int l = 0; l < t->n_layers; l++)
+        layers[l] = (struct expert_layer){.n_experts = t->n_experts, .n_parts = 1,
+                                          .part = {{0, 64 * l, 64, 64}}};
+    struct err e = {0};
+    struct ioq *q = NULL;
+    struct expert_cache *c = NULL;
+    struct expert_stats s = {0};
+    struct expert_config cfg = {.layers = layers, .n_layers = t->n_layers, .n_used = t->n_used,
+                                .cache_bytes = (size_t)n_slots * ioq_span_max(64), .policy = policy};
+    if (ioq_open(&(struct ioq_config){.kind = IOQ_AUTO}, &q, &e) < 0 || ioq_add_file(q, path, &e) < 0)
+        fail_msg("%s", e.text);
+    cfg.ioq = q;
+    if (expert_open(&cfg, &c, &e) < 0)
+        fail_msg("%s", e.text);
+    for (int i = 0; i < N_TOKENS * t->n_layers; i++) {
+        struct expert_lease leases[16];
+        int32_t ids[16];
+        for (int k = 0; k < t->n_used; k++)
+            ids[k] = t->ids[(int64_t)i * t->n_used + k];
+        if (expert_request(c, i % t->n_layers, ids, t->n_used, leases, &e) < 0)
+            fail_msg("%s", e.text);
+        for (int k = 0; k < t->n_used; k++) {
+            assert_int_equal(expert_wait(c, &leases[k], &e), OK);
+            expert_release(c, &leases[k]);
+        }
+        if (i % t->n_layers == t->n_layers - 1)
+            expert_tick(c);
+    }
+    expert_get_stats(c, &s);
+    expert_close(c);
+    ioq_close(q);
+    free(layers);
+    unlink(path);
+    return s.n_misses;
+}
+
+static void the_cache_misses_what_the_replay_says(void **state)
+{
+    (void)state;
+    struct replay_trace t = traces[3];
+    assert_int_equal(t.n_used, 8);
+    t.n_tokens = N_TOKENS;
+    for (int k = 0; expert_policies[k]; k++) {
+        int64_t n_slots = replay_slots(&t, 1.5);
+        assert_int_equal(cache_misses(&t, expert_policies[k]->name, n_slots),
+                         replay_policy(&t, expert_policies[k], n_slots));
+    }
+}
+
+static void bad_traces_are_refused(void **state)
+{
+    (void)state;
+    struct replay_trace t;
+    struct err e = {0};
+    assert_true(replay_load("tests/data/traces/none.jsonl", &t, &e) < 0);
+    e = (struct err){0};
+    assert_int_equal(replay_load("tests/data/traces/README.md", &t, &e), E_FORMAT);
+    assert_non_null(strstr(e.text, "line 1"));
+    replay_free(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(default_policy_beats_lru_on_every_trace),
+        cmocka_unit_test(no_policy_beats_the_optimum),
+        cmocka_unit_test(with_room_for_all_each_expert_misses_once),
+        cmocka_unit_test(lru_is_lru),
+        cmocka_unit_test(a_scan_keeps_part_of_the_cache),
+        cmocka_unit_test(a_victim_is_evictable_or_none),
+        cmocka_unit_test(the_cache_misses_what_the_replay_says),
+        cmocka_unit_test(bad_traces_are_refused),
+    };
+    return cmocka_run_group_tests(tests, load_traces, free_traces);
+}
