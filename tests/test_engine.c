@@ -1,0 +1,366 @@
+/*
+ * The public interface: options, sampling, sessions, limits, cancelling.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "golden.h"
+
+static sluice *s;
+static int32_t *prompt;
+static int64_t n_prompt;
+
+static int open_model(void **state)
+{
+    (void)state;
+    sluice_options o;
+    sluice_message m = {.role = "user", .content = "What does period mean?"};
+    sluice_error e;
+    int64_t stable;
+    sluice_options_init(&o);
+    o.model = BUILT_IN;
+    s = golden_open(&o);
+    assert_int_equal(sluice_chat_ids(s, &m, 1, false, &prompt, &n_prompt, &stable, &e), 0);
+    assert_true(stable > 0 && stable <= n_prompt);
+    return 0;
+}
+
+static int close_model(void **state)
+{
+    (void)state;
+    sluice_free(prompt);
+    sluice_close(s);
+    return 0;
+}
+
+/* ---- sampling ------------------------------------------------------------ */
+
+struct answer {
+    int32_t id[64];
+    int n, stop_at;
+};
+
+static int keep(void *user, int32_t id, const char *text, size_t n)
+{
+    struct answer *a = user;
+    (void)text;
+    (void)n;
+    if (a->n < 64)
+        a->id[a->n++] = id;
+    return a->n == a->stop_at;
+}
+
+static sluice_finish answer(const sluice_sampling *p, int64_t max, struct answer *a)
+{
+    sluice_session *x = golden_session(s);
+    sluice_finish finish;
+    sluice_error e;
+    assert_int_equal(sluice_session_sync(x, prompt, n_prompt, 0, &e), 0);
+    assert_int_equal(sluice_generate(x, p, max, keep, a, &finish, &e), 0);
+    sluice_session_free(x);
+    return finish;
+}
+
+static bool same(const struct answer *a, const struct answer *b)
+{
+    return a->n == b->n && memcmp(a->id, b->id, (size_t)a->n * sizeof(a->id[0])) == 0;
+}
+
+static void a_seed_is_reproducible(void **state)
+{
+    (void)state;
+    struct answer a = {0}, b = {0}, c[4] = {{{0}, 0, 0}};
+    sluice_sampling p;
+    int different = 0;
+    sluice_sampling_init(&p);
+    p.temperature = 5.0f; /* this model is sure of its answers */
+    p.seed = 42;
+    answer(&p, 24, &a);
+    answer(&p, 24, &b);
+    assert_true(same(&a, &b));
+    for (int i = 0; i < 4; i++) {
+        p.seed = (uint64_t)i;
+        answer(&p, 24, &c[i]);
+        different += !same(&a, &c[i]);
+    }
+    assert_true(different >= 3);
+}
+
+static void narrow_sampling_is_greedy(void **state)
+{
+    (void)state;
+    struct answer greedy = {0};
+    sluice_sampling p, narrow[3];
+    sluice_sampling_init(&p);
+    answer(&p, 24, &greedy);
+    assert_true(greedy.n > 5);
+    for (int i = 0; i < 3; i++) {
+        narrow[i] = p;
+        narrow[i].temperature = 2.0f;
+        narrow[i].seed = 9;
+    }
+    narrow[0].top_k = 1;
+    narrow[1].top_p = 1e-6f;
+    narrow[2].min_p = 1.0f;
+    for (int i = 0; i < 3; i++) {
+        struct answer a = {0};
+        answer(&narrow[i], 24, &a);
+        assert_true(same(&a, &greedy));
+    }
+}
+
+static void a_penalty_changes_repetition(void **state)
+{
+    (void)state;
+    struct answer plain = {0}, penalised = {0};
+    sluice_sampling p;
+    sluice_sampling_init(&p);
+    answer(&p, 48, &plain);
+    p.repeat_penalty = 10.0f;
+    answer(&p, 48, &penalised);
+    int repeats[2] = {0, 0};
+    const struct answer *both[2] = {&plain, &penalised};
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < both[k]->n; i++)
+            for (int j = 0; j < i; j++)
+                repeats[k] += both[k]->id[i] == both[k]->id[j];
+    assert_true(repeats[1] < repeats[0]);
+}
+
+static void bad_sampling_is_refused(void **state)
+{
+    (void)state;
+    sluice_session *x = golden_session(s);
+    sluice_error e;
+    sluice_sampling p;
+    sluice_finish f;
+    assert_int_equal(sluice_session_sync(x, prompt, n_prompt, 0, &e), 0);
+    for (int i = 0; i < 6; i++) {
+        sluice_sampling_init(&p);
+        if (i == 0) p.temperature = -1.0f;
+        if (i == 1) p.temperature = NAN;
+        if (i == 2) p.top_k = -1;
+        if (i == 3) p.top_p = 0.0f;
+        if (i == 4) p.min_p = 1.5f;
+        if (i == 5) p.repeat_penalty = 0.0f;
+        assert_int_equal(sluice_generate(x, &p, 1, NULL, NULL, &f, &e), SLUICE_E_ARG);
+        assert_non_null(strstr(e.text, "sampling"));
+    }
+    sluice_session_free(x);
+}
+
+/* ---- limits -------------------------------------------------------------- */
+
+static void a_callback_stops(void **state)
+{
+    (void)state;
+    struct answer a = {.stop_at = 3};
+    sluice_sampling p;
+    sluice_sampling_init(&p);
+    assert_int_equal(answer(&p, 24, &a), SLUICE_FINISH_STOPPED);
+    assert_int_equal(a.n, 3);
+}
+
+static void nothing_to_continue(void **state)
+{
+    (void)state;
+    sluice_session *x = golden_session(s);
+    sluice_error e;
+    sluice_sampling p;
+    sluice_finish f;
+    sluice_sampling_init(&p);
+    assert_null(sluice_session_logits(x));
+    assert_int_equal(sluice_generate(x, &p, 4, NULL, NULL, &f, &e), SLUICE_E_STATE);
+    assert_int_equal(sluice_session_sync(x, prompt, 0, 0, &e), SLUICE_E_ARG);
+    assert_int_equal(sluice_session_sync(x, prompt, 4, 5, &e), SLUICE_E_ARG);
+    sluice_session_free(x);
+}
+
+static void ids_outside_are_refused(void **state)
+{
+    (void)state;
+    sluice_session *x = golden_session(s);
+    sluice_error e;
+    const int32_t bad[] = {5, 8192, -1};
+    assert_int_equal(sluice_session_append(x, bad, 2, NULL, NULL, &e), SLUICE_E_ARG);
+    assert_non_null(strstr(e.text, "8192"));
+    assert_int_equal(sluice_session_append(x, bad + 2, 1, NULL, NULL, &e), SLUICE_E_ARG);
+    assert_int_equal(sluice_session_append(x, bad, 1, NULL, NULL, &e), 0);
+    assert_int_equal(sluice_session_length(x), 1);
+    sluice_session_free(x);
+}
+
+static void a_full_context_says_so(void **state)
+{
+    (void)state;
+    sluice_options o;
+    sluice_error e;
+    sluice_sampling p;
+    sluice_finish f;
+    sluice_options_init(&o);
+    sluice_sampling_init(&p);
+    o.model = BUILT_IN;
+    o.context = 20;
+    sluice *small = golden_open(&o);
+    sluice_session *x = golden_session(small);
+    struct answer a = {0};
+    assert_true(n_prompt <= 20);
+    assert_int_equal(sluice_session_sync(x, prompt, n_prompt, 0, &e), 0);
+    assert_int_equal(sluice_generate(x, &p, 100, keep, &a, &f, &e), 0);
+    assert_int_equal(f, SLUICE_FINISH_LENGTH);
+    assert_int_equal(sluice_session_length(x), 20);
+    assert_int_equal(sluice_session_append(x, prompt, 1, NULL, NULL, &e), SLUICE_E_STATE);
+    assert_non_null(strstr(e.text, "--ctx"));
+    /* and goes on after a reset */
+    sluice_session_reset(x);
+    assert_int_equal(sluice_session_append(x, prompt, 1, NULL, NULL, &e), 0);
+    sluice_session_free(x);
+    sluice_close(small);
+}
+
+static void several_sessions_do_not_mix(void **state)
+{
+    (void)state;
+    enum { N = 4 };
+    sluice_session *x[N];
+    sluice_error e;
+    float *want = malloc(8192 * sizeof(float));
+    assert_non_null(want);
+    for (int i = 0; i < N; i++)
+        x[i] = golden_session(s);
+    for (int64_t t = 0; t < n_prompt; t++) /* interleaved; one of them backwards */
+        for (int i = 0; i < N; i++) {
+            const int32_t *id = i == 1 ? &prompt[n_prompt - 1 - t] : &prompt[t];
+            assert_int_equal(sluice_session_append(x[i], id, 1, NULL, NULL, &e), 0);
+        }
+    memcpy(want, sluice_session_logits(x[0]), 8192 * sizeof(float));
+    assert_memory_equal(sluice_session_logits(x[2]), want, 8192 * sizeof(float));
+    assert_memory_equal(sluice_session_logits(x[3]), want, 8192 * sizeof(float));
+    assert_memory_not_equal(sluice_session_logits(x[1]), want, 8192 * sizeof(float));
+    for (int i = 0; i < N; i++)
+        sluice_session_free(x[i]);
+    free(want);
+}
+
+static int stop_at_once(void *user, const char *what, int64_t done, int64_t total)
+{
+    (void)done;
+    (void)total;
+    return strcmp(what, user) == 0;
+}
+
+static void progress_cancels(void **state)
+{
+    (void)state;
+    sluice_options o;
+    sluice_error e;
+    sluice *none = NULL;
+    static char load[] = "load", computing[] = "prompt";
+    sluice_options_init(&o);
+    o.model = BUILT_IN;
+    o.progress = stop_at_once;
+    o.user = load;
+    assert_int_equal(sluice_open(&o, &none, &e), SLUICE_E_CANCELLED);
+    assert_null(none);
+    sluice_session *x = golden_session(s);
+    sluice_set_progress(s, stop_at_once, computing);
+    assert_int_equal(sluice_session_sync(x, prompt, n_prompt, 0, &e), SLUICE_E_CANCELLED);
+    sluice_set_progress(s, NULL, NULL);
+    assert_int_equal(sluice_session_sync(x, prompt, n_prompt, 0, &e), 0);
+    sluice_session_free(x);
+}
+
+/* ---- opening -------------------------------------------------------------- */
+
+static void bad_options_are_refused(void **state)
+{
+    (void)state;
+    sluice_options o;
+    sluice_error e;
+    sluice *none = NULL;
+    for (int i = 0; i < 8; i++) {
+        int want = SLUICE_E_ARG;
+        sluice_options_init(&o);
+        o.model = BUILT_IN;
+        if (i == 0) o.model = NULL;
+        if (i == 1) o.threads = -1;
+        if (i == 2) o.io = "carrier-pigeon";
+        if (i == 3) o.chunk = 1 << 20;
+        if (i == 4) { o.cpu = "abacus"; want = 0; }
+        if (i == 5) { o.memory_bytes = 1; want = SLUICE_E_BUDGET; }
+        if (i == 6) { o.model = "tests/data/none.gguf"; want = SLUICE_E_IO; }
+        if (i == 7) { o.policy = "astrology"; want = 0; }
+        int rc = sluice_open(&o, &none, &e);
+        assert_true(rc < 0 && (want == 0 || rc == want));
+        assert_int_equal(e.code, rc);
+        assert_true(strlen(e.text) > 10 && !strchr(e.text, '\n'));
+        assert_null(none);
+    }
+}
+
+static void the_tokeniser_alone(void **state)
+{
+    (void)state;
+    sluice_options o;
+    sluice_error e;
+    sluice *t = NULL;
+    sluice_session *x = NULL;
+    int32_t *ids;
+    int64_t n;
+    sluice_options_init(&o);
+    o.model = BUILT_IN;
+    o.tokenizer_only = true;
+    assert_int_equal(sluice_open(&o, &t, &e), 0);
+    assert_int_equal(sluice_tokenize(t, "define isthmus", 14, false, &ids, &n, &e), 0);
+    assert_true(n > 1);
+    sluice_free(ids);
+    assert_int_equal(sluice_session_new(t, &x, &e), SLUICE_E_STATE);
+    sluice_close(t);
+}
+
+static void the_plan_adds_up(void **state)
+{
+    (void)state;
+    sluice_plan p;
+    sluice_options o;
+    sluice_error e;
+    sluice_get_plan(s, &p);
+    assert_int_equal(p.cache, p.cache_full); /* 46 MB fit everywhere */
+    assert_true(p.process + p.dense + p.state + p.kv + p.scratch + p.cache <= p.budget);
+    sluice_options_init(&o);
+    o.model = BUILT_IN;
+    o.memory_bytes = 1;
+    assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), SLUICE_E_BUDGET);
+    /* this process holds reference files and other models' leftovers too */
+    assert_true(p.floor > p.dense + p.cache_min);
+    assert_true(p.floor - p.process < (32 << 20));
+    o.memory_bytes = (uint64_t)p.floor + (4 << 20);
+    assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
+    assert_true(p.cache < p.cache_full);
+    assert_int_equal(p.budget, p.process + p.dense + p.state + p.kv + p.scratch + p.cache);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_seed_is_reproducible),
+        cmocka_unit_test(narrow_sampling_is_greedy),
+        cmocka_unit_test(a_penalty_changes_repetition),
+        cmocka_unit_test(bad_sampling_is_refused),
+        cmocka_unit_test(a_callback_stops),
+        cmocka_unit_test(nothing_to_continue),
+        cmocka_unit_test(ids_outside_are_refused),
+        cmocka_unit_test(a_full_context_says_so),
+        cmocka_unit_test(several_sessions_do_not_mix),
+        cmocka_unit_test(progress_cancels),
+        cmocka_unit_test(bad_options_are_refused),
+        cmocka_unit_test(the_tokeniser_alone),
+        cmocka_unit_test(the_plan_adds_up),
+    };
+    return cmocka_run_group_tests(tests, open_model, close_model);
+}

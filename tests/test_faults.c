@@ -1,0 +1,173 @@
+/*
+ * A bad disk: reads of experts that fail, come short or are slow fail the
+ * generation with one sentence naming file, offset, layer and expert; the
+ * next request works and gives the same bits.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "golden.h"
+
+static const int32_t prompt[] = {8184, 272, 198, 298, 376, 1116, 474, 489, 403, 313, 30, 8185, 198, 8184, 273, 198};
+enum { N_PROMPT = sizeof(prompt) / sizeof(prompt[0]) };
+
+struct bench {
+    sluice *s;
+    sluice_session *x;
+    sluice_model_info info;
+    float *want; /* logits after the prompt without faults */
+};
+
+static void open_small(struct bench *b, const char *io)
+{
+    sluice_options o;
+    sluice_plan p;
+    sluice_error e;
+    sluice_options_init(&o);
+    o.model = BUILT_IN;
+    o.threads = 2;
+    o.context = 256;
+    o.chunk = 16;
+    o.io = io;
+    assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
+    o.memory_bytes = (uint64_t)p.floor + (1 << 20);
+    b->s = golden_open(&o);
+    b->x = golden_session(b->s);
+    sluice_info(b->s, &b->info);
+    size_t bytes = (size_t)b->info.n_vocab * sizeof(float);
+    b->want = malloc(bytes);
+    assert_non_null(b->want);
+    assert_int_equal(sluice_session_sync(b->x, prompt, N_PROMPT, 0, &e), 0);
+    memcpy(b->want, sluice_session_logits(b->x), bytes);
+    sluice_session_reset(b->x);
+}
+
+static void close_small(struct bench *b)
+{
+    free(b->want);
+    sluice_session_free(b->x);
+    sluice_close(b->s);
+}
+
+static void assert_sentence(const sluice_error *e)
+{
+    assert_int_equal(e->code, SLUICE_E_IO);
+    assert_non_null(strstr(e->text, BUILT_IN));
+    assert_non_null(strstr(e->text, "layer "));
+    assert_non_null(strstr(e->text, "expert "));
+    assert_non_null(strstr(e->text, "offset "));
+    assert_null(strchr(e->text, '\n'));
+}
+
+static void works_again(struct bench *b)
+{
+    sluice_error e;
+    assert_int_equal(sluice_inject_fault(b->s, "none", 0, 0, 0, &e), 0);
+    assert_int_equal(sluice_session_sync(b->x, prompt, N_PROMPT, 0, &e), 0);
+    assert_memory_equal(sluice_session_logits(b->x), b->want,
+                        (size_t)b->info.n_vocab * sizeof(float));
+}
+
+static const char *const readers[] = {"uring", "pread"};
+
+static void failing_reads_fail_the_prompt(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"error", "short"};
+    for (int r = 0; r < 2; r++) {
+        struct bench b;
+        open_small(&b, readers[r]);
+        for (int k = 0; k < 2; k++)
+            for (int skip = 0; skip < 40; skip += 13) {
+                sluice_error e;
+                assert_int_equal(sluice_inject_fault(b.s, kinds[k], skip, -1, 0, &e), 0);
+                assert_int_equal(sluice_session_sync(b.x, prompt, N_PROMPT, 0, &e), SLUICE_E_IO);
+                assert_sentence(&e);
+                works_again(&b);
+                sluice_session_reset(b.x);
+            }
+        close_small(&b);
+    }
+}
+
+static int count_token(void *user, int32_t id, const char *text, size_t n)
+{
+    (void)id;
+    (void)text;
+    (void)n;
+    ++*(int *)user;
+    return 0;
+}
+
+static void failing_reads_fail_the_generation(void **state)
+{
+    (void)state;
+    for (int r = 0; r < 2; r++) {
+        struct bench b;
+        sluice_sampling p;
+        sluice_finish finish;
+        sluice_error e;
+        int got = 0;
+        sluice_sampling_init(&p);
+        open_small(&b, readers[r]);
+        assert_int_equal(sluice_session_sync(b.x, prompt, N_PROMPT, 0, &e), 0);
+        assert_int_equal(sluice_inject_fault(b.s, "error", 30, 1, 0, &e), 0);
+        assert_int_equal(sluice_generate(b.x, &p, 40, count_token, &got, &finish, &e), SLUICE_E_IO);
+        assert_sentence(&e);
+        assert_true(got > 0 && got < 20);
+        works_again(&b);
+        got = 0;
+        assert_int_equal(sluice_generate(b.x, &p, 40, count_token, &got, &finish, &e), 0);
+        assert_int_equal(finish, SLUICE_FINISH_END);
+        assert_int_equal(got, 20);
+        close_small(&b);
+    }
+}
+
+static void slow_reads_are_only_slow(void **state)
+{
+    (void)state;
+    for (int r = 0; r < 2; r++) {
+        struct bench b;
+        sluice_error e;
+        open_small(&b, readers[r]);
+        assert_int_equal(sluice_inject_fault(b.s, "slow", 0, 20, 5, &e), 0);
+        assert_int_equal(sluice_session_sync(b.x, prompt, N_PROMPT, 0, &e), 0);
+        works_again(&b);
+        close_small(&b);
+    }
+}
+
+/* One failed read is enough, wherever the decode is; others must still end. */
+static void a_broken_session_says_so(void **state)
+{
+    (void)state;
+    struct bench b;
+    sluice_error e;
+    int32_t id = 300;
+    open_small(&b, "uring");
+    assert_int_equal(sluice_session_sync(b.x, prompt, N_PROMPT, 0, &e), 0);
+    assert_int_equal(sluice_inject_fault(b.s, "error", 0, 1, 0, &e), 0);
+    int rc = 0;
+    for (int i = 0; i < 8 && rc == 0; i++)
+        rc = sluice_session_append(b.x, &id, 1, NULL, NULL, &e);
+    assert_int_equal(rc, SLUICE_E_IO);
+    assert_int_equal(sluice_session_append(b.x, &id, 1, NULL, NULL, &e), SLUICE_E_STATE);
+    works_again(&b);
+    close_small(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(failing_reads_fail_the_prompt),
+        cmocka_unit_test(failing_reads_fail_the_generation),
+        cmocka_unit_test(slow_reads_are_only_slow),
+        cmocka_unit_test(a_broken_session_says_so),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
