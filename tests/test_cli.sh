@@ -348,6 +348,21 @@ lost_output() {
     done
 }
 
+# Ctrl-C ends a command with what it has, and says so by its status.
+interruption() {
+    timeout --preserve-status -s INT 3 "$sluice" run --temp 100 --seed 1 --json x \
+        >"$dir/out" 2>"$dir/err" </dev/null
+    got=$?
+    if [ $got -eq 130 ]; then pass; else broken "interrupted run: exit status $got"; fi
+    err_empty "interrupted run"
+    if [ -s "$dir/out" ]; then json_is "interrupted run" finish stopped; fi
+    timeout --preserve-status -s INT 3 "$sluice" bench -r 1000 --no-probe \
+        >"$dir/out" 2>"$dir/err" </dev/null
+    got=$?
+    if [ $got -eq 130 ]; then pass; else broken "interrupted bench: exit status $got"; fi
+    err_empty "interrupted bench"
+}
+
 chat() {
     cat >"$dir/in" <<END
 $question
@@ -390,7 +405,7 @@ END
     unset input
 }
 
-for part in help nonsense failures answers information measurements lost_output chat; do
+for part in help nonsense failures answers information measurements lost_output interruption chat; do
     $part
 done
 echo "$passed checks passed, $failed failed"

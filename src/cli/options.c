@@ -83,7 +83,7 @@ static const struct option_row table[] = {
      "the other way: ids to text (with --markup control tokens are shown too)"},
     {"tokens", 0, O_TEXT, G_INPUT, C_EVAL, AT(tokens), "FILE", NULL, 0, 0, NULL, NULL,
      "perplexity of a JSON file: {\"context\": N, \"tokens\": [ids]}, or the list of ids alone"},
-    {"context", 0, O_INT, G_INPUT, C_EVAL, AT(context), "N", NULL, 2, MAX_INT, NULL, NULL,
+    {"context", 0, O_INT, G_INPUT, C_EVAL, AT(context), "N", NULL, 1, MAX_INT, NULL, NULL,
      "with --tokens: length of the windows; without it that of the file, else 1024"},
     {"qa", 0, O_TEXT, G_INPUT, C_EVAL, AT(qa), "FILE", NULL, 0, 0, NULL, NULL,
      "share of questions answered word for word, of a JSON file: "
