@@ -304,6 +304,27 @@ static void test_specials_in_markup(void **state)
     tb_free(b);
 }
 
+/* Merges of a hostile file lead to special tokens' texts: to no avail. */
+static void test_merges_build_no_special_token(void **state)
+{
+    (void)state;
+    static const int types[] = {TOKEN_CONTROL, TOKEN_USER, TOKEN_UNKNOWN, TOKEN_UNUSED};
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        struct tb *b = tb_new("llama-bpe"); /* takes whole pieces, too */
+        int id = tb_token(b, "hi", types[i]);
+        b->merges[b->n_merges++] = (struct str){"h i", 3};
+        struct text *t = open_built(b);
+        ASSERT_IDS(t, "hi", false, 'h', 'i');
+        ASSERT_IDS(t, "hi hi", false, 'h', 'i', ' ', 'h', 'i');
+        if (types[i] == TOKEN_UNUSED)
+            ASSERT_IDS(t, "hi", true, 'h', 'i');
+        else
+            ASSERT_IDS(t, "hi", true, id);
+        text_close(t);
+        tb_free(b);
+    }
+}
+
 static void test_bounds(void **state)
 {
     (void)state;
@@ -465,7 +486,8 @@ static void test_metadata_tolerated(void **state)
     int spaced = tb_token(b, "a b", TOKEN_NORMAL);
     tb_token(b, "a", TOKEN_NORMAL); /* a second "a" */
     int ab = tb_merge(b, "a", "b");
-    tb_merge(b, "a", "b");
+    tb_merge(b, "b", "c");
+    tb_merge(b, "a", "b"); /* again, with a worse rank */
     b->merges[b->n_merges++] = (struct str){"\xff x", 3};
     b->merges[b->n_merges++] = (struct str){"x \xe4\xb8\xad", 5};
     b->merges[b->n_merges++] = (struct str){"never seen", 10};
@@ -475,6 +497,7 @@ static void test_metadata_tolerated(void **state)
     struct str s;
     ASSERT_IDS(t, "a", false, 'a');
     ASSERT_IDS(t, "abx", false, ab, 'x');
+    ASSERT_IDS(t, "abc", false, ab, 'c');
     ASSERT_IDS(t, "\xff\xfe", false, 255, 254);
     ASSERT_IDS(t, "\x03", false, 3);
     assert_int_equal(text_piece(t, empty, true, &s), OK);
@@ -517,6 +540,7 @@ int main(void)
         cmocka_unit_test(test_whole_pieces),
         cmocka_unit_test(test_a_megabyte_without_a_boundary),
         cmocka_unit_test(test_specials_in_markup),
+        cmocka_unit_test(test_merges_build_no_special_token),
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_failure_leaves_the_list_as_it_was),
         cmocka_unit_test(test_end_of_generation),
