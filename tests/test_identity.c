@@ -138,7 +138,8 @@ static void readers_and_policies(void **state)
         for (int j = 0; j < 2; j++) {
             o.io = ios[i];
             o.policy = policies[j];
-            assert_int_equal(run(&o), want);
+            for (o.lookahead = -1; o.lookahead <= 4; o.lookahead += 5)
+                assert_int_equal(run(&o), want);
         }
 }
 

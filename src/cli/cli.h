@@ -60,7 +60,7 @@ struct args {
     /* the model and how it is run */
     const char *model, *cpu, *io, *policy, *kv;
     uint64_t memory; /* bytes; 0: what the machine allows */
-    int threads, ctx, chunk;
+    int threads, ctx, chunk, lookahead;
     int exact;
     /* the answer */
     const char *system;

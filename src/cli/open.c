@@ -76,6 +76,7 @@ int model_options(const struct args *a, char *path, sluice_options *o)
     o->cpu = a->cpu;
     o->io = a->io;
     o->policy = a->policy;
+    o->lookahead = a->lookahead == 0 ? -1 : a->lookahead < 0 ? 0 : a->lookahead;
     o->exact = a->exact;
     o->kv_f32 = a->kv && strcmp(a->kv, "f32") == 0;
     o->progress = progress_tell;

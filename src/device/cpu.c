@@ -88,6 +88,7 @@ static void carve_all(struct device *d, const struct dev_sizes *s, struct carve 
     d->moe_h = carve(c, t * s->n_embd, sizeof(float));
     d->moe_act = carve(c, t, kern_act_bytes(s->n_embd));
     d->moe_scores = carve(c, t * s->n_experts, sizeof(float));
+    d->guess = carve(c, s->n_experts, sizeof(float));
     d->moe_shared_w = carve(c, t, sizeof(float));
     d->moe_y = carve(c, y_rows * s->n_embd, sizeof(float));
     d->moe_shared = carve(c, t * s->n_embd, sizeof(float));

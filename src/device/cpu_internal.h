@@ -24,6 +24,7 @@ struct device {
     float *moe_h;        /* (max_tokens, n_embd) normed input */
     uint8_t *moe_act;    /* (max_tokens) blobs of n_embd */
     float *moe_scores;   /* (max_tokens, n_experts) */
+    float *guess;        /* (n_experts) scores of device_moe_guess */
     float *moe_shared_w; /* (max_tokens) sigmoid of the shared gate */
     float *moe_y;        /* one token: (n_used, n_embd) by slot; more: (max_tokens, n_embd) sums */
     float *moe_shared;   /* (max_tokens, n_embd) output of the shared expert */

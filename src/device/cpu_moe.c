@@ -119,6 +119,34 @@ void device_moe_begin(struct device *d, const struct dev_moe *m)
     pool_run(d->pool, pick_tokens, &j);
 }
 
+/* ---- guessing --------------------------------------------------------- */
+
+struct guess_job {
+    const struct device *d;
+    const struct dev_mat *router;
+};
+
+static void guess_rows(void *arg, int i, int n)
+{
+    const struct guess_job *j = arg;
+    int64_t r0, r1;
+    pool_split(j->router->n_out, GRAIN, i, n, &r0, &r1);
+    if (r0 < r1)
+        cpu_mul(j->d, j->router, r0, r1, j->d->norm, j->router->n_in, j->d->act, 1, j->d->guess + r0, 0);
+}
+
+void device_moe_guess(struct device *d, const float *x, const float *norm, float eps,
+                      const struct dev_mat *router, int32_t *ids, int n)
+{
+    struct guess_job j = {.d = d, .router = router};
+    float vals[DEV_MAX_USED];
+    d->k->rms_norm(d->norm, x, norm, router->n_in, eps);
+    if (cpu_uses_act(d, router))
+        d->k->quantize(d->act, d->norm, router->n_in);
+    pool_run(d->pool, guess_rows, &j);
+    top_k(d->guess, router->n_out, ids, vals, n);
+}
+
 /* ---- one token: a batch of experts ------------------------------------ */
 
 static int64_t ffn_row(const struct dev_moe *m, const struct dev_expert *e)

@@ -151,6 +151,14 @@ struct dev_moe {
 #define DEV_MAX_USED 64 /* n_used is never larger */
 void device_moe_begin(struct device *d, const struct dev_moe *m);
 
+/*
+ * The n experts that a router would pick for one token's x as it is now: a
+ * guess at a later layer's picks, for lookahead. Leaves a block between
+ * device_moe_begin and device_moe_end undisturbed. ids on the host.
+ */
+void device_moe_guess(struct device *d, const float *x, const float *norm, float eps,
+                      const struct dev_mat *router, int32_t *ids, int n);
+
 /* One expert applied to some of the tokens: down(silu(gate h) * up h). */
 struct dev_expert {
     struct dev_mat gate, up, down;

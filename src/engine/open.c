@@ -25,6 +25,8 @@ static int check_options(const sluice_options *o, struct err *e)
         return err_set(e, E_ARG, "threads is %d, expected 1 to 1024, or 0 for one per processor", o->threads);
     if (o->context < 0 || o->chunk < 0 || o->chunk > 65536)
         return err_set(e, E_ARG, "context %d or chunk %d is out of range (chunk at most 65536)", o->context, o->chunk);
+    if (o->lookahead < -1 || o->lookahead > DEV_MAX_USED)
+        return err_set(e, E_ARG, "lookahead is %d, expected 1 to %d, 0 for the default or -1 for none", o->lookahead, DEV_MAX_USED);
     return OK;
 }
 

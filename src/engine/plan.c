@@ -10,6 +10,7 @@
 
 enum {
     DEFAULT_CHUNK = 512,
+    DEFAULT_LOOKAHEAD = 4,
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
     /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
     PROCESS_RESERVE = 4 << 20,
@@ -120,6 +121,7 @@ int plan_make(struct sluice *s, struct err *e)
     p->expert_bytes_per_token = s->shape.expert_bytes_per_token;
     p->dense_bytes_per_token = s->shape.dense_bytes_per_token;
     s->mo.kv_f16 = !s->o.exact && !s->o.kv_f32;
+    s->mo.lookahead = s->o.lookahead < 0 ? 0 : s->o.lookahead > 0 ? s->o.lookahead : DEFAULT_LOOKAHEAD;
 
     int64_t wanted = s->o.context > 0 ? s->o.context : s->shape.n_context_train;
     int64_t smallest = s->o.context > 0 ? wanted : MIN(wanted, (int64_t)SMALLEST_CONTEXT);

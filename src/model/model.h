@@ -71,6 +71,7 @@ struct model_options {
     int max_tokens;   /* chunk */
     int64_t context;  /* longest session */
     bool kv_f16;
+    int lookahead;    /* experts guessed ahead per layer; 0: none. Changes no result */
 };
 
 struct model_needs {

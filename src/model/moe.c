@@ -61,11 +61,25 @@ static int collect_ready(struct model *m, const struct layer *l, const struct de
     return n_batch;
 }
 
-static int compute_arriving(struct model *m, const struct layer *l, const struct dev_moe *b,
+/* Guesses the next layer's picks from the residual stream as it is and lets
+ * the drive read them when it has nothing else to do. */
+static void look_ahead(struct model *m, int il)
+{
+    int32_t ids[DEV_MAX_USED];
+    int n = MIN(m->options.lookahead, (int)m->c.n_used);
+    if (n <= 0 || il + 1 >= m->c.n_layers)
+        return;
+    const struct layer *next = &m->layers[il + 1];
+    device_moe_guess(m->dev, m->scratch.x, next->ffn_norm, m->c.eps, &next->router, ids, n);
+    expert_hint(m->cache, il + 1, ids, n);
+}
+
+static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
                             const struct expert_lease *leases, struct err *e)
 {
     struct dev_expert batch[DEV_MAX_USED + 1];
-    bool done[DEV_MAX_USED] = {false};
+    const struct layer *l = &m->layers[il];
+    bool done[DEV_MAX_USED] = {false}, looked = false;
     int left = (int)b->n_used, n = 0;
     if (b->shared_gate)
         batch[n++] = shared_of(l, 1);
@@ -79,6 +93,9 @@ static int compute_arriving(struct model *m, const struct layer *l, const struct
         if (n > 0)
             device_moe_experts(m->dev, b, batch, n);
         n = 0;
+        if (!looked) /* after what is here, before sleeping for what is not */
+            look_ahead(m, il);
+        looked = true;
         for (int i = 0; left > 0 && i < b->n_used; i++)
             if (!done[i]) {
                 TRY(expert_wait(m->cache, &leases[i], e));
@@ -93,7 +110,7 @@ static int one_token(struct model *m, int il, const struct dev_moe *b, struct er
     struct expert_lease leases[DEV_MAX_USED];
     int n = (int)b->n_used;
     TRY(expert_request(m->cache, il, b->picks, n, leases, e));
-    int rc = compute_arriving(m, &m->layers[il], b, leases, e);
+    int rc = compute_arriving(m, il, b, leases, e);
     for (int i = 0; i < n; i++)
         expert_release(m->cache, &leases[i]);
     return rc;
@@ -146,6 +163,20 @@ static int refill(struct model *m, int il, struct window *w, struct err *e)
     return OK;
 }
 
+/* While the next layer's mixer computes, its first experts can be read: with
+ * several tokens for each expert, nearly all of them will be picked. */
+static void read_on(struct model *m, int il, int64_t n_tok)
+{
+    int32_t ids[WINDOW_MAX];
+    if (m->options.lookahead <= 0 || il >= m->c.n_layers ||
+        n_tok * m->c.n_used < 4 * m->c.n_experts)
+        return;
+    int n = (int)MIN(m->c.n_experts, (int64_t)WINDOW_MAX);
+    for (int i = 0; i < n; i++)
+        ids[i] = i;
+    expert_hint(m->cache, il, ids, n);
+}
+
 static int chunk(struct model *m, int il, const struct dev_moe *b, struct err *e)
 {
     const struct layer *l = &m->layers[il];
@@ -174,6 +205,8 @@ static int chunk(struct model *m, int il, const struct dev_moe *b, struct err *e
     }
     for (; w.n > 0; w.n--, w.head = (w.head + 1) % WINDOW_MAX)
         expert_release(m->cache, &w.lease[w.head]);
+    if (rc == OK)
+        read_on(m, il + 1, b->n_tok);
     return rc;
 }
 
