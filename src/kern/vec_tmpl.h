@@ -327,17 +327,40 @@ struct att_block {
     const float *rows; /* n rows of hd floats */
     ptrdiff_t stride;
     int64_t n;
+    const char *ahead; /* the next row to prefetch, of those of the next block */
+    int64_t n_ahead;
+    size_t row_bytes, ahead_stride;
 };
 
-/* Positions [j, j + n): floats as they are, halves converted into buf. */
+/* Positions [j, j + step) of n_pos: floats as they are, halves converted into
+ * buf. */
 static struct att_block att_load(const void *base, ptrdiff_t kv_stride, bool f16, int64_t j,
-                                 int64_t n, int64_t hd, float *buf)
+                                 int64_t step, int64_t n_pos, int64_t hd, float *buf)
 {
-    if (!f16)
-        return (struct att_block){(const float *)base + j * kv_stride, kv_stride, n};
-    for (int64_t i = 0; i < n; i++)
-        vec_f16_to_f32(buf + i * hd, (const uint16_t *)base + (j + i) * kv_stride, hd);
-    return (struct att_block){buf, hd, n};
+    const size_t size = f16 ? sizeof(uint16_t) : sizeof(float);
+    const char *first = (const char *)base + j * kv_stride * (ptrdiff_t)size;
+    struct att_block b = {.n = MIN(step, n_pos - j), .row_bytes = (size_t)hd * size,
+                          .ahead_stride = (size_t)kv_stride * size};
+    b.n_ahead = MIN(step, n_pos - j - b.n);
+    b.ahead = b.n_ahead > 0 ? first + b.n * (ptrdiff_t)b.ahead_stride : NULL;
+    b.rows = f16 ? buf : (const float *)(const void *)first;
+    b.stride = f16 ? hd : kv_stride;
+    for (int64_t i = 0; f16 && i < b.n; i++)
+        vec_f16_to_f32(buf + i * hd, (const uint16_t *)(const void *)first + i * kv_stride, hd);
+    return b;
+}
+
+/* Asks for two rows of the next block. Called once a tile, so that the memory
+ * works evenly through the arithmetic and not in bursts between blocks. */
+V_INLINE void att_ahead(struct att_block *b)
+{
+    for (int i = 0; i < 2 && b->n_ahead > 0; i++) {
+        for (size_t c = 0; c < b->row_bytes; c += 64)
+            __builtin_prefetch(b->ahead + c);
+        b->n_ahead--;
+        if (b->n_ahead > 0)
+            b->ahead += b->ahead_stride;
+    }
 }
 
 /* scores[h][p] = scale * q[h] . k[p], nh * np (constants) of them. */
@@ -367,20 +390,22 @@ V_INLINE void score_tile(const int nh, const int np, float *scores, ptrdiff_t sc
 }
 
 V_INLINE void score_heads(const int nh, float *scores, ptrdiff_t score_stride, const float *q,
-                          ptrdiff_t q_stride, const struct att_block *k, int64_t hd, float scale)
+                          ptrdiff_t q_stride, struct att_block *k, int64_t hd, float scale)
 {
     const int np = SIMD_ACC / nh < 4 ? SIMD_ACC / nh : 4;
     int64_t p = 0;
-    for (; p + np <= k->n; p += np)
+    for (; p + np <= k->n; p += np) {
+        att_ahead(k);
         score_tile(nh, np, scores + p, score_stride, q, q_stride, k->rows + p * k->stride,
                    k->stride, hd, scale);
+    }
     for (; p < k->n; p++)
         score_tile(nh, 1, scores + p, score_stride, q, q_stride, k->rows + p * k->stride,
                    k->stride, hd, scale);
 }
 
 static void score_block(float *scores, ptrdiff_t score_stride, const float *q, ptrdiff_t q_stride,
-                        const struct att_block *k, int64_t n_q, int64_t hd, float scale)
+                        struct att_block *k, int64_t n_q, int64_t hd, float scale)
 {
     int64_t h = 0;
     for (; h + SCORE_HEADS <= n_q; h += SCORE_HEADS)
@@ -415,19 +440,26 @@ V_INLINE void out_tile(const int nh, const int nc, float *out, ptrdiff_t out_str
             v_store(out + h * out_stride + 16 * c, acc[h * nc + c]);
 }
 
+/* The probabilities are gathered first: rows of scores are often a power of
+ * two apart and would push each other out of a first-level cache. */
 V_INLINE void out_heads(const int nh, float *out, ptrdiff_t out_stride, const float *p,
-                        ptrdiff_t p_stride, const struct att_block *v, int64_t hd)
+                        ptrdiff_t p_stride, struct att_block *v, int64_t hd)
 {
     const int nc = SIMD_ACC / nh < 8 ? SIMD_ACC / nh : 8;
+    float pb[OUT_HEADS * ATT_ROWS];
+    for (int h = 0; h < nh; h++)
+        memcpy(pb + h * ATT_ROWS, p + h * p_stride, (size_t)v->n * sizeof(*p));
     int64_t d = 0;
-    for (; d + 16 * nc <= hd; d += 16 * nc)
-        out_tile(nh, nc, out + d, out_stride, p, p_stride, v->rows + d, v->stride, v->n);
+    for (; d + 16 * nc <= hd; d += 16 * nc) {
+        att_ahead(v);
+        out_tile(nh, nc, out + d, out_stride, pb, ATT_ROWS, v->rows + d, v->stride, v->n);
+    }
     for (; d < hd; d += 16)
-        out_tile(nh, 1, out + d, out_stride, p, p_stride, v->rows + d, v->stride, v->n);
+        out_tile(nh, 1, out + d, out_stride, pb, ATT_ROWS, v->rows + d, v->stride, v->n);
 }
 
 static void out_block(float *out, ptrdiff_t out_stride, const float *p, ptrdiff_t p_stride,
-                      const struct att_block *v, int64_t n_q, int64_t hd)
+                      struct att_block *v, int64_t n_q, int64_t hd)
 {
     int64_t h = 0;
     for (; h + OUT_HEADS <= n_q; h += OUT_HEADS)
@@ -448,7 +480,7 @@ static void vec_attention(float *out, ptrdiff_t out_stride, const float *q, ptrd
     const int64_t step = MIN(ATT_FLOATS / hd, ATT_ROWS);
 
     for (int64_t j = 0; j < n_pos; j += step) {
-        struct att_block b = att_load(k, kv_stride, f16, j, MIN(step, n_pos - j), hd, buf);
+        struct att_block b = att_load(k, kv_stride, f16, j, step, n_pos, hd, buf);
         score_block(scores + j, score_stride, q, q_stride, &b, n_q, hd, scale);
     }
     for (int64_t h = 0; h < n_q; h++) {
@@ -456,7 +488,7 @@ static void vec_attention(float *out, ptrdiff_t out_stride, const float *q, ptrd
         memset(out + h * out_stride, 0, (size_t)hd * sizeof(*out));
     }
     for (int64_t j = 0; j < n_pos; j += step) {
-        struct att_block b = att_load(v, kv_stride, f16, j, MIN(step, n_pos - j), hd, buf);
+        struct att_block b = att_load(v, kv_stride, f16, j, step, n_pos, hd, buf);
         out_block(out, out_stride, scores + j, score_stride, &b, n_q, hd);
     }
 }
@@ -466,9 +498,11 @@ static void vec_attention(float *out, ptrdiff_t out_stride, const float *q, ptrd
 #define DELTA_COLS (SIMD_ACC >= 16 ? 8 : 4)
 
 /*
- * 16 * nc columns of the state. It is read twice and written once; S * decay
- * is computed again in the second pass because storing it in the first would
- * cost a third more traffic for the same bits.
+ * 16 * nc columns of the state, read twice and written once. S * decay is
+ * computed again in the second pass: storing it in the first would be a third
+ * more traffic, and traffic with the second-level cache is the limit (leaving
+ * out one of the multiplications, or prefetching, was measured to gain
+ * nothing).
  */
 V_INLINE void delta_columns(const int nc, float *S, const float *q, const float *k,
                             const float *v, float *o, int64_t dk, int64_t dv, float decay,
