@@ -28,9 +28,9 @@ struct config {
     bool mtp, fused;
 };
 
-/* What a tensor is filled with: random numbers; embeddings, a router, ones, the
- * decay and the time step of linear layers. */
-enum fill { F_MATRIX, F_EMBED, F_ROUTER, F_ONES, F_DECAY, F_STEP };
+/* What a tensor is filled with: random numbers; embeddings, output, a router, ones,
+ * the decay and the time step of linear layers. */
+enum fill { F_MATRIX, F_EMBED, F_OUTPUT, F_ROUTER, F_ONES, F_DECAY, F_STEP };
 
 struct tensor {
     char name[64];

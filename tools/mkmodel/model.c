@@ -61,6 +61,9 @@ static void add_attention(struct model *m, int il)
     add(m, il, "attn_k.weight", c->dense, F_MATRIX, c->hidden, kv, 0);
     add(m, il, "attn_v.weight", c->dense, F_MATRIX, c->hidden, kv, 0);
     add(m, il, "attn_output.weight", c->dense, F_MATRIX, q, c->hidden, 0);
+    /* Attention over random keys is an average, nearly the same for all tokens;
+     * at full strength it drowns what tokens differ in, layer by layer. */
+    m->t[m->n - 1].std *= 0.3;
     add(m, il, "attn_q_norm.weight", DT_F32, F_ONES, c->head_dim, 0, 0);
     add(m, il, "attn_k_norm.weight", DT_F32, F_ONES, c->head_dim, 0, 0);
 }
@@ -125,7 +128,7 @@ void mk_tensors(struct model *m)
         add(m, n, "nextn.shared_head_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
     }
     add(m, -1, "output_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
-    add(m, -1, "output.weight", c->output, F_MATRIX, c->hidden, c->vocab, 0);
+    add(m, -1, "output.weight", c->output, F_OUTPUT, c->hidden, c->vocab, 0);
     m->t[m->n - 1].std *= 3; /* logits that differ enough to have a clear winner */
 }
 

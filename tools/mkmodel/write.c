@@ -161,6 +161,10 @@ static int write_rows(struct out *o, const struct model *m, const struct tensor 
         synth_fill(t->type, t->std, buf, row_blocks * (int64_t)n, &s);
         for (uint64_t i = 0; i < n && common; i++)
             memcpy(buf + i * row_bytes, m->common_bytes, common);
+        /* Control tokens get the logit 0, far below the best: no early end. */
+        for (uint64_t i = 0; i < n && t->fill == F_OUTPUT; i++)
+            if (r + i + SYNTH_CONTROL >= rows)
+                memset(buf + i * row_bytes, 0, row_bytes);
         if (put(o, buf, n * row_bytes) < 0)
             return -1;
     }
@@ -181,7 +185,7 @@ static int write_tensors(struct out *o, const struct model *m)
         const struct tensor *t = &m->t[i];
         uint64_t s = synth_stream((uint64_t)m->c.seed, t->name);
 
-        if (t->fill == F_MATRIX || t->fill == F_EMBED)
+        if (t->fill <= F_OUTPUT)
             status = write_rows(o, m, t, s, buf);
         else
             status = write_whole(o, m, t, s);
