@@ -578,7 +578,7 @@ static void not_finite_activations_show(void **state)
     (void)state;
     float x[64] = {1.0f}, out = 0;
     uint8_t row[68] = {0};
-    _Alignas(64) uint8_t act[64 * 3];
+    _Alignas(64) uint8_t act[64 * 4];
     assert_int_equal(kern_act_bytes(64), sizeof act);
     x[40] = INFINITY;
     portable()->quantize(act, x, 64);

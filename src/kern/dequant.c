@@ -14,15 +14,11 @@ const int8_t kern_mxfp4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4
 
 /* ---- 32-element blocks -------------------------------------------------- */
 
-/* Starts a group of n / 32 small blocks: what is missing is zero; the minimum
- * is -0, for the minimum of the formats below is the negated offset. */
+/* Starts a group of n / 32 small blocks: what is missing is zero. */
 static int group_start(struct group *g, int n)
 {
-    if (n < GROUP) {
+    if (n < GROUP)
         memset(g, 0, sizeof *g);
-        for (int j = 0; j < SIXTEENS; j++)
-            g->min[j] = -0.0f;
-    }
     return n / 32;
 }
 

@@ -11,7 +11,7 @@
  * scale * q is, too. Formats without a minimum have min = 0 throughout.
  * Symmetric formats have signed q (-128..127), the ones with a minimum have
  * q in 0..31. Blocks missing from the last group of a row are zeros: q, scale
- * and min (-0 as minimum: its product with 0 is subtracted as -0).
+ * and min.
  *
  * The layouts are facts of the GGUF file format.
  */
@@ -32,7 +32,8 @@ struct group {
 
 /*
  * The formats. X(name in lower case, id, elements, bytes in a block, has
- * a minimum); a name is part of function names.
+ * a minimum); a name is part of function names. Where a format has one scale
+ * for 32 elements its two sixteens have the same scale and minimum.
  */
 #define KERN_QUANT_FORMATS(X)                                                  \
     X(q4_0, DT_Q4_0, 32, 18, 0)                                                \
@@ -129,6 +130,7 @@ struct act {
     const int8_t *q;
     const float *d;
     const float *s;
+    const float *t;
 };
 
 static inline size_t act_d_offset(int64_t n)
@@ -141,11 +143,17 @@ static inline size_t act_s_offset(int64_t n)
     return act_d_offset(n) + align_up((size_t)n / 32 * sizeof(float), 64);
 }
 
+static inline size_t act_t_offset(int64_t n)
+{
+    return act_s_offset(n) + align_up((size_t)n / 16 * sizeof(float), 64);
+}
+
 static inline struct act act_view(const void *blob, int64_t n)
 {
     const char *p = blob;
     return (struct act){(const int8_t *)p, (const float *)(const void *)(p + act_d_offset(n)),
-                        (const float *)(const void *)(p + act_s_offset(n))};
+                        (const float *)(const void *)(p + act_s_offset(n)),
+                        (const float *)(const void *)(p + act_t_offset(n))};
 }
 
 #endif

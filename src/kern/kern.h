@@ -31,12 +31,15 @@
 
 /*
  * Quantised activations of one token, n elements (n a multiple of 32):
- * blocks of 32, q = nearest-even(x / d), d = max|x| / 127, stored as
+ * blocks of 32, q = nearest-even(x * (1 / d)), d = max|x| / 127, stored as
  *     int8_t q[n], padded to a multiple of 64 bytes
  *     float  d[n/32]
  *     float  s[n/16]      s = d * (sum of the 16 q), the offset terms of the formats
+ *     float  t[n/32]      t = d * (sum of the 32 q), the same for coarser formats
  * each array starting at a multiple of 64 bytes from the start, which must
- * itself be 64-byte aligned.
+ * itself be 64-byte aligned; padding bytes are zeros. A block with an infinity
+ * or NaN becomes q = 0, d = NaN, so that its products are NaN; one with
+ * d < 2^-126 becomes zeros.
  */
 size_t kern_act_bytes(int64_t n);
 
@@ -94,7 +97,8 @@ struct kern {
      *   out      (n_q, hd), out_stride floats apart
      * scores = scale * q.k (16 lanes over hd); softmax over n_pos; out[d] adds
      * p[j] * v[j][d] by fused multiply-add in order of j.
-     * hd is a multiple of 16. `f16` selects the element type of k and v.
+     * hd is a multiple of 16, at most 4096. `f16` selects the element type of
+     * k and v. No positions: out is zero.
      */
     void (*attention)(float *out, ptrdiff_t out_stride, const float *q, ptrdiff_t q_stride,
                       const void *k, const void *v, ptrdiff_t kv_stride, bool f16,
@@ -115,7 +119,7 @@ struct kern {
      * Causal convolution of width 4 over time, then silu, for channels
      * [0, n): c = w[ch][0]*h0 + w[ch][1]*h1 + w[ch][2]*h2 + w[ch][3]*u by
      * fused multiply-add in this order, first term a plain product.
-     * h0..h2 are the three earlier rows, oldest first; w is (n, 4).
+     * h0..h2 are the three earlier rows, oldest first; w is (n, 4). y may be u.
      */
     void (*conv4_silu)(float *y, const float *h0, const float *h1, const float *h2,
                        const float *u, const float *w, int64_t n);

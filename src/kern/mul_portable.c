@@ -6,14 +6,15 @@
  * mulq, every quantised format. A row is cut into groups of 256 elements,
  * decoded as in group.h to q, scale[16], min[16]. For each group in order
  *
- *   for each pair p of 32-blocks (0..3; a missing second block is zeros):
- *     for lane l = 0..15, with block b = 2 p + l / 8:
- *       isum   = sum of 4 products q * qx of elements 64 p + 4 l ... + 3  (exact)
- *       acc[l] = fma(round(scale[4 p + l / 4] * d[b]), (float)isum, acc[l])
- *   and for formats with a minimum (missing blocks are zeros):
- *     for lane l = 0..15: acc[l] = fma(-min[l], s[l], acc[l])
+ *   the minima, for formats that have them (min of missing blocks is +0):
+ *     one for each sixteen (Q2_K), j = 0..15: acc[j] = fma(-min[j], s[j], acc[j])
+ *     one for each 32-block b, b = 0..7:      acc[b] = fma(-min[2 b], t[b], acc[b])
+ *   then for each 32-block b that is there, for i = 0..7:
+ *     isum   = sum of 4 products q * qx, elements 32 b + 4 i ... + 3  (exact)
+ *     l      = 8 (b % 2) + i
+ *     acc[l] = fma(round(scale[2 b + i / 4] * d[b]), (float)isum, acc[l])
  *
- * where qx, d, s are the group's part of the activation blob. acc starts at
+ * where qx, d, s, t are the group's part of the activation blob. acc starts at
  * +0; after the last group the lanes are added by the tree of kern.h.
  *
  * mulf, every format: element i is decoded to float exactly and goes to lane
@@ -23,7 +24,8 @@
  * quantize, for each 32 elements: the largest magnitude m is found;
  *   m infinite or NaN:   d = NaN, q = 0, so that every product is NaN
  *   m / 127 < 2^-126:    d = 0, q = 0 (1 / d would overflow)
- *   otherwise            d = m / 127, q = nearest even of x * (1 / d), s = d * (float)sum
+ *   otherwise            d = m / 127, q = nearest even of x * (1 / d),
+ *                        s = d * (float)sum of 16 q, t = d * (float)sum of 32 q
  * with every operation rounded to float. Padding bytes are zeros.
  */
 #include "kern/group.h"
@@ -50,10 +52,10 @@ static float reduce(const float acc[LANES])
 
 size_t kern_act_bytes(int64_t n)
 {
-    return act_s_offset(n) + align_up((size_t)n / 16 * sizeof(float), 64);
+    return act_t_offset(n) + align_up((size_t)n / 32 * sizeof(float), 64);
 }
 
-static void quantize_block(int8_t q[32], float *d, float s[2], const float x[32])
+static void quantize_block(int8_t q[32], float *d, float s[2], float *t, const float x[32])
 {
     uint32_t max_bits = 0;
     for (int i = 0; i < 32; i++)
@@ -67,52 +69,67 @@ static void quantize_block(int8_t q[32], float *d, float s[2], const float x[32]
     else
         inverse = 1.0f / scale;
     *d = scale;
+    int sums[2] = {0, 0};
     for (int half = 0; half < 2; half++) {
-        int sum = 0;
         for (int i = 16 * half; i < 16 * half + 16; i++) {
             /* Adding and taking away 1.5 * 2^23 rounds to the nearest integer. */
             float y = finite ? (x[i] * inverse + 0x1.8p23f) - 0x1.8p23f : 0;
             q[i] = (int8_t)y;
-            sum += q[i];
+            sums[half] += q[i];
         }
-        s[half] = scale * (float)sum;
+        s[half] = scale * (float)sums[half];
     }
+    *t = scale * (float)(sums[0] + sums[1]);
+}
+
+/* Zeros from the end of an array to the start of the next. */
+static void pad(char *end, char *next)
+{
+    memset(end, 0, (size_t)(next - end));
 }
 
 static void quantize(void *blob, const float *x, int64_t n)
 {
-    size_t d_offset = act_d_offset(n), s_offset = act_s_offset(n), bytes = kern_act_bytes(n);
-    size_t n_blocks = (size_t)n / 32;
     char *p = blob;
-    float *d = (float *)(void *)(p + d_offset), *s = (float *)(void *)(p + s_offset);
-    for (size_t b = 0; b < n_blocks; b++)
-        quantize_block((int8_t *)p + 32 * b, d + b, s + 2 * b, x + 32 * b);
-    memset(p + n, 0, d_offset - (size_t)n);
-    memset(d + n_blocks, 0, s_offset - d_offset - n_blocks * sizeof *d);
-    memset(s + 2 * n_blocks, 0, bytes - s_offset - 2 * n_blocks * sizeof *s);
+    int64_t n_blocks = n / 32;
+    int8_t *q = (int8_t *)p;
+    float *d = (float *)(void *)(p + act_d_offset(n));
+    float *s = (float *)(void *)(p + act_s_offset(n));
+    float *t = (float *)(void *)(p + act_t_offset(n));
+    for (int64_t b = 0; b < n_blocks; b++)
+        quantize_block(q + 32 * b, d + b, s + 2 * b, t + b, x + 32 * b);
+    pad((char *)(q + n), (char *)d);
+    pad((char *)(d + n_blocks), (char *)s);
+    pad((char *)(s + 2 * n_blocks), (char *)t);
+    pad((char *)(t + n_blocks), p + kern_act_bytes(n));
 }
 
+enum minima { MIN_NONE, MIN_32, MIN_16 };
+
 static void group_dot(float acc[LANES], const struct group *g, const struct act *x, int64_t i,
-                      int n_pairs, bool has_min)
+                      int n_blocks, enum minima minima)
 {
     const int8_t *qx = x->q + i;
-    const float *d = x->d + i / 32, *s = x->s + i / 16;
-    for (int p = 0; p < n_pairs; p++)
-        for (int l = 0; l < LANES; l++) {
-            const int8_t *a = g->q + 64 * p + 4 * l, *b = qx + 64 * p + 4 * l;
-            int isum = a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
-            float scale = g->scale[4 * p + l / 4] * d[2 * p + l / 8];
-            acc[l] = fmaf(scale, (float)isum, acc[l]);
+    const float *d = x->d + i / 32, *s = x->s + i / 16, *t = x->t + i / 32;
+    if (minima == MIN_16)
+        for (int j = 0; j < SIXTEENS; j++)
+            acc[j] = fmaf(-g->min[j], s[j], acc[j]);
+    if (minima == MIN_32)
+        for (int b = 0; b < GROUP_BLOCKS; b++)
+            acc[b] = fmaf(-g->min[2 * b], t[b], acc[b]);
+    for (int b = 0; b < n_blocks; b++)
+        for (int k = 0; k < 8; k++) {
+            const int8_t *u = g->q + 32 * b + 4 * k, *v = qx + 32 * b + 4 * k;
+            int isum = u[0] * v[0] + u[1] * v[1] + u[2] * v[2] + u[3] * v[3];
+            float *a = &acc[8 * (b & 1) + k];
+            *a = fmaf(g->scale[2 * b + k / 4] * d[b], (float)isum, *a);
         }
-    if (has_min)
-        for (int l = 0; l < LANES; l++)
-            acc[l] = fmaf(-g->min[l], s[l], acc[l]);
 }
 
 struct mulq_format {
     group_fn *unpack;
     size_t group_bytes;
-    bool has_min;
+    enum minima minima;
 };
 
 static void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_bytes,
@@ -132,7 +149,7 @@ static void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
                 int m = (int)MIN(n - i, GROUP);
                 f->unpack(&g, row, m);
                 for (int t = 0; t < tile; t++)
-                    group_dot(acc[t], &g, &act[t], i, (m + 63) / 64, f->has_min);
+                    group_dot(acc[t], &g, &act[t], i, m / 32, f->minima);
             }
             for (int t = 0; t < tile; t++)
                 out[(t0 + t) * out_stride + r] = reduce(acc[t]);
@@ -182,7 +199,8 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
                             size_t row_bytes, int64_t n_rows, const void *x,                \
                             size_t x_stride, int64_t n_tok, int64_t n)                      \
     {                                                                                       \
-        static const struct mulq_format f = {kern_group_##name, GROUP_BYTES(elems, bytes), min}; \
+        const struct mulq_format f = {kern_group_##name, GROUP_BYTES(elems, bytes),         \
+                                      !(min) ? MIN_NONE : (id) == DT_Q2_K ? MIN_16 : MIN_32}; \
         mulq(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, &f);             \
     }
 

@@ -1,0 +1,327 @@
+/*
+ * unpack_x86: weight groups (group.h) in 256-bit registers. Included by
+ * mul_avx2.c and mul_avx512.c after their primitives, which this file uses:
+ *   and_or(x, mask, y)   (x & mask) | y
+ *   add_16_where(q, m)   adds 16 to the bytes whose bit is set in the 32-bit m
+ *   SIGNED_128           1: formats whose elements need all 8 bits stay signed;
+ *                        0: they get an offset of 128
+ *
+ * For each format two functions:
+ *   scales_X(w)   the group's scales and minima. Formats with a scale for each
+ *                 32-block use scale[0], min[0], lane = block; the ones with a
+ *                 scale for each sixteen use both registers, lane = sixteen.
+ *   pair_X(w, p)  32-blocks 2 p and 2 p + 1 of the group as unsigned bytes: the
+ *                 element plus the format's offset. p is a literal.
+ * They read within the bytes of a full group.
+ */
+#ifndef KERN_UNPACK_X86_H
+#define KERN_UNPACK_X86_H
+
+#include <immintrin.h>
+
+#include "kern/group.h"
+
+struct scales {
+    __m256 scale[2], min[2];
+};
+
+struct pair {
+    __m256i q[2];
+};
+
+INLINE __m128i load128(const uint8_t *p)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+INLINE __m256i load256(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+INLINE __m256i low_nibble(__m256i x)
+{
+    return _mm256_and_si256(x, _mm256_set1_epi8(15));
+}
+
+INLINE __m256i high_nibble(__m256i x)
+{
+    return low_nibble(_mm256_srli_epi16(x, 4));
+}
+
+/* Bits of every byte moved from position `from` to position `to`; what comes
+ * from neighbouring bytes must be masked away. */
+INLINE __m256i move_bits(__m256i x, int from, int to)
+{
+    return from == to ? x
+           : from > to ? _mm256_srli_epi16(x, from - to)
+                       : _mm256_slli_epi16(x, to - from);
+}
+
+INLINE __m256 half_everywhere(const uint8_t *p)
+{
+    return _mm256_cvtph_ps(_mm_set1_epi16((short)load_u16(p)));
+}
+
+/* ---- 32-element blocks -------------------------------------------------- */
+
+/* 16 bytes to 32 nibbles: the low ones, then the high ones. */
+INLINE __m256i nibbles(const uint8_t *w)
+{
+    __m256i x = _mm256_broadcastsi128_si256(load128(w));
+    return low_nibble(_mm256_srlv_epi32(x, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)));
+}
+
+INLINE __m256i table_lookup(__m256i nibble, const int8_t values[16], int offset)
+{
+    __m128i t = _mm_add_epi8(load128((const uint8_t *)values), _mm_set1_epi8((char)offset));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(t), nibble);
+}
+
+INLINE __m256i iq4_values(__m256i nibble)
+{
+    return table_lookup(nibble, kern_iq4_values, SIGNED_128 ? 0 : 128);
+}
+
+/* The halves at the start of eight blocks, `stride` bytes apart. */
+INLINE struct scales half_scales(const uint8_t *w, int stride)
+{
+    struct scales r = {{_mm256_setzero_ps(), _mm256_setzero_ps()},
+                       {_mm256_setzero_ps(), _mm256_setzero_ps()}};
+    __m128i a = _mm_cvtsi32_si128(load_u16(w));
+    __m128i b = _mm_cvtsi32_si128(load_u16(w + 4 * stride));
+    a = _mm_insert_epi16(a, load_u16(w + stride), 1);
+    b = _mm_insert_epi16(b, load_u16(w + 5 * stride), 1);
+    a = _mm_insert_epi16(a, load_u16(w + 2 * stride), 2);
+    b = _mm_insert_epi16(b, load_u16(w + 6 * stride), 2);
+    a = _mm_insert_epi16(a, load_u16(w + 3 * stride), 3);
+    b = _mm_insert_epi16(b, load_u16(w + 7 * stride), 3);
+    r.scale[0] = _mm256_cvtph_ps(_mm_unpacklo_epi64(a, b));
+    return r;
+}
+
+/* Scale and offset, as halves, at the start of eight blocks. The minimum is
+ * the negated offset. */
+INLINE struct scales half_scales_offsets(const uint8_t *w, int stride)
+{
+    struct scales r = half_scales(w, stride), offset = half_scales(w + 2, stride);
+    r.min[0] = _mm256_xor_ps(offset.scale[0], _mm256_set1_ps(-0.0f));
+    return r;
+}
+
+INLINE struct scales scales_q4_0(const uint8_t *w)
+{
+    return half_scales(w, 18);
+}
+
+INLINE struct pair pair_q4_0(const uint8_t *w, int p)
+{
+    return (struct pair){{nibbles(w + 36 * p + 2), nibbles(w + 36 * p + 20)}};
+}
+
+INLINE struct scales scales_q4_1(const uint8_t *w)
+{
+    return half_scales_offsets(w, 20);
+}
+
+INLINE struct pair pair_q4_1(const uint8_t *w, int p)
+{
+    return (struct pair){{nibbles(w + 40 * p + 4), nibbles(w + 40 * p + 24)}};
+}
+
+INLINE struct scales scales_q5_0(const uint8_t *w)
+{
+    return half_scales(w, 22);
+}
+
+INLINE struct pair pair_q5_0(const uint8_t *w, int p)
+{
+    const uint8_t *a = w + 44 * p, *b = a + 22;
+    return (struct pair){{add_16_where(nibbles(a + 6), load_u32(a + 2)),
+                          add_16_where(nibbles(b + 6), load_u32(b + 2))}};
+}
+
+INLINE struct scales scales_q5_1(const uint8_t *w)
+{
+    return half_scales_offsets(w, 24);
+}
+
+INLINE struct pair pair_q5_1(const uint8_t *w, int p)
+{
+    const uint8_t *a = w + 48 * p, *b = a + 24;
+    return (struct pair){{add_16_where(nibbles(a + 8), load_u32(a + 4)),
+                          add_16_where(nibbles(b + 8), load_u32(b + 4))}};
+}
+
+INLINE struct scales scales_q8_0(const uint8_t *w)
+{
+    return half_scales(w, 34);
+}
+
+INLINE struct pair pair_q8_0(const uint8_t *w, int p)
+{
+    const __m256i flip = _mm256_set1_epi8(SIGNED_128 ? 0 : -128);
+    return (struct pair){{_mm256_xor_si256(load256(w + 68 * p + 2), flip),
+                          _mm256_xor_si256(load256(w + 68 * p + 36), flip)}};
+}
+
+INLINE struct scales scales_iq4_nl(const uint8_t *w)
+{
+    return half_scales(w, 18);
+}
+
+INLINE struct pair pair_iq4_nl(const uint8_t *w, int p)
+{
+    return (struct pair){{iq4_values(nibbles(w + 36 * p + 2)), iq4_values(nibbles(w + 36 * p + 20))}};
+}
+
+INLINE struct scales scales_mxfp4(const uint8_t *w)
+{
+    struct scales r = {{_mm256_setzero_ps(), _mm256_setzero_ps()},
+                       {_mm256_setzero_ps(), _mm256_setzero_ps()}};
+    __m256i e = _mm256_setr_epi32(w[0], w[17], w[34], w[51], w[68], w[85], w[102], w[119]);
+    __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    __m256i is_tiny = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
+    r.scale[0] = _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, is_tiny));
+    return r;
+}
+
+INLINE struct pair pair_mxfp4(const uint8_t *w, int p)
+{
+    return (struct pair){{table_lookup(nibbles(w + 34 * p + 1), kern_mxfp4_values, 12),
+                          table_lookup(nibbles(w + 34 * p + 18), kern_mxfp4_values, 12)}};
+}
+
+/* ---- 256-element blocks ------------------------------------------------- */
+
+/* 16 bytes, signed or not, times a factor. */
+INLINE void scale_sixteens(__m256 out[2], __m128i bytes, bool is_signed, __m256 factor)
+{
+    __m128i upper = _mm_unpackhi_epi64(bytes, bytes);
+    __m256i a = is_signed ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes);
+    __m256i b = is_signed ? _mm256_cvtepi8_epi32(upper) : _mm256_cvtepu8_epi32(upper);
+    out[0] = _mm256_mul_ps(_mm256_cvtepi32_ps(a), factor);
+    out[1] = _mm256_mul_ps(_mm256_cvtepi32_ps(b), factor);
+}
+
+INLINE struct scales scales_q2_k(const uint8_t *w)
+{
+    struct scales r;
+    __m128i s = load128(w), low = _mm_set1_epi8(15);
+    scale_sixteens(r.scale, _mm_and_si128(s, low), false, half_everywhere(w + 80));
+    scale_sixteens(r.min, _mm_and_si128(_mm_srli_epi16(s, 4), low), false,
+                   half_everywhere(w + 82));
+    return r;
+}
+
+INLINE struct pair pair_q2_k(const uint8_t *w, int p)
+{
+    __m256i bytes = load256(w + 16 + 32 * (p / 2)), two = _mm256_set1_epi8(3);
+    int shift = 4 * (p % 2);
+    return (struct pair){{_mm256_and_si256(move_bits(bytes, shift, 0), two),
+                          _mm256_and_si256(move_bits(bytes, shift + 2, 0), two)}};
+}
+
+INLINE struct scales scales_q3_k(const uint8_t *w)
+{
+    struct scales r = {{_mm256_setzero_ps(), _mm256_setzero_ps()},
+                       {_mm256_setzero_ps(), _mm256_setzero_ps()}};
+    __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)(w + 96));
+    __m128i high = _mm_set1_epi32((int)load_u32(w + 104));
+    low = _mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4));
+    high = _mm_slli_epi32(_mm_and_si128(_mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6)),
+                                        _mm_set1_epi8(3)), 4);
+    low = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), high);
+    scale_sixteens(r.scale, _mm_sub_epi8(low, _mm_set1_epi8(32)), true, half_everywhere(w + 108));
+    return r;
+}
+
+INLINE struct pair pair_q3_k(const uint8_t *w, int p)
+{
+    struct pair low = pair_q2_k(w + 16, p);
+    __m256i high = load256(w), four = _mm256_set1_epi8(4);
+    return (struct pair){{and_or(move_bits(high, 2 * p, 2), four, low.q[0]),
+                          and_or(move_bits(high, 2 * p + 1, 2), four, low.q[1])}};
+}
+
+INLINE struct scales scales_q4_k(const uint8_t *w)
+{
+    struct scales r = {{_mm256_setzero_ps(), _mm256_setzero_ps()},
+                       {_mm256_setzero_ps(), _mm256_setzero_ps()}};
+    __m128i x = load128(w + 4);
+    /* dwords: scales 0-3, minima 0-3, low nibbles of scales 4-7, of minima 4-7 */
+    __m128i low = _mm_and_si128(
+        _mm_srlv_epi32(_mm_shuffle_epi32(x, _MM_SHUFFLE(2, 2, 1, 0)), _mm_setr_epi32(0, 0, 0, 4)),
+        _mm_setr_epi32(0x3f3f3f3f, 0x3f3f3f3f, 0x0f0f0f0f, 0x0f0f0f0f));
+    __m128i high = _mm_and_si128(
+        _mm_srli_epi32(_mm_shuffle_epi32(x, _MM_SHUFFLE(1, 0, 1, 0)), 2),
+        _mm_setr_epi32(0, 0, 0x30303030, 0x30303030));
+    x = _mm_shuffle_epi32(_mm_or_si128(low, high), _MM_SHUFFLE(3, 1, 2, 0));
+    __m256i scale = _mm256_cvtepu8_epi32(x);
+    __m256i min = _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(x, x));
+    __m256 d = _mm256_cvtph_ps(_mm_set1_epi32((int)load_u32(w))); /* d, dmin, d, dmin ... */
+    r.scale[0] = _mm256_mul_ps(_mm256_cvtepi32_ps(scale), _mm256_moveldup_ps(d));
+    r.min[0] = _mm256_mul_ps(_mm256_cvtepi32_ps(min), _mm256_movehdup_ps(d));
+    return r;
+}
+
+INLINE struct pair pair_q4_k(const uint8_t *w, int p)
+{
+    __m256i bytes = load256(w + 16 + 32 * p);
+    return (struct pair){{low_nibble(bytes), high_nibble(bytes)}};
+}
+
+INLINE struct scales scales_q5_k(const uint8_t *w)
+{
+    return scales_q4_k(w);
+}
+
+INLINE struct pair pair_q5_k(const uint8_t *w, int p)
+{
+    __m256i bytes = load256(w + 48 + 32 * p), high = load256(w + 16);
+    const __m256i fifth = _mm256_set1_epi8(16);
+    return (struct pair){{and_or(move_bits(high, 2 * p, 4), fifth, low_nibble(bytes)),
+                          and_or(move_bits(high, 2 * p + 1, 4), fifth, high_nibble(bytes))}};
+}
+
+INLINE struct scales scales_q6_k(const uint8_t *w)
+{
+    struct scales r = {{_mm256_setzero_ps(), _mm256_setzero_ps()},
+                       {_mm256_setzero_ps(), _mm256_setzero_ps()}};
+    scale_sixteens(r.scale, load128(w + 192), true, half_everywhere(w + 208));
+    return r;
+}
+
+INLINE struct pair pair_q6_k(const uint8_t *w, int p)
+{
+    const uint8_t *ql = w + 64 * (p / 2);
+    __m256i a = load256(ql), b = load256(ql + 32), high = load256(w + 128 + 32 * (p / 2));
+    const __m256i two = _mm256_set1_epi8(0x30);
+    a = p % 2 ? high_nibble(a) : low_nibble(a);
+    b = p % 2 ? high_nibble(b) : low_nibble(b);
+    return (struct pair){{and_or(move_bits(high, p % 2 ? 4 : 0, 4), two, a),
+                          and_or(move_bits(high, p % 2 ? 6 : 2, 4), two, b)}};
+}
+
+INLINE struct scales scales_iq4_xs(const uint8_t *w)
+{
+    struct scales r = {{_mm256_setzero_ps(), _mm256_setzero_ps()},
+                       {_mm256_setzero_ps(), _mm256_setzero_ps()}};
+    __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32((int)load_u32(w + 4)),
+                                    _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(load_u16(w + 2) << 4),
+                                     _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+    low = and_or(high, _mm256_set1_epi32(0x30), low);
+    low = _mm256_sub_epi32(low, _mm256_set1_epi32(32));
+    r.scale[0] = _mm256_mul_ps(_mm256_cvtepi32_ps(low), half_everywhere(w));
+    return r;
+}
+
+INLINE struct pair pair_iq4_xs(const uint8_t *w, int p)
+{
+    return (struct pair){{iq4_values(nibbles(w + 8 + 32 * p)), iq4_values(nibbles(w + 24 + 32 * p))}};
+}
+
+#endif
