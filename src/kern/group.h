@@ -156,4 +156,32 @@ static inline struct act act_view(const void *blob, int64_t n)
                         (const float *)(const void *)(p + act_t_offset(n))};
 }
 
+/* The same, to be written. */
+struct act_out {
+    int8_t *q;
+    float *d, *s, *t;
+};
+
+static inline struct act_out act_out(void *blob, int64_t n)
+{
+    char *p = blob;
+    return (struct act_out){(int8_t *)p, (float *)(void *)(p + act_d_offset(n)),
+                            (float *)(void *)(p + act_s_offset(n)),
+                            (float *)(void *)(p + act_t_offset(n))};
+}
+
+static inline void act_zero(void *end, void *next)
+{
+    memset(end, 0, (size_t)((char *)next - (char *)end));
+}
+
+/* Fills the padding with zeros. */
+static inline void act_pad(const struct act_out *a, int64_t n)
+{
+    act_zero(a->q + n, a->d);
+    act_zero(a->d + n / 32, a->s);
+    act_zero(a->s + n / 16, a->t);
+    act_zero(a->t + n / 32, (char *)a->q + kern_act_bytes(n));
+}
+
 #endif

@@ -52,12 +52,11 @@ INLINE __m256i negative_sums(__m256i a, int offset)
                              _mm256_set1_epi16(-1));
 }
 
-#include "kern/mulq_x86.h"
+#include "kern/mulf_x86.h"
 
 void kern_mul_init_avx2(struct kern *k)
 {
-    kern_mul_init_portable(k);
-    set_mulq(k);
+    set_mul(k);
 }
 
 #else

@@ -39,12 +39,11 @@ INLINE __m256i negative_sums(__m256i a, int offset)
     return _mm256_sub_epi32(zero, _mm256_dpbusd_epi32(zero, _mm256_set1_epi8((char)offset), a));
 }
 
-#include "kern/mulq_x86.h"
+#include "kern/mulf_x86.h"
 
 void kern_mul_init_avx512(struct kern *k)
 {
-    kern_mul_init_portable(k);
-    set_mulq(k);
+    set_mul(k);
 }
 
 #else

@@ -82,26 +82,12 @@ static void quantize_block(int8_t q[32], float *d, float s[2], float *t, const f
     *t = scale * (float)(sums[0] + sums[1]);
 }
 
-/* Zeros from the end of an array to the start of the next. */
-static void pad(char *end, char *next)
-{
-    memset(end, 0, (size_t)(next - end));
-}
-
 static void quantize(void *blob, const float *x, int64_t n)
 {
-    char *p = blob;
-    int64_t n_blocks = n / 32;
-    int8_t *q = (int8_t *)p;
-    float *d = (float *)(void *)(p + act_d_offset(n));
-    float *s = (float *)(void *)(p + act_s_offset(n));
-    float *t = (float *)(void *)(p + act_t_offset(n));
-    for (int64_t b = 0; b < n_blocks; b++)
-        quantize_block(q + 32 * b, d + b, s + 2 * b, t + b, x + 32 * b);
-    pad((char *)(q + n), (char *)d);
-    pad((char *)(d + n_blocks), (char *)s);
-    pad((char *)(s + 2 * n_blocks), (char *)t);
-    pad((char *)(t + n_blocks), p + kern_act_bytes(n));
+    struct act_out a = act_out(blob, n);
+    for (int64_t b = 0; b < n / 32; b++)
+        quantize_block(a.q + 32 * b, a.d + b, a.s + 2 * b, a.t + b, x + 32 * b);
+    act_pad(&a, n);
 }
 
 enum minima { MIN_NONE, MIN_32, MIN_16 };

@@ -375,46 +375,31 @@ INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
     }
 }
 
-/* X(name, offset, needs 8 bits) */
+/* X(name, elements and bytes of a block, offset, needs 8 bits, sixteens, minima) */
 #define FORMATS(X)                                                             \
-    X(q4_0, 8, false)                                                          \
-    X(q4_1, 0, false)                                                          \
-    X(q5_0, 16, false)                                                         \
-    X(q5_1, 0, false)                                                          \
-    X(q8_0, SIGNED_128 ? 0 : 128, true)                                        \
-    X(q2_k, 0, false)                                                          \
-    X(q3_k, 4, false)                                                          \
-    X(q4_k, 0, false)                                                          \
-    X(q5_k, 0, false)                                                          \
-    X(q6_k, 32, false)                                                         \
-    X(iq4_nl, SIGNED_128 ? 0 : 128, true)                                      \
-    X(iq4_xs, SIGNED_128 ? 0 : 128, true)                                      \
-    X(mxfp4, 12, false)
+    X(q4_0, 32, 18, 8, false, false, false)                                    \
+    X(q4_1, 32, 20, 0, false, false, true)                                     \
+    X(q5_0, 32, 22, 16, false, false, false)                                   \
+    X(q5_1, 32, 24, 0, false, false, true)                                     \
+    X(q8_0, 32, 34, SIGNED_128 ? 0 : 128, true, false, false)                  \
+    X(q2_k, 256, 84, 0, false, true, true)                                     \
+    X(q3_k, 256, 110, 4, false, true, false)                                   \
+    X(q4_k, 256, 144, 0, false, false, true)                                   \
+    X(q5_k, 256, 176, 0, false, false, true)                                   \
+    X(q6_k, 256, 210, 32, false, true, false)                                  \
+    X(iq4_nl, 32, 18, SIGNED_128 ? 0 : 128, true, false, false)                \
+    X(iq4_xs, 256, 136, SIGNED_128 ? 0 : 128, true, false, false)              \
+    X(mxfp4, 32, 17, 12, false, false, false)
 
-#define DEFINE_CONSTANTS(name, id, elems, block_bytes, min)                    \
-    enum { name##_block = elems, name##_bytes = block_bytes, name##_min = min };
-KERN_QUANT_FORMATS(DEFINE_CONSTANTS)
-enum { /* formats with a scale for each sixteen */
-    q4_0_16 = 0, q4_1_16 = 0, q5_0_16 = 0, q5_1_16 = 0, q8_0_16 = 0, q2_k_16 = 1, q3_k_16 = 1,
-    q4_k_16 = 0, q5_k_16 = 0, q6_k_16 = 1, iq4_nl_16 = 0, iq4_xs_16 = 0, mxfp4_16 = 0
-};
-
-#define DEFINE_MUL(name, offset, eight)                                                     \
+#define DEFINE_MULQ(name, block, bytes, offset, eight, sixteens, minima)                    \
+    static const struct format format_##name = {                                            \
+        scales_##name, pair_##name, block, bytes, offset, eight, sixteens, minima};         \
     static void mulq_##name(float *out, ptrdiff_t out_stride, const void *w,                \
                             size_t row_bytes, int64_t n_rows, const void *x,                \
                             size_t x_stride, int64_t n_tok, int64_t n)                      \
     {                                                                                       \
-        mulq(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n,                  \
-             (struct format){scales_##name, pair_##name, name##_block, name##_bytes,        \
-                             offset, eight, name##_16, name##_min});                        \
+        mulq(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, format_##name);  \
     }
-FORMATS(DEFINE_MUL)
-
-static void set_mulq(struct kern *k)
-{
-#define SET(name, id, elems, bytes, min) k->mulq[id] = mulq_##name;
-    KERN_QUANT_FORMATS(SET)
-#undef SET
-}
+FORMATS(DEFINE_MULQ)
 
 #endif
