@@ -26,6 +26,7 @@ struct out {
     uint8_t *buf[2];
     struct aiocb io[2];
     bool busy[2];
+    bool failed;    /* and said so */
     int cur;        /* the one being filled */
     size_t filled;  /* bytes in it */
     int64_t at;     /* where it belongs in the file */
@@ -52,6 +53,9 @@ static int wait_for(struct out *o, int i)
             error = errno;
         done += k > 0 ? (size_t)k : 0;
     }
+    if (error && o->failed)
+        return -1;
+    o->failed |= error != 0;
     if (error)
         return mk_fail("cannot write %s at byte %" PRId64 ": %s", o->path,
                        (int64_t)io->aio_offset + (int64_t)done, strerror(error));
