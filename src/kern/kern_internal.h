@@ -12,6 +12,14 @@
 
 #include "kern/kern.h"
 
+#if defined(__has_feature)
+#define KERN_SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define KERN_SANITIZED 1
+#else
+#define KERN_SANITIZED 0
+#endif
+
 void kern_mul_init_portable(struct kern *k);
 void kern_vec_init_portable(struct kern *k);
 
