@@ -8,6 +8,7 @@
  *   sample.c    logits -> id
  *   words.c     text, chat and ids
  *   eval.c      perplexity and recall
+ *   pressure.c  giving memory back while other programs grow
  *   inspect.c   looking into a file
  *   probe.c     what drive and memory can do
  *
@@ -44,9 +45,10 @@ struct sluice {
     struct model_options mo;
     sluice_plan plan;
     struct model_needs needs;
-    int64_t kv_in_use;   /* KV memory of all sessions */
-    int64_t state_in_use;/* recurrent state of sessions beyond the planned one */
+    int64_t kv_in_use;   /* memory of sessions beyond what the plan has for the first */
     int n_sessions;
+    int64_t pressure_cap;     /* most cache bytes while memory is short; INT64_MAX: it is not */
+    int64_t pressure_next_ns; /* when to look again */
     sluice_stats stats;
     sluice_route_fn *route;
     void *route_user;
@@ -75,6 +77,9 @@ void plan_predict(const struct model_shape *m, const sluice_probe_result *probe,
 int plan_take(struct sluice *s, int64_t bytes, struct err *e);
 void plan_give(struct sluice *s, int64_t bytes);
 int plan_logits_rows(const struct sluice *s);
+
+/* ---- pressure.c ---- */
+void pressure_pulse(void *user); /* a model_pulse_fn over the struct sluice */
 
 /* ---- open.c ---- */
 /* Describes the model, opens its tokeniser and the device: all that a plan needs. */

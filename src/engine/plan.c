@@ -153,15 +153,16 @@ void plan_predict(const struct model_shape *m, const sluice_probe_result *probe,
 
 /* ---- the budget while running ------------------------------------------ */
 
-static int64_t room_for_cache(const struct sluice *s)
+/* What the budget leaves for the expert cache. */
+static int64_t budget_room(const struct sluice *s)
 {
     const sluice_plan *p = &s->plan;
-    return p->budget - p->process - p->dense - p->state - p->scratch - s->kv_in_use - s->state_in_use;
+    return p->budget - p->process - p->dense - p->state - p->scratch - s->kv_in_use;
 }
 
 int plan_take(struct sluice *s, int64_t bytes, struct err *e)
 {
-    int64_t room = room_for_cache(s) - bytes;
+    int64_t room = budget_room(s) - bytes;
     if (room < s->plan.cache_min)
         return err_set(e, E_STATE,
                        "the memory budget is used up: a session needs %lld more bytes and the expert cache is at its smallest; raise --memory",
@@ -176,7 +177,7 @@ int plan_take(struct sluice *s, int64_t bytes, struct err *e)
 void plan_give(struct sluice *s, int64_t bytes)
 {
     s->kv_in_use -= bytes;
-    int64_t want = MIN(s->plan.cache_full, room_for_cache(s));
+    int64_t want = MIN(s->plan.cache_full, MIN(budget_room(s), s->pressure_cap));
     struct expert_cache *c = model_experts(s->model);
     if (want > (int64_t)expert_bytes(c))
         expert_resize(c, (size_t)want);

@@ -66,6 +66,8 @@ static int run_layers(struct model *m, struct model_state *s, int64_t n, struct 
 {
     for (int il = 0; il < m->c.n_layers; il++) {
         const struct layer *l = &m->layers[il];
+        if (m->pulse)
+            m->pulse(m->pulse_user);
         if (l->recurrent)
             delta_block(m, s, l, n);
         else
@@ -111,6 +113,12 @@ void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits)
     const struct dev_mat *w = &m->output;
     project(m, m->scratch.x + row * m->c.n_embd, n_rows, m->c.n_embd, m->output_norm, false, 1, &w,
             &logits);
+}
+
+void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user)
+{
+    m->pulse = fn;
+    m->pulse_user = user;
 }
 
 void model_set_route(struct model *m, model_route_fn *fn, void *user)

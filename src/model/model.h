@@ -124,6 +124,11 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
  * last model_forward. */
 void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits);
 
+/* Called once a layer while computing: a place for housekeeping that must not
+ * wait for the end of a long step. May resize the expert cache. */
+typedef void model_pulse_fn(void *user);
+void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user);
+
 typedef void model_route_fn(void *user, int layer, int64_t first_position, int64_t n_tokens,
                             int n_used, const int32_t *experts);
 void model_set_route(struct model *m, model_route_fn *fn, void *user);

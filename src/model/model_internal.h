@@ -117,6 +117,8 @@ struct model {
         int32_t *rows, *first;    /* tokens by expert; (n_experts + 1) starts */
         float *row_weights;
     } scratch;
+    model_pulse_fn *pulse;
+    void *pulse_user;
     model_route_fn *route;
     void *route_user;
 };
