@@ -128,7 +128,7 @@ INLINE void rows_batch_floats(float *out, ptrdiff_t out_stride, struct weights m
                               size_t bytes)
 {
     struct acc acc[TOKEN_BATCH][TILE_ROWS];
-    const uint8_t *next = m.w + (size_t)n_rows * m.row_bytes;
+    const uint8_t *next = m.w + prefetch_distance(m, n_rows);
     for (int t = 0; t < n_tok; t++)
         for (int r = 0; r < n_rows; r++)
             acc[t][r] = acc_zero();
@@ -153,6 +153,68 @@ INLINE void rows_batch_floats(float *out, ptrdiff_t out_stride, struct weights m
         for (int r = 0; r < n_rows; r++)
             out[t * out_stride + r] = reduce(acc[t][r]);
 }
+
+/* ---- one token, weights that are floats already ------------------------- */
+
+INLINE __m256 load_floats(const uint8_t *w, int64_t i, enum dtype type)
+{
+    if (type == DT_F32)
+        return _mm256_loadu_ps((const float *)(const void *)(w + 4 * i));
+    __m128i bits = load128(w + 2 * i);
+    if (type == DT_F16)
+        return _mm256_cvtph_ps(bits);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+/* n_rows (a literal, at most ROWS) rows. */
+INLINE void rows_one_floats(float *out, struct weights m, int n_rows, const float *x,
+                            enum dtype type)
+{
+    const size_t size = type == DT_F32 ? 4 : 2;
+    const uint8_t *next = m.w + prefetch_distance(m, n_rows);
+    const int rest = (int)(m.n % 16);
+    struct acc acc[ROWS];
+    int64_t i = 0;
+    for (int r = 0; r < n_rows; r++)
+        acc[r] = acc_zero();
+    for (; i < m.n - rest; i += 16) {
+        if (type == DT_F32 || i % 32 == 0)
+            for (int r = 0; r < n_rows; r++, next += 64)
+                _mm_prefetch((const char *)next, _MM_HINT_T0);
+        for (int h = 0; h < 2; h++) {
+            __m256 v = _mm256_loadu_ps(x + i + 8 * h);
+            for (int r = 0; r < n_rows; r++)
+                acc[r].half[h] = _mm256_fmadd_ps(
+                    load_floats(m.w + (size_t)r * m.row_bytes, i + 8 * h, type), v,
+                    acc[r].half[h]);
+        }
+    }
+    float last_x[16] = {0};
+    memcpy(last_x, x + i, (size_t)rest * sizeof *x);
+    for (int r = 0; r < n_rows; r++) {
+        if (rest) {
+            float last_w[16] = {0};
+            kern_dequant_row(type, last_w, m.w + (size_t)r * m.row_bytes + (size_t)i * size, rest);
+            for (int h = 0; h < 2; h++)
+                acc[r].half[h] = _mm256_fmadd_ps(_mm256_loadu_ps(last_w + 8 * h),
+                                                 _mm256_loadu_ps(last_x + 8 * h), acc[r].half[h]);
+        }
+        out[r] = reduce(acc[r]);
+    }
+}
+
+INLINE void mulf_one(float *out, struct weights m, int64_t n_rows, const float *x,
+                     enum dtype type)
+{
+    int64_t r = 0;
+    if (ROWS * m.row_bytes <= AHEAD_BYTES)
+        for (; r + ROWS <= n_rows; r += ROWS, m.w += ROWS * m.row_bytes)
+            rows_one_floats(out + r, m, ROWS, x, type);
+    for (; r < n_rows; r++, m.w += m.row_bytes)
+        rows_one_floats(out + r, m, 1, x, type);
+}
+
+/* ---- the functions of the table ----------------------------------------- */
 
 static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_bytes,
                  int64_t n_rows, const void *x, size_t x_stride, int64_t n_tok, int64_t n,
@@ -183,9 +245,20 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
     }
 #define DEFINE_QUANT_MULF(name, id, elems, block_bytes, min)                                \
     DEFINE_MULF(name, GROUP_BYTES(elems, block_bytes))
-DEFINE_MULF(f32, GROUP * 4)
-DEFINE_MULF(f16, GROUP * 2)
-DEFINE_MULF(bf16, GROUP * 2)
+#define DEFINE_FLOAT_MULF(name, type, size)                                                 \
+    static void mulf_##name(float *out, ptrdiff_t out_stride, const void *w,                \
+                            size_t row_bytes, int64_t n_rows, const void *x,                \
+                            size_t x_stride, int64_t n_tok, int64_t n)                      \
+    {                                                                                       \
+        if (n_tok == 1)                                                                     \
+            mulf_one(out, (struct weights){w, NULL, row_bytes, n}, n_rows, x, type);        \
+        else                                                                                \
+            mulf(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n,              \
+                 decode_##name, GROUP * (size));                                            \
+    }
+DEFINE_FLOAT_MULF(f32, DT_F32, 4)
+DEFINE_FLOAT_MULF(f16, DT_F16, 2)
+DEFINE_FLOAT_MULF(bf16, DT_BF16, 2)
 KERN_QUANT_FORMATS(DEFINE_QUANT_MULF)
 
 /* ---- quantize ----------------------------------------------------------- */

@@ -26,6 +26,7 @@
 enum {
     PANEL_GROUPS = 8,
     AHEAD_BYTES = 10240, /* most to prefetch into the first-level cache */
+    STREAM_AHEAD = 4096, /* how far to prefetch when one row is read at a time */
     TOKEN_BATCH = 32     /* tokens whose accumulators wait on the stack */
 };
 
@@ -182,13 +183,20 @@ INLINE void group_one(struct acc acc[ROWS], const uint8_t *const w[ROWS], int n_
 }
 
 /*
- * n_rows (a literal, at most ROWS) rows, one token. Meanwhile the rows after
- * them are prefetched in address order: the memory delivers one long stream
- * twice as fast as several short ones. A prefetch never faults.
+ * While n_rows rows are computed what follows them is prefetched in address
+ * order: the memory delivers one long stream twice as fast as several short
+ * ones. Several rows are read side by side, so that the next ones must all
+ * have come; a single one is a stream already. A prefetch never faults.
  */
+INLINE size_t prefetch_distance(struct weights m, int n_rows)
+{
+    return n_rows == 1 ? (size_t)STREAM_AHEAD : (size_t)n_rows * m.row_bytes;
+}
+
+/* n_rows (a literal, at most ROWS) rows, one token. */
 INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob, struct format f)
 {
-    const uint8_t *next = m.w + (size_t)n_rows * m.row_bytes;
+    const uint8_t *next = m.w + prefetch_distance(m, n_rows);
     struct act x = act_view(blob, m.n);
     struct acc acc[ROWS];
     int64_t n_groups = m.n / GROUP;
