@@ -8,12 +8,17 @@
 #include "io/io.h"
 
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -460,6 +465,125 @@ static void auto_always_opens(void **state)
     assert_int_equal(ioq_open(&c, &q, &e), E_ARG);
 }
 
+static void offsets_beyond_4_gib(void **state)
+{
+    struct env *v = *state;
+    struct err e = {0};
+    char big[] = "/var/tmp/sluice_big_XXXXXX";
+    static const char text[] = "far away";
+    int64_t at = ((int64_t)5 << 30) + 4093;
+    int fd = mkstemp(big);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, text, sizeof text, at), sizeof text); /* a hole before it */
+    close(fd);
+    int file = ioq_add_file(v->q, big, &e);
+    unlink(big);
+    assert_true(file >= 0);
+    struct ioq_req *r = prepare(v, 0, at, sizeof text, IOQ_DEMAND);
+    r->file = file;
+    ioq_submit(v->q, r);
+    ioq_wait(v->q, r);
+    assert_int_equal(r->status, OK);
+    assert_string_equal(r->data, text);
+}
+
+/* ---- systems without io_uring ----------------------------------------- */
+
+/* From here on the system call fails with EPERM, as in many containers. */
+static bool forbid(unsigned number)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {ARRAY_LEN(code), code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+enum { CHILD_OK = 0, CHILD_SKIP = 77 };
+
+/* Runs the check in a child, because a filter cannot be taken off again. */
+static void in_child(int (*check)(void))
+{
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(check());
+    int status = -1;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == CHILD_SKIP)
+        skip();
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), CHILD_OK);
+}
+
+static int forbidden_from_the_start(void)
+{
+    struct err e = {0};
+    struct ioq *q = NULL;
+    if (!forbid(__NR_io_uring_setup))
+        return CHILD_SKIP;
+    if (ioq_open(&(struct ioq_config){.kind = IOQ_URING}, &q, &e) != E_UNSUPPORTED || !strstr(e.text, "pread"))
+        return 1;
+    if (ioq_open(&(struct ioq_config){.kind = IOQ_AUTO}, &q, NULL) != OK)
+        return 2;
+    if (strcmp(ioq_name(q), "pread") != 0)
+        return 3;
+    void *buf = NULL;
+    if (posix_memalign(&buf, IOQ_ALIGN, ioq_span_max(5000)) != 0)
+        return 4;
+    struct ioq_req r = {.file = ioq_add_file(q, path, NULL), .offset = 777, .bytes = 5000, .buf = buf};
+    ioq_submit(q, &r);
+    ioq_wait(q, &r);
+    if (r.status != OK || ((uint8_t *)r.data)[4999] != byte_at(777 + 4999))
+        return 5;
+    ioq_close(q);
+    free(buf);
+    return CHILD_OK;
+}
+
+static void without_io_uring_auto_uses_pread(void **state)
+{
+    (void)state;
+    in_child(forbidden_from_the_start);
+}
+
+static int forbidden_later(void)
+{
+    struct ioq *q = NULL;
+    void *buf = NULL;
+    if (ioq_open(&(struct ioq_config){.kind = IOQ_URING}, &q, NULL) != OK ||
+        posix_memalign(&buf, IOQ_ALIGN, ioq_span_max(5000)) != 0)
+        return CHILD_SKIP;
+    struct ioq_req r = {.file = ioq_add_file(q, path, NULL), .offset = 777, .bytes = 5000, .buf = buf};
+    static _Alignas(IOQ_ALIGN) uint8_t early_buf[1 << 21];
+    struct ioq_req early = {.file = r.file, .offset = 1, .bytes = 2000000, .buf = early_buf};
+    ioq_submit(q, &early); /* the kernel has it: it must end before it is done */
+    if (!forbid(__NR_io_uring_enter))
+        return CHILD_SKIP;
+    ioq_wait(q, &early);
+    if (early.status != OK || ((uint8_t *)early.data)[1999999] != byte_at(2000000))
+        return 6;
+    for (int i = 0; i < 40; i++) { /* more than the ring has entries */
+        ioq_submit(q, &r);
+        ioq_wait(q, &r);
+        if (r.status != E_IO || r.sys_errno != EPERM)
+            return 5;
+    }
+    ioq_close(q);
+    free(buf);
+    return CHILD_OK;
+}
+
+static void a_ring_that_breaks_fails_reads_and_never_hangs(void **state)
+{
+    (void)state;
+    in_child(forbidden_later);
+}
+
 /* ---- main ------------------------------------------------------------- */
 
 static int write_file(void)
@@ -506,6 +630,7 @@ static int run(const char *name, enum ioq_kind kind, bool buffered)
         T(failures_beside_successes),
         T(waiting_for_nothing_returns),
         T(files_and_names),
+        T(offsets_beyond_4_gib),
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
 }
@@ -515,6 +640,8 @@ int main(void)
     const struct CMUnitTest plain[] = {
         cmocka_unit_test(span_covers_what_was_asked),
         cmocka_unit_test(auto_always_opens),
+        cmocka_unit_test(without_io_uring_auto_uses_pread),
+        cmocka_unit_test(a_ring_that_breaks_fails_reads_and_never_hangs),
     };
     if (write_file() != 0) {
         fprintf(stderr, "cannot write %s\n", path);

@@ -17,6 +17,7 @@
 struct uring {
     struct io_uring ring;
     int broken; /* errno after which the ring cannot be used */
+    unsigned n_prepared, n_completed; /* reads; both may wrap */
 };
 
 #define REAP_BATCH 32
@@ -81,18 +82,22 @@ static void uring_flush(void *be)
 static void uring_start(void *be, struct io_op *op)
 {
     struct uring *u = be;
+    if (u->broken)
+        return; /* the next reap reports it */
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
     if (!sqe) { /* continued reads can fill a ring of exactly `depth` entries */
         uring_flush(u);
         sqe = io_uring_get_sqe(&u->ring);
     }
     if (!sqe) {
-        u->broken = EBUSY;
+        if (!u->broken)
+            u->broken = EBUSY;
         return;
     }
     io_uring_prep_read(sqe, op->fd, op->buf, (unsigned)MIN(op->len, (size_t)1 << 30),
                        (uint64_t)op->offset);
     io_uring_sqe_set_data(sqe, op);
+    u->n_prepared++;
 }
 
 static int uring_sleep(struct uring *u, int64_t timeout_ns)
@@ -105,13 +110,37 @@ static int uring_sleep(struct uring *u, int64_t timeout_ns)
     return io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
 }
 
-static int uring_reap(struct ioq *q, void *be, int64_t timeout_ns)
+/* Hands back what has finished; how many. */
+static unsigned collect(struct ioq *q, struct uring *u)
 {
-    struct uring *u = be;
     struct io_uring_cqe *cqes[REAP_BATCH];
     struct io_op *ops[REAP_BATCH];
     int64_t res[REAP_BATCH];
+    /* Handing an op back may start others: first free the entries. */
+    unsigned n = io_uring_peek_batch_cqe(&u->ring, cqes, REAP_BATCH);
+    for (unsigned i = 0; i < n; i++) {
+        ops[i] = io_uring_cqe_get_data(cqes[i]);
+        res[i] = cqes[i]->res;
+    }
+    io_uring_cq_advance(&u->ring, n);
+    u->n_completed += n;
+    for (unsigned i = 0; i < n; i++)
+        io_reaped(q, ops[i], res[i]);
+    return n;
+}
 
+/* The kernel still writes into the buffers of reads that it has taken: all of
+ * them must end before their ops are given up. */
+static void drain_broken(struct ioq *q, struct uring *u)
+{
+    while (u->n_prepared - io_uring_sq_ready(&u->ring) != u->n_completed)
+        if (collect(q, u) == 0)
+            breathe(-EBUSY);
+}
+
+static int uring_reap(struct ioq *q, void *be, int64_t timeout_ns)
+{
+    struct uring *u = be;
     uring_flush(u);
     if (timeout_ns && !u->broken && !io_uring_cq_ready(&u->ring)) {
         int rc = uring_sleep(u, timeout_ns);
@@ -119,19 +148,11 @@ static int uring_reap(struct ioq *q, void *be, int64_t timeout_ns)
         if (rc < 0 && !passing(rc))
             u->broken = -rc;
     }
-    for (;;) {
-        /* Handing an op back may start others: first free the entries. */
-        unsigned n = io_uring_peek_batch_cqe(&u->ring, cqes, REAP_BATCH);
-        for (unsigned i = 0; i < n; i++) {
-            ops[i] = io_uring_cqe_get_data(cqes[i]);
-            res[i] = cqes[i]->res;
-        }
-        io_uring_cq_advance(&u->ring, n);
-        for (unsigned i = 0; i < n; i++)
-            io_reaped(q, ops[i], res[i]);
-        if (n == 0)
-            return u->broken ? -u->broken : 0;
-    }
+    while (collect(q, u))
+        ;
+    if (u->broken)
+        drain_broken(q, u);
+    return -u->broken;
 }
 
 const struct io_backend io_backend_uring = {
