@@ -217,6 +217,10 @@ static void limits_hold_but_one_large_read_passes(void **state)
     }
     for (int i = 0; i < 20; i++)
         assert_read(&v->req[i]);
+    for (int i = 0; i < 3; i++) /* and what they held is free again */
+        assert_int_equal(submit(v, i, 0, 10000, IOQ_DEMAND)->state, IOQ_INFLIGHT);
+    while (!ioq_idle(v->q))
+        ioq_wait_any(v->q);
 }
 
 /* ---- order ------------------------------------------------------------ */

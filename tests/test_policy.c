@@ -144,6 +144,45 @@ static void a_scan_keeps_part_of_the_cache(void **state)
     replay_free(&t);
 }
 
+/* The same, asked for one expert at a time, as a chunk of a prompt does where
+ * slots are few; and without ticks. Misses of `n_passes` passes. */
+static int scan_one_by_one(const struct expert_policy *p, int n_passes)
+{
+    enum { LAYERS = 8, EXPERTS = 16, SLOTS = LAYERS * EXPERTS / 2 };
+    uint8_t evictable[SLOTS];
+    int slot_of[LAYERS * EXPERTS], key_in[SLOTS], n_filled = 0, misses = 0;
+    void *s = p->create(LAYERS * EXPERTS, SLOTS, LAYERS, EXPERTS);
+    assert_non_null(s);
+    memset(evictable, 1, sizeof evictable);
+    memset(slot_of, 0xFF, sizeof slot_of);
+    for (int i = 0; i < n_passes * LAYERS * EXPERTS; i++) {
+        int key = i % (LAYERS * EXPERTS), slot = slot_of[key];
+        if (slot < 0) {
+            slot = n_filled < SLOTS ? n_filled++ : p->victim(s, evictable, key / EXPERTS);
+            if (misses++ >= SLOTS) {
+                p->on_evict(s, key_in[slot], slot);
+                slot_of[key_in[slot]] = -1;
+            }
+            p->on_insert(s, key, slot);
+            key_in[slot] = key;
+            slot_of[key] = slot;
+        }
+        p->on_use(s, key, slot);
+    }
+    p->destroy(s);
+    return misses;
+}
+
+static void a_scan_in_small_steps_keeps_part_of_the_cache(void **state)
+{
+    (void)state;
+    int all = 20 * 8 * 16;
+    assert_int_equal(scan_one_by_one(named("lru"), 20), all);
+    int ours = scan_one_by_one(expert_policies[0], 20);
+    printf("a scan in small steps: %d of %d missed\n", ours, all);
+    assert_true(ours < all * 7 / 10);
+}
+
 static void a_victim_is_evictable_or_none(void **state)
 {
     (void)state;
@@ -257,6 +296,7 @@ int main(void)
         cmocka_unit_test(with_room_for_all_each_expert_misses_once),
         cmocka_unit_test(lru_is_lru),
         cmocka_unit_test(a_scan_keeps_part_of_the_cache),
+        cmocka_unit_test(a_scan_in_small_steps_keeps_part_of_the_cache),
         cmocka_unit_test(a_victim_is_evictable_or_none),
         cmocka_unit_test(the_cache_misses_what_the_replay_says),
         cmocka_unit_test(bad_traces_are_refused),
