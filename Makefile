@@ -177,12 +177,12 @@ bench: $(filter $(BUILD)/bench/%,$(dev_bin))
 tools: $(filter $(BUILD)/tools/%,$(dev_bin))
 
 check: tests tools
-	@BUILD=$(BUILD) CC='$(CC)' SANITIZE=$(SANITIZE) scripts/run-tests -l $(BUILD)/test-logs scripts/layering $(test_bin) $(test_sh)
+	@BUILD=$(BUILD) SLUICE=$(BUILD)/sluice CC='$(CC)' SANITIZE=$(SANITIZE) scripts/run-tests -l $(BUILD)/test-logs scripts/layering $(test_bin) $(test_sh)
 
 asan:
-	$(MAKE) BUILD=build-asan SANITIZE=address,undefined OPT=-O1 check
+	TEST_TIMEOUT=2400 $(MAKE) BUILD=build-asan SANITIZE=address,undefined OPT=-O1 check
 tsan:
-	setarch -R $(MAKE) BUILD=build-tsan SANITIZE=thread OPT=-O1 check
+	TEST_TIMEOUT=2400 setarch -R $(MAKE) BUILD=build-tsan SANITIZE=thread OPT=-O1 check
 
 fuzz:
 	$(MAKE) BUILD=build-fuzz CC=clang SANITIZE=address,undefined OPT=-O1 \
