@@ -61,6 +61,8 @@ static void fill(enum dtype t, uint8_t *w, size_t bytes)
             w[i + (size_t)f16_at[t][k]] = 0;
             w[i + (size_t)f16_at[t][k] + 1] = 0x20;
         }
+        if (t == DT_MXFP4)
+            w[i] = 120; /* 2^-8 */
         if (info->block == 1)
             w[i + info->block_bytes - 1] = 0x2f;
     }

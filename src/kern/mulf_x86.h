@@ -139,8 +139,7 @@ INLINE void rows_batch_floats(float *out, ptrdiff_t out_stride, struct weights m
         for (int r = 0; r < n_rows; r++) {
             if (len < GROUP)
                 memset(w[r], 0, sizeof w[r]);
-            for (size_t k = 0; k < bytes; k += 64, next += 64)
-                _mm_prefetch((const char *)next, _MM_HINT_T0);
+            prefetch(&next, (int)bytes, n_rows > 1);
             decode(w[r], m.w + (size_t)r * m.row_bytes + (size_t)(i / GROUP) * bytes, len);
         }
         for (; t + TILE_TOKENS <= n_tok; t += TILE_TOKENS)
@@ -179,8 +178,7 @@ INLINE void rows_one_floats(float *out, struct weights m, int n_rows, const floa
         acc[r] = acc_zero();
     for (; i < m.n - rest; i += 16) {
         if (type == DT_F32 || i % 32 == 0)
-            for (int r = 0; r < n_rows; r++, next += 64)
-                _mm_prefetch((const char *)next, _MM_HINT_T0);
+            prefetch(&next, 64 * n_rows, false);
         for (int h = 0; h < 2; h++) {
             __m256 v = _mm256_loadu_ps(x + i + 8 * h);
             for (int r = 0; r < n_rows; r++)
@@ -207,7 +205,7 @@ INLINE void mulf_one(float *out, struct weights m, int64_t n_rows, const float *
                      enum dtype type)
 {
     int64_t r = 0;
-    if (ROWS * m.row_bytes <= AHEAD_BYTES)
+    if (ROWS * m.row_bytes <= NEAR_BYTES)
         for (; r + ROWS <= n_rows; r += ROWS, m.w += ROWS * m.row_bytes)
             rows_one_floats(out + r, m, ROWS, x, type);
     for (; r < n_rows; r++, m.w += m.row_bytes)
@@ -226,7 +224,7 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
         struct weights m = {w, NULL, row_bytes, n};
         float *to = out + t * out_stride;
         int64_t r = 0;
-        if (n_tok > 1 || TILE_ROWS * row_bytes <= AHEAD_BYTES)
+        if (n_tok > 1 || TILE_ROWS * row_bytes <= NEAR_BYTES)
             for (; r + TILE_ROWS <= n_rows; r += TILE_ROWS, m.w += TILE_ROWS * row_bytes)
                 rows_batch_floats(to + r, out_stride, m, TILE_ROWS, xt, x_stride, batch, decode,
                                   bytes);

@@ -25,7 +25,7 @@
 
 enum {
     PANEL_GROUPS = 8,
-    AHEAD_BYTES = 10240, /* most to prefetch into the first-level cache */
+    NEAR_BYTES = 10240,  /* most to prefetch into the first-level cache */
     STREAM_AHEAD = 4096, /* how far to prefetch when one row is read at a time */
     TOKEN_BATCH = 32     /* tokens whose accumulators wait on the stack */
 };
@@ -193,8 +193,20 @@ INLINE size_t prefetch_distance(struct weights m, int n_rows)
     return n_rows == 1 ? (size_t)STREAM_AHEAD : (size_t)n_rows * m.row_bytes;
 }
 
-/* n_rows (a literal, at most ROWS) rows, one token. */
-INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob, struct format f)
+/* To the first-level cache or, when `far`, the second; `next` is moved on. */
+INLINE void prefetch(const uint8_t **next, int bytes, bool far)
+{
+    for (int i = 0; i < bytes; i += 64)
+        if (far)
+            _mm_prefetch((const char *)*next + i, _MM_HINT_T1);
+        else
+            _mm_prefetch((const char *)*next + i, _MM_HINT_T0);
+    *next += bytes;
+}
+
+/* n_rows and far are literals, n_rows at most ROWS. */
+INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob, bool far,
+                     struct format f)
 {
     const uint8_t *next = m.w + prefetch_distance(m, n_rows);
     struct act x = act_view(blob, m.n);
@@ -207,9 +219,7 @@ INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob,
         w[r] = m.w + (size_t)r * m.row_bytes;
     }
     for (int64_t g = 0; g < n_groups; g++) {
-        for (int i = 0; i < n_rows * group_bytes(f); i += 64)
-            _mm_prefetch((const char *)next + i, _MM_HINT_T0);
-        next += n_rows * group_bytes(f);
+        prefetch(&next, n_rows * group_bytes(f), far);
         group_one(acc, w, n_rows, x, g, GROUP_BLOCKS, f);
         for (int r = 0; r < n_rows; r++)
             w[r] += group_bytes(f);
@@ -327,6 +337,7 @@ INLINE void rows_batch(float *out, ptrdiff_t out_stride, struct weights m, int n
                        const char *x, size_t x_stride, int n_tok, struct format f)
 {
     struct panel p;
+    const uint8_t *next = m.w + prefetch_distance(m, n_rows);
     int64_t all_groups = (m.n + GROUP - 1) / GROUP;
     for (int t = 0; t < n_tok; t++)
         for (int r = 0; r < n_rows; r++)
@@ -334,6 +345,7 @@ INLINE void rows_batch(float *out, ptrdiff_t out_stride, struct weights m, int n
     for (int64_t g0 = 0; g0 < all_groups; g0 += PANEL_GROUPS) {
         int n_groups = (int)MIN(all_groups - g0, PANEL_GROUPS), t = 0;
         fill_panel(&p, m, n_rows, g0, n_groups, f);
+        prefetch(&next, n_rows * n_groups * group_bytes(f), true);
         for (; t + TILE_TOKENS <= n_tok; t += TILE_TOKENS) {
             struct act a[TILE_TOKENS];
             for (int i = 0; i < TILE_TOKENS; i++)
@@ -350,6 +362,22 @@ INLINE void rows_batch(float *out, ptrdiff_t out_stride, struct weights m, int n
             out[t * out_stride + r] = reduce(p.acc[t][r]);
 }
 
+/* All rows, one token. */
+INLINE void mulq_one(float *out, struct weights m, int64_t n_rows, const void *x, struct format f)
+{
+    /* More rows share more, but of long blocks fewer are faster from memory. */
+    const int rows = group_bytes(f) <= 150 ? ROWS : 2;
+    int64_t r = 0;
+    if ((size_t)rows * m.row_bytes <= NEAR_BYTES)
+        for (; r + rows <= n_rows; r += rows, m.w += (size_t)rows * m.row_bytes)
+            rows_one(out + r, m, rows, x, false, f);
+    else
+        for (; r + rows <= n_rows; r += rows, m.w += (size_t)rows * m.row_bytes)
+            rows_one(out + r, m, rows, x, true, f);
+    for (; r < n_rows; r++, m.w += m.row_bytes)
+        rows_one(out + r, m, 1, x, false, f);
+}
+
 INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_bytes,
                  int64_t n_rows, const void *x, size_t x_stride, int64_t n_tok, int64_t n,
                  struct format f)
@@ -359,15 +387,7 @@ INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
         return;
     m.end = m.w + (size_t)(n_rows - 1) * row_bytes + (size_t)(n / f.block * f.bytes);
     if (n_tok == 1) {
-        int64_t r = 0;
-        if (group_bytes(f) <= 150 && ROWS * row_bytes <= AHEAD_BYTES)
-            for (; r + ROWS <= n_rows; r += ROWS, m.w += ROWS * row_bytes)
-                rows_one(out + r, m, ROWS, x, f);
-        if (2 * row_bytes <= AHEAD_BYTES)
-            for (; r + 2 <= n_rows; r += 2, m.w += 2 * row_bytes)
-                rows_one(out + r, m, 2, x, f);
-        for (; r < n_rows; r++, m.w += row_bytes)
-            rows_one(out + r, m, 1, x, f);
+        mulq_one(out, m, n_rows, x, f);
         return;
     }
     for (int64_t t = 0; t < n_tok; t += TOKEN_BATCH) {
