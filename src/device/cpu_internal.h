@@ -39,12 +39,10 @@ struct device {
     size_t attn_bytes, attn_stride; /* stride in floats */
 };
 
-/* Whether a matrix takes 8-bit activations. Small ones (the gates of the delta
- * net, whose outputs are exponentiated) cost nothing and stay in float. */
-enum { CPU_SMALL_ROWS = 64 };
+/* Whether a matrix takes 8-bit activations. */
 static inline bool cpu_uses_act(const struct device *d, const struct dev_mat *w)
 {
-    return !d->exact && w->n_out > CPU_SMALL_ROWS && d->k->mulq[w->type] != NULL;
+    return !d->exact && !w->precise && d->k->mulq[w->type] != NULL;
 }
 
 /* out (n_tok, n_rows) = rows [r0, r1) of w times the tokens. `x` are floats

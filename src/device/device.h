@@ -33,6 +33,7 @@ struct dev_mat {
     enum dtype type;
     int64_t n_in, n_out;
     const void *data;
+    bool precise; /* float activations, also where the device rounds others to 8 bits */
 };
 
 /* What a device must have room for. */

@@ -132,6 +132,8 @@ static void bind_experts(struct binder *b, struct layer *l)
         matrix(b, "ffn_gate_shexp.weight", c->n_embd, c->shared_width, &l->shared_gate_mat);
         matrix(b, "ffn_up_shexp.weight", c->n_embd, c->shared_width, &l->shared_up);
         matrix(b, "ffn_down_shexp.weight", c->shared_width, c->n_embd, &l->shared_down);
+        /* the one expert that every token uses: about 3 % of the weights */
+        l->shared_gate_mat.precise = l->shared_up.precise = true;
     }
 }
 
