@@ -9,11 +9,9 @@
  *     worth = p * exp(-D / L)            the smallest is evicted
  *
  * D is L for the layer that is being served (its turn is over), so what was
- * just passed leaves before what comes next. When a layer is asked several
- * times in one pass (a chunk of a prompt), what it has not used yet may still
- * come: there D is 0. The constants were chosen over five traces of real
- * models at four cache sizes; the optimum is flat: fast decays of 0.5 to 0.7
- * and slow ones of 0.95 to 0.98 differ by less than 1 % in misses.
+ * just passed leaves before what comes next. The constants were chosen over
+ * five traces of real models at four cache sizes; the optimum is flat: fast
+ * decays of 0.5 to 0.7 and slow ones of 0.95 to 0.98 differ by less than 1 %.
  *
  * A layer's counts age when the layer is used, not with the clock, so between
  * its turns the order inside a layer stands still and its coldest slot is
@@ -195,34 +193,15 @@ static void find_coldest(struct decay *d, struct layer_slots *l, const uint8_t *
     }
 }
 
-/* The layer being served, where a slot's turn may be over or still to come. */
-static int32_t coldest_here(const struct decay *d, int layer, const uint8_t *evictable, float *worth)
-{
-    const struct layer_slots *l = &d->layers[layer];
-    bool began = l->pass == d->pass && d->last_layer == layer;
-    int32_t best = -1;
-    for (int32_t i = l->head; i >= 0; i = d->links[i].older) {
-        if (!evictable[i])
-            continue;
-        int64_t key = d->links[i].key;
-        bool may_come = began && d->use[key].pass != l->pass;
-        float w = chance(d, key, l) * d->discount[may_come ? 0 : d->n_layers];
-        if (best < 0 || w < *worth) {
-            best = i;
-            *worth = w;
-        }
-    }
-    return best;
-}
-
 static int decay_victim(void *state, const uint8_t *evictable, int layer)
 {
     struct decay *d = state;
+    int32_t best = -1;
     float worth = 0;
-    int32_t best = coldest_here(d, layer, evictable, &worth);
+    d->layers[layer].known = false; /* its pins have just changed */
     for (int i = 0; i < d->n_layers; i++) {
         struct layer_slots *l = &d->layers[i];
-        if (l->head < 0 || i == layer)
+        if (l->head < 0)
             continue;
         if (!l->known || (l->coldest >= 0 && !evictable[l->coldest]))
             find_coldest(d, l, evictable);
