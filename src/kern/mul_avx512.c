@@ -14,7 +14,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #endif
 
-enum { ROWS = 4, TILE_ROWS = 4, TILE_TOKENS = 2 };
+enum { ROWS = 4, TILE_ROWS = 4, TILE_TOKENS = 3 };
 
 /* The product instruction wants unsigned times signed. */
 enum { SIGNED_128 = 0 };

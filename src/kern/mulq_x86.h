@@ -27,7 +27,7 @@ enum {
     PANEL_GROUPS = 8,
     NEAR_BYTES = 10240,  /* most to prefetch into the first-level cache */
     STREAM_AHEAD = 4096, /* how far to prefetch when one row is read at a time */
-    TOKEN_BATCH = 32     /* tokens whose accumulators wait on the stack */
+    TOKEN_BATCH = 36     /* tokens whose accumulators wait on the stack */
 };
 
 /* What the loops must know of a format; every use is inlined with literals. */
@@ -196,15 +196,16 @@ INLINE size_t prefetch_distance(struct weights m, int n_rows)
 /* To the first-level cache or, when `far`, the second; `next` is moved on. */
 INLINE void prefetch(const uint8_t **next, int bytes, bool far)
 {
-    for (int i = 0; i < bytes; i += 64)
-        if (far)
+    if (far)
+        for (int i = 0; i < bytes; i += 64)
             _mm_prefetch((const char *)*next + i, _MM_HINT_T1);
-        else
+    else
+        for (int i = 0; i < bytes; i += 64)
             _mm_prefetch((const char *)*next + i, _MM_HINT_T0);
     *next += bytes;
 }
 
-/* n_rows and far are literals, n_rows at most ROWS. */
+/* n_rows is a literal, at most ROWS. */
 INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob, bool far,
                      struct format f)
 {
@@ -234,6 +235,19 @@ INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob,
         out[r] = reduce(acc[r]);
 }
 
+/* All rows, one token. */
+INLINE void mulq_one(float *out, struct weights m, int64_t n_rows, const void *x, struct format f)
+{
+    /* More rows share more, but of long blocks fewer are faster from memory. */
+    const int rows = group_bytes(f) <= 150 ? ROWS : 2;
+    int64_t r = 0;
+    bool far = (size_t)rows * m.row_bytes > NEAR_BYTES;
+    for (; r + rows <= n_rows; r += rows, m.w += (size_t)rows * m.row_bytes)
+        rows_one(out + r, m, rows, x, far, f);
+    for (; r < n_rows; r++, m.w += m.row_bytes)
+        rows_one(out + r, m, 1, x, false, f);
+}
+
 /* ---- many tokens -------------------------------------------------------- */
 
 struct panel_group {
@@ -246,11 +260,11 @@ struct panel {
     struct acc acc[TOKEN_BATCH][TILE_ROWS];
 };
 
-INLINE void fill_panel(struct panel *p, struct weights m, int n_rows, int64_t g0, int n_groups,
+INLINE void fill_panel(struct panel *p, struct weights m, int64_t g0, int n_groups,
                        struct format f)
 {
     for (int g = 0; g < n_groups; g++)
-        for (int r = 0; r < n_rows; r++) {
+        for (int r = 0; r < TILE_ROWS; r++) {
             const uint8_t *w = m.w + (size_t)r * m.row_bytes + (g0 + g) * group_bytes(f);
             int n_blocks = (int)MIN(m.n / 32 - (g0 + g) * GROUP_BLOCKS, GROUP_BLOCKS);
             struct panel_group *to = &p->g[g][r];
@@ -275,12 +289,12 @@ INLINE void fill_panel(struct panel *p, struct weights m, int n_rows, int64_t g0
 /* 32-block b, a literal. */
 INLINE void panel_block(struct acc acc[TILE_TOKENS][TILE_ROWS],
                         const struct panel_group w[TILE_ROWS],
-                        float s[TILE_TOKENS][TILE_ROWS][SIXTEENS], int n_rows, int n_tok,
+                        float s[TILE_TOKENS][TILE_ROWS][SIXTEENS], int n_tok,
                         const struct act *x, int64_t g, int b, struct format f)
 {
     for (int t = 0; t < n_tok; t++) {
         __m256i a = load_q(x[t], g, b), init = negative_sums(a, f.offset);
-        for (int r = 0; r < n_rows; r++)
+        for (int r = 0; r < TILE_ROWS; r++)
             acc[t][r].half[b % 2] = _mm256_fmadd_ps(
                 block_scale(s[t][r], b, f),
                 _mm256_cvtepi32_ps(dot(init, w[r].q[b], a, f.eight)), acc[t][r].half[b % 2]);
@@ -289,12 +303,12 @@ INLINE void panel_block(struct acc acc[TILE_TOKENS][TILE_ROWS],
 
 /* The first n_blocks 32-blocks of a group. */
 INLINE void panel_group_times(struct acc acc[TILE_TOKENS][TILE_ROWS],
-                              const struct panel_group w[TILE_ROWS], int n_rows, int n_tok,
+                              const struct panel_group w[TILE_ROWS], int n_tok,
                               const struct act *x, int64_t g, int n_blocks, struct format f)
 {
     _Alignas(32) float s[TILE_TOKENS][TILE_ROWS][SIXTEENS];
     for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < n_rows; r++) {
+        for (int r = 0; r < TILE_ROWS; r++) {
             multiply_scales(s[t][r], w[r].scale, x[t], g, f);
             subtract_minima(&acc[t][r], w[r].min, x[t], g, f);
         }
@@ -302,7 +316,7 @@ INLINE void panel_group_times(struct acc acc[TILE_TOKENS][TILE_ROWS],
 #define BLOCK(b)                                                               \
     if (f.block == 32 && n_blocks <= (b))                                      \
         return;                                                                \
-    panel_block(acc, w, s, n_rows, n_tok, x, g, b, f)
+    panel_block(acc, w, s, n_tok, x, g, b, f)
     BLOCK(0);
     BLOCK(1);
     BLOCK(2);
@@ -316,66 +330,49 @@ INLINE void panel_group_times(struct acc acc[TILE_TOKENS][TILE_ROWS],
 
 /* n_tok (a literal, at most TILE_TOKENS) tokens meet the panel. */
 INLINE void panel_times(struct acc to[][TILE_ROWS], const struct panel_group w[][TILE_ROWS],
-                        int n_rows, int n_tok, const struct act *x, int64_t g0, int n_groups,
+                        int n_tok, const struct act *x, int64_t g0, int n_groups,
                         int64_t n, struct format f)
 {
     struct acc acc[TILE_TOKENS][TILE_ROWS];
     for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < n_rows; r++)
+        for (int r = 0; r < TILE_ROWS; r++)
             acc[t][r] = to[t][r];
     for (int g = 0; g < n_groups; g++) {
         int n_blocks = (int)MIN(n / 32 - (g0 + g) * GROUP_BLOCKS, GROUP_BLOCKS);
-        panel_group_times(acc, w[g], n_rows, n_tok, x, g0 + g, n_blocks, f);
+        panel_group_times(acc, w[g], n_tok, x, g0 + g, n_blocks, f);
     }
     for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < n_rows; r++)
+        for (int r = 0; r < TILE_ROWS; r++)
             to[t][r] = acc[t][r];
 }
 
-/* n_rows (a literal, at most TILE_ROWS) rows, n_tok (at most TOKEN_BATCH) tokens. */
-INLINE void rows_batch(float *out, ptrdiff_t out_stride, struct weights m, int n_rows,
-                       const char *x, size_t x_stride, int n_tok, struct format f)
+/* TILE_ROWS rows, n_tok (at most TOKEN_BATCH) tokens. */
+INLINE void rows_batch(float *out, ptrdiff_t out_stride, struct weights m, const char *x,
+                       size_t x_stride, int n_tok, struct format f)
 {
     struct panel p;
-    const uint8_t *next = m.w + prefetch_distance(m, n_rows);
+    struct act a[TOKEN_BATCH];
+    const uint8_t *next = m.w + prefetch_distance(m, TILE_ROWS);
     int64_t all_groups = (m.n + GROUP - 1) / GROUP;
-    for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < n_rows; r++)
+    for (int t = 0; t < n_tok; t++) {
+        a[t] = act_view(x + (size_t)t * x_stride, m.n);
+        for (int r = 0; r < TILE_ROWS; r++)
             p.acc[t][r] = acc_zero();
+    }
     for (int64_t g0 = 0; g0 < all_groups; g0 += PANEL_GROUPS) {
         int n_groups = (int)MIN(all_groups - g0, PANEL_GROUPS), t = 0;
-        fill_panel(&p, m, n_rows, g0, n_groups, f);
-        prefetch(&next, n_rows * n_groups * group_bytes(f), true);
-        for (; t + TILE_TOKENS <= n_tok; t += TILE_TOKENS) {
-            struct act a[TILE_TOKENS];
-            for (int i = 0; i < TILE_TOKENS; i++)
-                a[i] = act_view(x + (size_t)(t + i) * x_stride, m.n);
-            panel_times(&p.acc[t], p.g, n_rows, TILE_TOKENS, a, g0, n_groups, m.n, f);
-        }
-        for (; t < n_tok; t++) {
-            struct act a = act_view(x + (size_t)t * x_stride, m.n);
-            panel_times(&p.acc[t], p.g, n_rows, 1, &a, g0, n_groups, m.n, f);
-        }
+        fill_panel(&p, m, g0, n_groups, f);
+        prefetch(&next, TILE_ROWS * n_groups * group_bytes(f), true);
+        for (; t + TILE_TOKENS <= n_tok; t += TILE_TOKENS)
+            panel_times(&p.acc[t], p.g, TILE_TOKENS, a + t, g0, n_groups, m.n, f);
+        for (; TILE_TOKENS > 2 && t + 2 <= n_tok; t += 2)
+            panel_times(&p.acc[t], p.g, 2, a + t, g0, n_groups, m.n, f);
+        for (; t < n_tok; t++)
+            panel_times(&p.acc[t], p.g, 1, a + t, g0, n_groups, m.n, f);
     }
     for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < n_rows; r++)
+        for (int r = 0; r < TILE_ROWS; r++)
             out[t * out_stride + r] = reduce(p.acc[t][r]);
-}
-
-/* All rows, one token. */
-INLINE void mulq_one(float *out, struct weights m, int64_t n_rows, const void *x, struct format f)
-{
-    /* More rows share more, but of long blocks fewer are faster from memory. */
-    const int rows = group_bytes(f) <= 150 ? ROWS : 2;
-    int64_t r = 0;
-    if ((size_t)rows * m.row_bytes <= NEAR_BYTES)
-        for (; r + rows <= n_rows; r += rows, m.w += (size_t)rows * m.row_bytes)
-            rows_one(out + r, m, rows, x, false, f);
-    else
-        for (; r + rows <= n_rows; r += rows, m.w += (size_t)rows * m.row_bytes)
-            rows_one(out + r, m, rows, x, true, f);
-    for (; r < n_rows; r++, m.w += m.row_bytes)
-        rows_one(out + r, m, 1, x, false, f);
 }
 
 INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_bytes,
@@ -386,20 +383,16 @@ INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
     if (n_rows <= 0)
         return;
     m.end = m.w + (size_t)(n_rows - 1) * row_bytes + (size_t)(n / f.block * f.bytes);
-    if (n_tok == 1) {
-        mulq_one(out, m, n_rows, x, f);
-        return;
-    }
     for (int64_t t = 0; t < n_tok; t += TOKEN_BATCH) {
         int batch = (int)MIN(n_tok - t, TOKEN_BATCH);
         const char *xt = (const char *)x + (size_t)t * x_stride;
         float *to = out + t * out_stride;
         int64_t r = 0;
         m.w = w;
-        for (; r + TILE_ROWS <= n_rows; r += TILE_ROWS, m.w += TILE_ROWS * row_bytes)
-            rows_batch(to + r, out_stride, m, TILE_ROWS, xt, x_stride, batch, f);
-        for (; r < n_rows; r++, m.w += row_bytes)
-            rows_batch(to + r, out_stride, m, 1, xt, x_stride, batch, f);
+        for (; batch > 1 && r + TILE_ROWS <= n_rows; r += TILE_ROWS, m.w += TILE_ROWS * row_bytes)
+            rows_batch(to + r, out_stride, m, xt, x_stride, batch, f);
+        for (int i = 0; r < n_rows && i < batch; i++) /* one token, or fewer rows than a tile */
+            mulq_one(to + i * out_stride + r, m, n_rows - r, xt + (size_t)i * x_stride, f);
     }
 }
 
