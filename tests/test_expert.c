@@ -650,6 +650,17 @@ static void a_failed_hint_is_read_again(void **state)
     assert_int_equal(one_layer(v, 0, (int32_t[]){7}, 1), 1);
 }
 
+/* The guess came true while its read was under way, which then fails. */
+static void a_hint_that_fails_late_is_read_again(void **state)
+{
+    struct env *v = *state;
+    open_cache(v, full_bytes(v));
+    set_fault(v, (struct ioq_fault){.kind = IOQ_FAULT_ERROR, .file = -1, .count = 1, .error = EIO, .delay_ms = 20});
+    assert_int_equal(expert_hint(v->c, 0, (int32_t[]){7}, 1), 1);
+    assert_int_equal(one_layer(v, 0, (int32_t[]){7}, 1), 0);
+    assert_int_equal(one_layer(v, 0, (int32_t[]){7}, 1), 1);
+}
+
 static void hints_never_touch_leases(void **state)
 {
     struct env *v = *state;
@@ -747,6 +758,7 @@ static int run(enum ioq_kind kind, const char *policy)
         T(dropping_hints_spares_what_is_leased),
         T(dropped_hints_leave_no_trace),
         T(a_failed_hint_is_read_again),
+        T(a_hint_that_fails_late_is_read_again),
         T(hints_never_touch_leases),
         T(trace_sees_router_order),
     };

@@ -165,6 +165,7 @@ static void lease_known(struct expert_cache *c, struct expert_lease *l)
         slot_file(c, gid);
         return;
     }
+    s->adopted |= s->leases == 0 && s->state == SLOT_READING;
     slot_pin(c, gid);
     l->slot = gid;
     l->hit = s->state == SLOT_RESIDENT;
@@ -247,13 +248,25 @@ int expert_request(struct expert_cache *c, int layer, const int32_t *ids, int n,
     return OK;
 }
 
+/* Reads that were under way before the lease was taken may have failed for
+ * reasons that are past (or as lookahead): such an expert is read once more. */
+static bool reads_again(struct expert_cache *c, int gid)
+{
+    struct slot *s = &c->slots[gid];
+    if (s->state != SLOT_FAILED || !s->adopted)
+        return false;
+    s->adopted = false;
+    reads_start(c, gid, IOQ_DEMAND);
+    return true;
+}
+
 bool expert_ready(struct expert_cache *c, const struct expert_lease *l)
 {
     const struct slot *s = &c->slots[l->slot];
     if (s->state == SLOT_READING && !reads_done(s))
         ioq_poll(c->ioq);
     reads_observe(c, l->slot);
-    return s->state != SLOT_READING;
+    return s->state != SLOT_READING && !reads_again(c, l->slot);
 }
 
 bool expert_part_ready(struct expert_cache *c, const struct expert_lease *l, int part)
@@ -268,6 +281,8 @@ int expert_wait(struct expert_cache *c, const struct expert_lease *l, struct err
 {
     struct slot *s = &c->slots[l->slot];
     reads_wait(c, l->slot);
+    if (reads_again(c, l->slot))
+        reads_wait(c, l->slot);
     if (s->state != SLOT_FAILED)
         return OK;
     char what[64];

@@ -38,6 +38,7 @@ struct slot {
     int leases;
     bool hinted;          /* read by lookahead and not asked for since */
     bool pending;         /* in expert_cache.pending */
+    bool adopted;         /* leased while somebody else's reads were under way */
     struct ioq_req reads[EXPERT_MAX_PARTS];
 };
 

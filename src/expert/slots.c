@@ -260,7 +260,7 @@ void slot_attach(struct expert_cache *c, int gid, int64_t key)
     s->key = key;
     s->state = SLOT_READING;
     s->leases = 0;
-    s->hinted = false;
+    s->hinted = s->adopted = false;
     for (int i = 0; i < EXPERT_MAX_PARTS; i++)
         s->reads[i] = (struct ioq_req){.state = IOQ_IDLE};
     c->gid_of[key] = gid;

@@ -268,7 +268,7 @@ static void start_op(struct ioq *q, struct io_op *op, size_t from)
     op->parked = false;
     switch (fault_of(q, op)) {
     case IOQ_FAULT_ERROR:
-        park(q, op, -q->fault.error, 0);
+        park(q, op, -q->fault.error, q->fault.delay_ms);
         return;
     case IOQ_FAULT_SHORT: /* half of it; in the end nothing, as at the end of a file */
         op->len = (op->len / 2) & ~(size_t)(IOQ_ALIGN - 1);

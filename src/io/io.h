@@ -108,7 +108,7 @@ struct ioq_fault {
     int64_t begin, end;
     int skip, count;
     int error;     /* errno for IOQ_FAULT_ERROR */
-    int delay_ms;  /* for IOQ_FAULT_SLOW */
+    int delay_ms;  /* for IOQ_FAULT_SLOW, and before an IOQ_FAULT_ERROR shows */
 };
 void ioq_set_fault(struct ioq *q, const struct ioq_fault *f);
 

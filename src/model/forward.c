@@ -103,8 +103,7 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
     TRY(run_layers(m, s, n, e));
     s->broken = false;
     s->length += n;
-    if (n == 1)
-        expert_tick(m->cache);
+    expert_tick(m->cache);
     return OK;
 }
 
