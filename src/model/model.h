@@ -2,6 +2,7 @@
  * model: the only folder that knows a transformer.
  *
  *   arch.c      families as rows of data
+ *   describe.c  opening, sizes by role, metadata
  *   config.c    a file's numbers, checked
  *   bind.c      tensor names -> weights, experts -> extents
  *   load.c      the dense part into memory
