@@ -173,7 +173,8 @@ $(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(support) $(internal)
 # ---- testing ---------------------------------------------------------------
 
 tests: all $(test_bin)
-bench: $(filter $(BUILD)/bench/%,$(dev_bin))
+bench: all tools $(filter $(BUILD)/bench/%,$(dev_bin))
+	BUILD=$(BUILD) bench/run
 tools: $(filter $(BUILD)/tools/%,$(dev_bin))
 
 check: tests tools
