@@ -314,7 +314,7 @@ static void answers_are_recalled(void **state)
         want += json_is_true(json_object_get(q, "recalled"));
     }
     print_message("recall %d of %d, reference %d\n", got, SUBSET, want);
-    assert_true(abs(got - want) <= (SUBSET + 199) / 200);
+    assert_true(abs(got - want) <= 1);
     sluice_session_free(x);
     sluice_close(s);
     json_decref(list);
