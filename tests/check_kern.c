@@ -273,17 +273,17 @@ static void expect_portable(struct problem *p)
 /* The last n_rows rows and n_tok tokens: they end at the fence. */
 static void check_product(const struct kern *k, const struct problem *p, int n_rows, int n_tok)
 {
-    float out[MAX_TOK * (MAX_ROWS + GUARD) + GUARD];
+    float buffer[GUARD + MAX_TOK * (MAX_ROWS + GUARD) + GUARD], *out = buffer + GUARD;
     const uint32_t canary = 0x7fa5a5a5;
     ptrdiff_t stride = n_rows + (n_tok & 1 ? GUARD : 0);
     int r0 = MAX_ROWS - n_rows, t0 = MAX_TOK - n_tok;
-    for (size_t i = 0; i < ARRAY_LEN(out); i++)
-        memcpy(&out[i], &canary, sizeof canary);
+    for (size_t i = 0; i < ARRAY_LEN(buffer); i++)
+        memcpy(&buffer[i], &canary, sizeof canary);
     product_of(k, p)(out, stride, p->w0 + (size_t)r0 * p->row_bytes, p->row_bytes, n_rows,
                      p->x0 + (size_t)t0 * p->x_stride, p->x_stride, n_tok, p->n);
-    for (ptrdiff_t i = 0; i < (ptrdiff_t)ARRAY_LEN(out); i++) {
+    for (ptrdiff_t i = -GUARD; i < (ptrdiff_t)ARRAY_LEN(buffer) - GUARD; i++) {
         ptrdiff_t t = i / stride, r = i % stride;
-        if (t < n_tok && r < n_rows) {
+        if (i >= 0 && t < n_tok && r < n_rows) {
             if (!same_float(out[i], p->expect[t0 + t][r0 + r]))
                 fail_msg("%s %s %s n %ld rows %d tokens %d: row %ld token %ld: %a, expected %a",
                          k->name, p->quantised ? "mulq" : "mulf", p->f->name, (long)p->n, n_rows,

@@ -2,18 +2,21 @@
  * kern: the arithmetic, as pure functions on pointers.
  *
  *   kern.c          chooses a table for the processor
- *   mul_*.c/.h      weight rows times activations, one file per instruction set
- *                   (split by format family where a file would grow too long)
+ *   mul_*.c         weight rows times activations, one file per instruction
+ *                   set; mul_portable.c states the exact formula of each format
+ *   *_x86.h         what the x86 ones share: formats in registers, loops
  *   vec_tmpl.h      norms, activations, softmax, attention, recurrences: written
  *                   once over the 16-lane vector of simd_*.h, included by
  *                   vec_portable.c, vec_avx2.c, vec_avx512.c
- *   dequant.c       exact block decoders (model-independent facts of the formats)
+ *   group.h, dequant.c   exact block decoders (model-independent facts of the
+ *                   formats)
  *
  * No allocation, no threads, no state: every function may be called from any
  * thread at any time. Pointers may be unaligned unless stated.
  *
  * The contract that makes sluice's answers independent of the processor:
- * every function below returns the SAME BITS in every table.
+ * every function below returns the SAME BITS in every table (where a result is
+ * NaN it is NaN in every table, but its sign and payload are not promised).
  *  1. Sums of integer products inside a block of 32 are exact.
  *  2. Floats are accumulated in 16 virtual lanes, each by fused multiply-add in
  *     a fixed order; multiplications and additions are never contracted
