@@ -17,9 +17,12 @@
 #include <time.h>
 #include <unistd.h>
 
+/* A buffer of our own: stdio gives up when a signal interrupts a write. */
 static struct {
     int error; /* errno of the first failed write; 0: none */
     bool terminal, dims;
+    size_t n;
+    char buf[8192];
 } out;
 
 static struct {
@@ -72,22 +75,32 @@ void term_init(void)
 
 /* ---- standard output --------------------------------------------------------- */
 
-static void out_check(bool ok)
+void out_flush(void)
 {
-    if (!ok && !out.error)
-        out.error = errno ? errno : EIO;
+    size_t done = 0;
+    while (done < out.n && !out.error) {
+        ssize_t k = write(STDOUT_FILENO, out.buf + done, out.n - done);
+        if (k > 0)
+            done += (size_t)k;
+        else if (k == 0 || errno != EINTR) /* a second Ctrl-C ends the process */
+            out.error = k < 0 ? errno : EIO;
+    }
+    out.n = 0;
+}
+
+static void put_byte(char c)
+{
+    if (out.n == sizeof(out.buf))
+        out_flush();
+    out.buf[out.n++] = c;
 }
 
 /* Control characters could reprogram the terminal; a model's answer or a file's
  * metadata may hold any. */
-static void write_safely(const char *p, size_t n)
+static char shown(char c)
 {
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)p[i];
-        bool shown = (c >= 0x20 && c != 0x7f) || c == '\n' || c == '\t';
-        if (putchar(shown ? c : '?') == EOF)
-            out_check(false);
-    }
+    unsigned char u = (unsigned char)c;
+    return (u >= 0x20 && u != 0x7f) || u == '\n' || u == '\t' ? c : '?';
 }
 
 void out_write(const char *p, size_t n)
@@ -95,31 +108,27 @@ void out_write(const char *p, size_t n)
     if (out.error || n == 0)
         return;
     progress_end();
-    errno = 0;
-    if (out.terminal)
-        write_safely(p, n);
-    else
-        out_check(fwrite(p, 1, n, stdout) == n);
+    for (size_t i = 0; i < n; i++)
+        put_byte(out.terminal ? shown(p[i]) : p[i]);
 }
 
 void out_printf(const char *fmt, ...)
 {
     va_list ap;
+    char *text = NULL;
     if (out.error)
         return;
     progress_end();
-    errno = 0;
     va_start(ap, fmt);
-    out_check(vprintf(fmt, ap) >= 0);
+    int n = vasprintf(&text, fmt, ap);
     va_end(ap);
-}
-
-void out_flush(void)
-{
-    if (out.error)
+    if (n < 0) {
+        out.error = ENOMEM;
         return;
-    errno = 0;
-    out_check(fflush(stdout) == 0);
+    }
+    for (int i = 0; i < n; i++)
+        put_byte(text[i]);
+    free(text);
 }
 
 bool out_failed(void)
