@@ -219,6 +219,7 @@ static int open_cache(struct model *m, const int *files, int64_t cache_bytes, co
     x.cache_bytes = (size_t)cache_bytes;
     x.policy = policy;
     x.ioq = m->q;
+    m->cache_full_bytes = expert_full_bytes(&x);
     return expert_open(&x, &m->cache, e);
 }
 

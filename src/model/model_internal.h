@@ -105,6 +105,7 @@ struct model {
     struct device *dev;
     struct ioq *q;
     struct expert_cache *cache;
+    size_t cache_full_bytes; /* a cache of this size holds every expert */
     void *dense_map;
     float *rope_freq; /* (n_rot / 2) */
     struct scratch {

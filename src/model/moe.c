@@ -67,7 +67,7 @@ static void look_ahead(struct model *m, int il)
 {
     int32_t ids[DEV_MAX_USED];
     int n = MIN(m->options.lookahead, (int)m->c.n_used);
-    if (n <= 0 || il + 1 >= m->c.n_layers)
+    if (n <= 0 || il + 1 >= m->c.n_layers || expert_bytes(m->cache) >= m->cache_full_bytes)
         return;
     const struct layer *next = &m->layers[il + 1];
     device_moe_guess(m->dev, m->scratch.x, next->ffn_norm, m->c.eps, &next->router, ids, n);
