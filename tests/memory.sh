@@ -4,35 +4,11 @@
 # stays at or below the budget, for budgets from the floor to everything.
 # Needs root and a writable memory cgroup (v1 or v2); otherwise skipped aloud.
 set -u
-SLUICE=${SLUICE:-build/sluice}
-MODEL=models/pocket-dictionary.gguf
+. tests/support/cgroup.sh
 fail=0
 
-[ -z "${SANITIZE:-}" ] || { echo "SKIP: sanitizers need memory of their own"; exit 77; }
-[ -x "$SLUICE" ] || { echo "SKIP: $SLUICE is not built"; exit 77; }
-[ "$(id -u)" = 0 ] || { echo "SKIP: needs root to make a memory cgroup"; exit 77; }
-
-name=sluice-test-$$
-v1=/sys/fs/cgroup/memory v2=/sys/fs/cgroup
-if mkdir "$v1/$name" 2>/dev/null; then
-    group=$v1/$name limit=memory.limit_in_bytes kills=memory.oom_control
-elif grep -qw memory "$v2/cgroup.subtree_control" 2>/dev/null && mkdir "$v2/$name" 2>/dev/null; then
-    group=$v2/$name limit=memory.max kills=memory.events
-else
-    echo "SKIP: no writable memory cgroup here"
-    exit 77
-fi
-trap 'rmdir "$group" 2>/dev/null' EXIT INT TERM
-
-# The cgroup's oom_kill counter; it must not move.
-killed() { sed -n 's/^oom_kill //p' "$group/$kills"; }
-
-# in_group LIMIT_BYTES COMMAND...: runs it inside, output to stdout
-in_group() {
-    echo "$1" >"$group/$limit" || return 99
-    shift
-    sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group" "$@"
-}
+# in_group LIMIT_BYTES COMMAND...
+in_group() { echo "$1" >"$group/$limit" && shift && inside "$@"; }
 
 field() { sed -n "s/.*\"$1\": *\([0-9][0-9]*\).*/\1/p" | head -n 1; }
 
@@ -43,7 +19,7 @@ echo "floor $floor, all experts $full"
 
 want=$("$SLUICE" run -m "$MODEL" "What does serendipity mean?")
 for part in 0 1 2 4; do
-    # a twentieth of a MiB above: the floor includes this run's own size
+    # a quarter of a MiB above: the floor includes this run's own size
     budget=$((floor + 262144 + full * part / 4))
     before=$(killed)
     out=$(in_group $((budget + budget / 20)) "$SLUICE" run -m "$MODEL" --memory $budget --json "What does serendipity mean?")
@@ -60,10 +36,7 @@ done
 
 # a long prompt and growth of the KV cache under the tightest budget
 budget=$((floor + 262144))
-ids=$(tr -d '\n' <tests/data/heldout.json | sed 's/.*"tokens": *\[//' | cut -d , -f 1-1025)
-tokens=$(mktemp)
-trap 'rmdir "$group" 2>/dev/null; rm -f "$tokens"' EXIT INT TERM
-printf '{"context": 1024, "tokens": [%s]}' "$ids" >"$tokens"
+heldout 1025 1024
 out=$(in_group $((budget + budget / 20)) "$SLUICE" eval -m "$MODEL" --memory $budget --tokens "$tokens" --json)
 rc=$?
 echo "perplexity at the floor: exit $rc, $out"

@@ -4,28 +4,9 @@
 # killed, and the result is the same bits. Needs root and a memory cgroup;
 # otherwise skipped aloud.
 set -u
-SLUICE=${SLUICE:-build/sluice}
-MODEL=models/pocket-dictionary.gguf
-[ -z "${SANITIZE:-}" ] || { echo "SKIP: sanitizers need memory of their own"; exit 77; }
-[ -x "$SLUICE" ] || { echo "SKIP: $SLUICE is not built"; exit 77; }
-[ "$(id -u)" = 0 ] || { echo "SKIP: needs root to make a memory cgroup"; exit 77; }
+. tests/support/cgroup.sh
 
-name=sluice-pressure-$$
-v1=/sys/fs/cgroup/memory v2=/sys/fs/cgroup
-if mkdir "$v1/$name" 2>/dev/null; then
-    group=$v1/$name limit=memory.limit_in_bytes kills=memory.oom_control
-elif grep -qw memory "$v2/cgroup.subtree_control" 2>/dev/null && mkdir "$v2/$name" 2>/dev/null; then
-    group=$v2/$name limit=memory.max kills=memory.events
-else
-    echo "SKIP: no writable memory cgroup here"
-    exit 77
-fi
-tokens=$(mktemp)
-trap 'rm -f "$tokens" "$tokens.err"; rmdir "$group" 2>/dev/null' EXIT INT TERM
-ids=$(tr -d '\n' <tests/data/heldout.json | sed 's/.*"tokens": *\[//' | cut -d , -f 1-4097)
-printf '{"context": 64, "tokens": [%s]}' "$ids" >"$tokens"
-killed() { sed -n 's/^oom_kill //p' "$group/$kills"; }
-inside() { sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group" "$@"; }
+heldout 4097 64
 run() { "$@" "$SLUICE" eval -m "$MODEL" --memory 80M --chunk 8 --threads 1 --tokens "$tokens" --json 2>"$tokens.err"; }
 
 want=$(run env)
