@@ -313,11 +313,6 @@ void expert_release(struct expert_cache *c, struct expert_lease *l)
     l->slot = -1;
 }
 
-bool expert_resident(const struct expert_cache *c, int layer, int expert)
-{
-    return c->gid_of[(int64_t)layer * c->max_experts + expert] >= 0;
-}
-
 int expert_free_slots(const struct expert_cache *c, int layer)
 {
     const struct size_class *k = &c->cls[c->plan[layer].cls];

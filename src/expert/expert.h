@@ -78,9 +78,6 @@ bool expert_part_ready(struct expert_cache *c, const struct expert_lease *l, int
 int expert_wait(struct expert_cache *c, const struct expert_lease *l, struct err *e);
 const void *expert_data(const struct expert_cache *c, const struct expert_lease *l, int part);
 void expert_release(struct expert_cache *c, struct expert_lease *l);
-/* True when the expert is in memory or on its way: a request would read nothing.
- * A chunk that asks for these first keeps them from being evicted by the rest. */
-bool expert_resident(const struct expert_cache *c, int layer, int expert);
 /* How many more leases of this layer could be taken now without waiting. */
 int expert_free_slots(const struct expert_cache *c, int layer);
 
