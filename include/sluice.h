@@ -98,7 +98,7 @@ SLUICE_API void sluice_info(const sluice *s, sluice_model_info *out);
 typedef struct sluice_plan {
     /* the lines of the plan, bytes; their sum is `budget` unless cache is full */
     int64_t process; /* program, libraries, tokeniser, thread stacks */
-    int64_t dense;   /* weights that stay in memory */
+    int64_t dense;   /* weights that every token needs, as far as they stay in memory */
     int64_t state;   /* recurrent state, snapshots */
     int64_t kv;      /* KV cache at the start (it grows by taking from the expert cache) */
     int64_t scratch; /* activations of a chunk */
@@ -107,6 +107,7 @@ typedef struct sluice_plan {
     bool budget_is_default;
     int64_t cache_min, cache_full; /* smallest possible, and all experts */
     int64_t floor;                 /* smallest budget that works */
+    int64_t dense_full;            /* `dense` if all of it stayed */
     int64_t kv_per_token;
     int n_context;                 /* longest session this budget allows */
     int chunk;
@@ -114,6 +115,7 @@ typedef struct sluice_plan {
     /* per decoded token */
     int64_t expert_bytes_per_token; /* of the picked experts */
     int64_t dense_bytes_per_token;  /* read from memory */
+    int64_t dense_read_per_token;   /* read from the drive: dense weights that do not stay */
     double hit_rate;                /* predicted for uniform routing */
     /* predicted speed; 0 unless a probe was given */
     double decode_tps, drive_gbs, memory_gbs;

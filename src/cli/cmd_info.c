@@ -19,7 +19,10 @@ static void print_plan_lines(const sluice_plan *p)
 {
     out_printf("Memory plan\n");
     plan_line("process", p->process, "program, libraries, tokeniser, thread stacks");
-    plan_line("dense", p->dense, "weights that stay in memory");
+    if (p->dense_read_per_token > 0)
+        plan_line("dense", p->dense, "of the weights that every token needs; the rest is read for each");
+    else
+        plan_line("dense", p->dense, "weights that every token needs");
     plan_line("state", p->state, "recurrent state and its snapshots");
     plan_line("KV cache", p->kv, "at the start; it grows by taking from the expert cache");
     plan_line("scratch", p->scratch, "activations of a chunk");
@@ -47,6 +50,8 @@ static void print_plan(const sluice_plan *p)
     out_printf("\nEach decoded token\n");
     plan_line("experts", p->expert_bytes_per_token, "picked by the routers");
     plan_line("dense", p->dense_bytes_per_token, "read from memory");
+    if (p->dense_read_per_token > 0)
+        plan_line("dense read", p->dense_read_per_token, "read from the drive: dense weights that do not stay");
     out_printf("  %-12s %10.1f %%   predicted for uniform routing\n", "hit rate",
                100 * p->hit_rate);
     if (p->decode_tps <= 0)

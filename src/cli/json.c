@@ -111,7 +111,7 @@ static json_t *json_limit(int64_t bytes)
 json_t *json_plan(const sluice_plan *p)
 {
     json_t *j = json_pack(
-        "{sI sI sI sI sI sI sI sb sI sI sI sI si si sI sI so sI sI sf}",
+        "{sI sI sI sI sI sI sI sb sI sI sI sI si si sI sI so sI sI sI sI sf}",
         "process", (json_int_t)p->process,
         "dense", (json_int_t)p->dense,
         "state", (json_int_t)p->state,
@@ -131,6 +131,8 @@ json_t *json_plan(const sluice_plan *p)
         "cgroup_limit", json_limit(p->cgroup_limit),
         "expert_bytes_per_token", (json_int_t)p->expert_bytes_per_token,
         "dense_bytes_per_token", (json_int_t)p->dense_bytes_per_token,
+        "dense_read_per_token", (json_int_t)p->dense_read_per_token,
+        "dense_full", (json_int_t)p->dense_full,
         "hit_rate", p->hit_rate);
     if (j && p->decode_tps > 0)
         json_object_set_new(j, "predicted",

@@ -46,6 +46,8 @@ static void measure(struct sluice *s, int chunk, int64_t context)
     device_scratch(s->dev, &s->needs.sizes, &fixed, &per_token);
     p->chunk = chunk;
     p->dense = s->needs.dense;
+    p->dense_full = s->needs.dense_full;
+    p->dense_read_per_token = s->needs.dense_read;
     p->state = s->needs.state;
     p->kv_per_token = s->needs.kv_per_token + per_token + (int64_t)sizeof(int32_t);
     p->scratch = s->needs.scratch + fixed +
@@ -63,7 +65,7 @@ static int64_t without_kv(const sluice_plan *p)
 static int64_t kv_bytes(const struct sluice *s, int64_t n)
 {
     int64_t steps = (n + 255) / 256 * 256;
-    return model_kv_bytes(s->model, n) + (s->plan.kv_per_token - s->needs.kv_per_token) * steps +
+    return model_kv_bytes(s->model, &s->mo, n) + (s->plan.kv_per_token - s->needs.kv_per_token) * steps +
            (int64_t)s->shape.n_attention_layers * 2 * 4096;
 }
 
@@ -81,13 +83,25 @@ static void choose_chunk(struct sluice *s, int64_t context, int64_t smallest)
     }
 }
 
+/* Dense weights are used for every token, an expert now and then: the dense
+ * part comes first. Only the embedding table, of which a token needs one row,
+ * stays outside unless everything fits. */
+static void choose_dense(struct sluice *s, int64_t context, int64_t smallest)
+{
+    const sluice_plan *p = &s->plan;
+    int64_t room = p->budget - (without_kv(p) - p->dense) - kv_bytes(s, smallest);
+    bool all = room - s->needs.dense_full >= p->cache_full - p->cache_min;
+    s->mo.dense_bytes = MIN(room, all ? s->needs.dense_full : s->needs.dense_no_embed);
+    measure(s, p->chunk, context);
+}
+
 static int refuse(const struct sluice *s, int64_t context, struct err *e)
 {
     const sluice_plan *p = &s->plan;
     const double mib = 1024.0 * 1024.0;
     return err_set(e, E_BUDGET,
-                   "the memory budget of %.1f MiB is below the floor of %.1f MiB for this model: program %.1f + dense weights "
-                   "%.1f + state %.1f + KV cache for %lld tokens %.1f + scratch %.1f + smallest expert cache %.1f; raise --memory%s",
+                   "the memory budget of %.1f MiB is below the floor of %.1f MiB for this model: program %.1f + two layers of dense "
+                   "weights %.1f + state %.1f + KV cache for %lld tokens %.1f + scratch %.1f + smallest expert cache %.1f; raise --memory%s",
                    (double)p->budget / mib, (double)p->floor / mib, (double)p->process / mib, (double)p->dense / mib,
                    (double)p->state / mib, (long long)context, (double)kv_bytes(s, context) / mib,
                    (double)p->scratch / mib, (double)p->cache_min / mib, s->o.context > 0 ? " or lower --ctx" : "");
@@ -125,6 +139,7 @@ int plan_make(struct sluice *s, struct err *e)
 
     int64_t wanted = s->o.context > 0 ? s->o.context : s->shape.n_context_train;
     int64_t smallest = s->o.context > 0 ? wanted : MIN(wanted, (int64_t)SMALLEST_CONTEXT);
+    s->mo.dense_bytes = 0;
     measure(s, s->o.chunk > 0 ? s->o.chunk : SMALLEST_CHUNK, wanted);
     p->floor = without_kv(p) + kv_bytes(s, smallest);
     p->kv = kv_bytes(s, 1);
@@ -133,6 +148,7 @@ int plan_make(struct sluice *s, struct err *e)
     if (p->floor > p->budget)
         return refuse(s, smallest, e);
     choose_chunk(s, wanted, smallest);
+    choose_dense(s, wanted, smallest);
     s->mo.context = affordable_context(s, wanted);
     p->n_context = (int)s->mo.context;
     p->cache = MIN(p->cache_full, p->budget - (without_kv(p) - p->cache_min) - p->kv);

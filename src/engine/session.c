@@ -95,7 +95,7 @@ static int grow(struct sluice_session *x, int64_t n, struct err *e)
         x->cap = cap;
     }
     int64_t steps = (n + 255) / 256 * 256;
-    int64_t need = model_kv_bytes(s->model, n) + steps * (s->plan.kv_per_token - s->needs.kv_per_token);
+    int64_t need = model_kv_bytes(s->model, &s->mo, n) + steps * (s->plan.kv_per_token - s->needs.kv_per_token);
     if (need > x->kv_bytes) {
         TRY(plan_take(s, need - x->kv_bytes, e));
         x->kv_bytes = need;
@@ -145,12 +145,12 @@ static int chunk_logits(struct sluice_session *x, int64_t n, sluice_logits_fn *o
     int64_t first = x->n - n;
     for (int64_t i = 0; on_logits && i < n; i += x->logits_rows) {
         int64_t rows = MIN((int64_t)x->logits_rows, n - i);
-        model_logits(m, i, rows, x->logits);
+        TRY(model_logits(m, i, rows, x->logits, e));
         for (int64_t r = 0; r < rows; r++)
             if (on_logits(user, first + i + r, x->logits + r * n_vocab, n_vocab))
                 return err_set(e, E_CANCELLED, "stopped by the receiver of the logits");
     }
-    model_logits(m, n - 1, 1, x->logits);
+    TRY(model_logits(m, n - 1, 1, x->logits, e));
     x->has_logits = true;
     return OK;
 }

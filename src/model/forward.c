@@ -68,6 +68,7 @@ static int run_layers(struct model *m, struct model_state *s, int64_t n, struct 
         const struct layer *l = &m->layers[il];
         if (m->pulse)
             m->pulse(m->pulse_user);
+        TRY(dense_use(m, il, e));
         if (l->recurrent)
             delta_block(m, s, l, n);
         else
@@ -98,7 +99,7 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
                        (long long)s->length, (long long)n, (long long)m->options.context);
     TRY(check_ids(m, ids, n, e));
 
-    device_embed(m->dev, m->scratch.x, &m->embed, ids, n);
+    TRY(dense_embed(m, m->scratch.x, ids, n, e));
     s->broken = true; /* recurrent layers move on one by one */
     TRY(run_layers(m, s, n, e));
     s->broken = false;
@@ -107,11 +108,29 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
     return OK;
 }
 
-void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits)
+struct logits_job {
+    struct model *m;
+    int64_t row, n_rows;
+    float *logits;
+};
+
+/* A part of the vocabulary: one token at a time, unless it is the whole. */
+static void output_rows(void *user, const struct dev_mat *w, int64_t first)
 {
-    const struct dev_mat *w = &m->output;
-    project(m, m->scratch.x + row * m->c.n_embd, n_rows, m->c.n_embd, m->output_norm, false, 1, &w,
-            &logits);
+    const struct logits_job *j = user;
+    struct model *m = j->m;
+    const float *x = m->scratch.x + j->row * m->c.n_embd;
+    int64_t step = w->n_out == m->c.n_vocab ? j->n_rows : 1;
+    for (int64_t t = 0; t < j->n_rows; t += step) {
+        float *out = j->logits + t * m->c.n_vocab + first;
+        project(m, x + t * m->c.n_embd, step, m->c.n_embd, m->output_norm, false, 1, &w, &out);
+    }
+}
+
+int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e)
+{
+    struct logits_job j = {.m = m, .row = row, .n_rows = n_rows, .logits = logits};
+    return dense_output(m, output_rows, &j, e);
 }
 
 void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user)

@@ -5,7 +5,8 @@
  *   describe.c  opening, sizes by role, metadata
  *   config.c    a file's numbers, checked
  *   bind.c      tensor names -> weights, experts -> extents
- *   load.c      the dense part into memory
+ *   load.c      what it needs; loading
+ *   dense.c     the dense part: what stays in memory, what is read again
  *   state.c     KV cache and recurrent state of one session
  *   forward.c   tokens -> residual stream -> logits, layer by layer
  *   moe.c       one mixture-of-experts block: routing, reads, experts
@@ -47,7 +48,7 @@ struct model_shape {
 };
 void model_shape(const struct model *m, struct model_shape *s);
 
-/* Metadata, for the tokeniser: borrowed until model_forget_header. */
+/* Metadata, for the tokeniser: borrowed from the model. */
 bool model_meta_str(const struct model *m, const char *key, struct str *out);
 bool model_meta_i64(const struct model *m, const char *key, int64_t *out);
 /* Arrays allocated with malloc, for the caller to free; E_FORMAT when absent. */
@@ -72,11 +73,17 @@ struct model_options {
     int max_tokens;   /* chunk */
     int64_t context;  /* longest session */
     bool kv_f16;
+    int64_t dense_bytes; /* most memory for the dense part; less than it all: what is missing is read
+                            again for every pass */
     int lookahead;    /* experts guessed ahead per layer; 0: none. Changes no result */
 };
 
 struct model_needs {
-    int64_t dense;              /* memory for the dense part */
+    int64_t dense;              /* memory for the dense part, of what the options allow */
+    int64_t dense_full;         /* ... to hold it all, */
+    int64_t dense_no_embed;     /* ... all but the embedding table, whose rows are then read when needed, */
+    int64_t dense_min;          /* ... and the least that works */
+    int64_t dense_read;         /* bytes of it read again for every decoded token */
     int64_t state;              /* recurrent state of one session, with its snapshot */
     int64_t kv_per_token;       /* KV cache */
     int64_t scratch;            /* activations of a chunk, besides the device's */
@@ -94,8 +101,6 @@ typedef int model_progress_fn(void *user, int64_t done, int64_t total); /* non-z
 int model_load(struct model *m, const struct model_options *o, struct device *d, struct ioq *q,
                int64_t cache_bytes, const char *policy, model_progress_fn *progress, void *user,
                struct err *e);
-/* Frees the header (metadata strings); borrowed strings become invalid. */
-void model_forget_header(struct model *m);
 struct expert_cache *model_experts(struct model *m);
 
 /* ---- state of one session ---------------------------------------------- */
@@ -105,7 +110,7 @@ void model_state_free(struct model_state *s);
 void model_state_reset(struct model_state *s);
 int64_t model_state_length(const struct model_state *s); /* positions held */
 /* Memory of the KV cache for `n` positions; grows in steps. */
-int64_t model_kv_bytes(const struct model *m, int64_t n);
+int64_t model_kv_bytes(const struct model *m, const struct model_options *o, int64_t n);
 /* Keeps a copy of the recurrent state as it is now. */
 void model_state_snapshot(struct model_state *s);
 int64_t model_state_snapshot_length(const struct model_state *s); /* -1: none */
@@ -122,8 +127,8 @@ bool model_state_rewind(struct model_state *s, int64_t n);
 int model_forward(struct model *m, struct model_state *s, const int32_t *ids, int64_t n,
                   struct err *e);
 /* Logits (n_rows, n_vocab), host memory, of tokens [row, row + n_rows) of the
- * last model_forward. */
-void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits);
+ * last model_forward. Fails only where the output matrix is read again (E_IO). */
+int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e);
 
 /* Called once a layer while computing: a place for housekeeping that must not
  * wait for the end of a long step. May resize the expert cache. */
