@@ -9,8 +9,8 @@
 #include <stdio.h>
 
 enum {
-    DEFAULT_CHUNK = 512,
-    SMALLEST_CHUNK = 16,
+    LARGEST_CHUNK = 4096,
+    BASE_CHUNK = 16,
     DEFAULT_LOOKAHEAD = 4,
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
     /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
@@ -44,7 +44,6 @@ static void measure(struct sluice *s, int chunk, int64_t context)
     s->mo.context = context;
     model_needs(s->model, &s->mo, &s->needs);
     device_scratch(s->dev, &s->needs.sizes, &fixed, &per_token);
-    p->chunk = chunk;
     p->dense = s->needs.dense;
     p->dense_full = s->needs.dense_full;
     p->dense_read_per_token = s->needs.dense_read;
@@ -69,20 +68,6 @@ static int64_t kv_bytes(const struct sluice *s, int64_t n)
            (int64_t)s->shape.n_attention_layers * 2 * 4096;
 }
 
-/* The largest chunk whose scratch takes at most an eighth of the budget and
- * leaves room for the rest; the smallest one, which set the floor, fits. */
-static void choose_chunk(struct sluice *s, int64_t context, int64_t smallest)
-{
-    const sluice_plan *p = &s->plan;
-    int chunk = s->o.chunk > 0 ? s->o.chunk : DEFAULT_CHUNK;
-    measure(s, chunk, context);
-    while (s->o.chunk <= 0 && chunk > SMALLEST_CHUNK &&
-           (p->scratch > p->budget / 8 || without_kv(p) + kv_bytes(s, smallest) > p->budget)) {
-        chunk /= 2;
-        measure(s, chunk, context);
-    }
-}
-
 /* Dense weights are used for every token, an expert now and then: the dense
  * part comes first. Only the embedding table, of which a token needs one row,
  * stays outside unless everything fits. */
@@ -92,7 +77,7 @@ static void choose_dense(struct sluice *s, int64_t context, int64_t smallest)
     int64_t room = p->budget - (without_kv(p) - p->dense) - kv_bytes(s, smallest);
     bool all = room - s->needs.dense_full >= p->cache_full - p->cache_min;
     s->mo.dense_bytes = MIN(room, all ? s->needs.dense_full : s->needs.dense_no_embed);
-    measure(s, p->chunk, context);
+    measure(s, s->base_chunk, context);
 }
 
 static int refuse(const struct sluice *s, int64_t context, struct err *e)
@@ -120,6 +105,35 @@ static int64_t affordable_context(const struct sluice *s, int64_t wanted)
     return lo;
 }
 
+/* Scratch is planned for a small chunk. A longer prompt takes more from the
+ * expert cache while it is computed: in a chunk each expert is read once, so
+ * that a large chunk saves more reads than a large cache. */
+static void allow_chunks(struct sluice *s)
+{
+    sluice_plan *p = &s->plan;
+    int64_t small = p->scratch;
+    int largest = s->o.chunk > 0 ? s->base_chunk : (int)MIN((int64_t)LARGEST_CHUNK, s->mo.context);
+    largest = MAX(largest, s->base_chunk);
+    measure(s, largest, s->mo.context);
+    if (largest > s->base_chunk) /* arrays end within pages: a little more than linear */
+        s->chunk_token_bytes = (p->scratch - small) / (largest - s->base_chunk) + 1;
+    p->scratch = small;
+    int64_t bytes;
+    p->chunk = (int)plan_chunk(s, largest, p->cache, &bytes);
+}
+
+int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes)
+{
+    enum { PAGES = 256 << 10 };
+    int64_t spare = (cache - s->plan.cache_min) / 2;
+    n = MIN(n, (int64_t)s->mo.max_tokens);
+    for (;; n = MAX(n / 2, (int64_t)s->base_chunk)) {
+        *bytes = n > s->base_chunk ? (n - s->base_chunk) * s->chunk_token_bytes + PAGES : 0;
+        if (n <= s->base_chunk || *bytes <= spare)
+            return n;
+    }
+}
+
 int plan_make(struct sluice *s, struct err *e)
 {
     sluice_plan *p = &s->plan;
@@ -140,20 +154,20 @@ int plan_make(struct sluice *s, struct err *e)
     int64_t wanted = s->o.context > 0 ? s->o.context : s->shape.n_context_train;
     int64_t smallest = s->o.context > 0 ? wanted : MIN(wanted, (int64_t)SMALLEST_CONTEXT);
     s->mo.dense_bytes = 0;
-    measure(s, s->o.chunk > 0 ? s->o.chunk : SMALLEST_CHUNK, wanted);
+    s->base_chunk = s->o.chunk > 0 ? s->o.chunk : BASE_CHUNK;
+    measure(s, s->base_chunk, wanted);
     p->floor = without_kv(p) + kv_bytes(s, smallest);
     p->kv = kv_bytes(s, 1);
     p->cache = p->cache_min;
     p->n_context = (int)smallest;
     if (p->floor > p->budget)
         return refuse(s, smallest, e);
-    choose_chunk(s, wanted, smallest);
     choose_dense(s, wanted, smallest);
     s->mo.context = affordable_context(s, wanted);
     p->n_context = (int)s->mo.context;
     p->cache = MIN(p->cache_full, p->budget - (without_kv(p) - p->cache_min) - p->kv);
     p->hit_rate = p->cache_full ? (double)p->cache / (double)p->cache_full : 0.0;
-    model_needs(s->model, &s->mo, &s->needs);
+    allow_chunks(s);
     return OK;
 }
 

@@ -159,7 +159,6 @@ static int append_chunk(struct sluice_session *x, const int32_t *ids, int64_t n,
                         bool last, sluice_logits_fn *on_logits, void *user, struct err *e)
 {
     struct counters c;
-    TRY(grow(x, x->n + n, e));
     read_counters(x->s, &c);
     x->has_logits = false;
     TRY(model_forward(x->s->model, x->state, ids, n, e));
@@ -172,6 +171,30 @@ static int append_chunk(struct sluice_session *x, const int32_t *ids, int64_t n,
     return rc;
 }
 
+/* The same with `bytes` of scratch taken from the expert cache meanwhile. */
+static int append_large_chunk(struct sluice_session *x, const int32_t *ids, int64_t n, int64_t bytes,
+                              enum phase phase, bool last, sluice_logits_fn *on_logits, void *user,
+                              struct err *e)
+{
+    if (bytes == 0)
+        return append_chunk(x, ids, n, phase, last, on_logits, user, e);
+    TRY(plan_take(x->s, bytes, e));
+    int rc = append_chunk(x, ids, n, phase, last, on_logits, user, e);
+    model_trim(x->s->model);
+    plan_give(x->s, bytes);
+    return rc;
+}
+
+int session_pulse(void *user, int layer)
+{
+    struct sluice *s = user;
+    pressure_look(s);
+    if (s->prompt.n == 0 || !s->o.progress || (layer > 0 && s->prompt.step <= s->base_chunk))
+        return 0;
+    return s->o.progress(s->o.user, "prompt", s->prompt.at + s->prompt.step * layer / s->shape.n_layers,
+                         s->prompt.n);
+}
+
 int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum phase phase,
                    sluice_logits_fn *on_logits, void *user, struct err *e)
 {
@@ -179,13 +202,19 @@ int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum
     if (x->n + n > s->mo.context)
         return err_set(e, E_STATE, "%lld tokens do not fit: %lld are held and %lld are possible; raise --ctx or --memory",
                        (long long)n, (long long)x->n, (long long)s->mo.context);
-    for (int64_t at = 0; at < n;) {
-        int64_t step = MIN((int64_t)s->mo.max_tokens, n - at);
-        if (phase == PHASE_PROMPT && s->o.progress && s->o.progress(s->o.user, "prompt", at, n))
-            return err_set(e, E_CANCELLED, "the prompt was cancelled");
-        TRY(append_chunk(x, ids + at, step, phase, at + step == n, on_logits, user, e));
-        at += step;
+    TRY(grow(x, x->n + n, e));
+    int rc = OK;
+    s->prompt.n = phase == PHASE_PROMPT ? n : 0;
+    for (int64_t at = 0; at < n && rc == OK; at += s->prompt.step) {
+        int64_t bytes;
+        s->prompt.at = at;
+        s->prompt.step = plan_chunk(s, n - at, (int64_t)expert_bytes(model_experts(s->model)), &bytes);
+        rc = append_large_chunk(x, ids + at, s->prompt.step, bytes, phase, at + s->prompt.step == n, on_logits, user, e);
     }
+    s->prompt.n = 0;
+    if (rc == E_CANCELLED && !on_logits)
+        return err_set(e, rc, "the prompt was cancelled");
+    TRY(rc);
     if (phase == PHASE_PROMPT && n > 0 && s->o.progress)
         s->o.progress(s->o.user, "prompt", n, n);
     return OK;

@@ -66,8 +66,9 @@ static int run_layers(struct model *m, struct model_state *s, int64_t n, struct 
 {
     for (int il = 0; il < m->c.n_layers; il++) {
         const struct layer *l = &m->layers[il];
-        if (m->pulse)
-            m->pulse(m->pulse_user);
+        if (m->pulse && m->pulse(m->pulse_user, il))
+            return err_set(e, E_CANCELLED, "stopped in layer %d of %d", il, m->c.n_layers);
+        s->broken = true; /* recurrent layers move on one by one */
         TRY(dense_use(m, il, e));
         if (l->recurrent)
             delta_block(m, s, l, n);
@@ -100,7 +101,6 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
     TRY(check_ids(m, ids, n, e));
 
     TRY(dense_embed(m, m->scratch.x, ids, n, e));
-    s->broken = true; /* recurrent layers move on one by one */
     TRY(run_layers(m, s, n, e));
     s->broken = false;
     s->length += n;
@@ -131,6 +131,12 @@ int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, st
 {
     struct logits_job j = {.m = m, .row = row, .n_rows = n_rows, .logits = logits};
     return dense_output(m, output_rows, &j, e);
+}
+
+void model_trim(struct model *m)
+{
+    os_discard(m->scratch.map, m->scratch.bytes);
+    device_trim(m->dev);
 }
 
 void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user)

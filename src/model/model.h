@@ -130,9 +130,12 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
  * last model_forward. Fails only where the output matrix is read again (E_IO). */
 int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e);
 
-/* Called once a layer while computing: a place for housekeeping that must not
- * wait for the end of a long step. May resize the expert cache. */
-typedef void model_pulse_fn(void *user);
+/* Called before each layer while computing: a place for what must not wait for
+ * the end of a long step. May resize the expert cache. Non-zero ends the step
+ * with E_CANCELLED. */
+typedef int model_pulse_fn(void *user, int layer);
+/* Gives back the memory of activations; what was computed stays. */
+void model_trim(struct model *m);
 void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user);
 
 typedef void model_route_fn(void *user, int layer, int64_t first_position, int64_t n_tokens,
