@@ -52,12 +52,13 @@ static void print_plan(const sluice_plan *p)
     plan_line("dense", p->dense_bytes_per_token, "read from memory");
     if (p->dense_read_per_token > 0)
         plan_line("dense read", p->dense_read_per_token, "read from the drive: dense weights that do not stay");
-    out_printf("  %-12s %10.1f %%   predicted for uniform routing\n", "hit rate",
-               100 * p->hit_rate);
+    out_printf("  %-12s %10.1f %%   if all experts are picked equally often; %.1f %% if as in real models\n",
+               "hit rate", 100 * p->hit_rate, 100 * p->typical_hit_rate);
     if (p->decode_tps <= 0)
         return;
-    out_printf("  %-12s %12.2f   tok/s predicted; the limit is the %s\n", "speed", p->decode_tps,
-               p->limited_by_drive ? "drive" : "memory");
+    out_printf("  %-12s %12.2f   tok/s predicted for equal picks, where the limit is the %s; %.2f as in real models\n",
+               "speed", p->decode_tps, p->limited_by_drive ? "drive" : "memory", p->typical_tps);
+    out_printf("  %-12s %12.2f   ms measured for a token with everything in memory\n", "computing", 1e3 * p->compute_s);
     out_printf("  %-12s %12.2f   GB/s measured\n", "drive", p->drive_gbs);
     out_printf("  %-12s %12.2f   GB/s measured\n", "memory", p->memory_gbs);
 }
@@ -118,6 +119,9 @@ int cmd_probe(const struct args *a)
     out_printf("         %8.2f GB/s  in reads of 4 MiB\n", p.drive_gbs_big);
     out_printf("memory   %8.2f GB/s  streaming reads\n", p.memory_gbs);
     out_printf("kernel   %8.2f GB/s  decode kernel over a large matrix\n", p.dot_gbs);
+    if (p.token_s > 0)
+        out_printf("token    %8.2f ms    computed from memory, of it %.2f ms for the output matrix\n", 1e3 * p.token_s,
+                   1e3 * p.output_s);
     if (!p.direct)
         note("Direct I/O is not possible on this file system: the drive's figures may be those "
              "of the page cache.");

@@ -74,7 +74,7 @@ struct sluice_session {
 /* Fills s->plan, s->mo and s->needs for an opened model, device and text.
  * E_BUDGET below the floor, with the plan filled in. */
 int plan_make(struct sluice *s, struct err *e);
-void plan_predict(const struct model_shape *m, const sluice_probe_result *probe, sluice_plan *p);
+void plan_predict(const sluice_probe_result *probe, sluice_plan *p);
 /* Makes room for `bytes` more of sessions by shrinking the expert cache, or
  * E_STATE when that would push it below its smallest size. */
 int plan_take(struct sluice *s, int64_t bytes, struct err *e);

@@ -156,7 +156,7 @@ int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe
     if (rc == OK) {
         rc = plan_make(&s, e);
         if (probe && rc == OK)
-            plan_predict(&s.shape, probe, &s.plan);
+            plan_predict(probe, &s.plan);
         *out = s.plan;
     }
     model_close(s.model);

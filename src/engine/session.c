@@ -105,6 +105,7 @@ static int grow(struct sluice_session *x, int64_t n, struct err *e)
 
 struct counters {
     int64_t ns, read, busy, wait, requests, hits;
+    int64_t guesses, useful, late, wasted;
 };
 
 static void read_counters(struct sluice *s, struct counters *c)
@@ -113,7 +114,8 @@ static void read_counters(struct sluice *s, struct counters *c)
     struct expert_stats x;
     ioq_get_stats(s->q, &q);
     expert_get_stats(model_experts(s->model), &x);
-    *c = (struct counters){os_clock_ns(), q.bytes, q.busy_ns, q.wait_ns, x.n_requests, x.n_hits};
+    *c = (struct counters){os_clock_ns(), q.bytes, q.busy_ns, q.wait_ns, x.n_requests, x.n_hits,
+                           x.hint_queued, x.hint_useful, x.hint_late, x.hint_wasted};
 }
 
 static void count_step(struct sluice *s, const struct counters *a, enum phase phase, int64_t n)
@@ -123,6 +125,10 @@ static void count_step(struct sluice *s, const struct counters *a, enum phase ph
     read_counters(s, &b);
     t->read_busy_ns += b.busy - a->busy;
     t->read_wait_ns += b.wait - a->wait;
+    t->guesses += b.guesses - a->guesses;
+    t->guesses_useful += b.useful - a->useful;
+    t->guesses_late += b.late - a->late;
+    t->guesses_wasted += b.wasted - a->wasted;
     if (phase == PHASE_PROMPT) {
         t->prompt_tokens += n;
         t->prompt_ns += b.ns - a->ns;

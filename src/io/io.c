@@ -5,7 +5,8 @@
  * Invariants:
  *  (1) n_inflight = number of ops with a request = requests in IOQ_INFLIGHT.
  *  (2) n_inflight <= depth, and inflight_bytes <= limit unless n_inflight = 1.
- *  (3) A lookahead read starts only when nothing else is queued or in flight.
+ *  (3) A lookahead read starts only when nothing else is queued and few bytes
+ *      are in flight.
  *  (4) A request is in a queue exactly while its state is IOQ_QUEUED.
  */
 #include "io/io_impl.h"
@@ -20,9 +21,9 @@
  * reads gained up to a depth of 8-16. */
 #define DEFAULT_DEPTH 16
 #define DEFAULT_INFLIGHT ((size_t)8 << 20)
-/* A demand read that arrives has to wait for lookahead in flight: two keep
- * the drive busy and cost it least. */
-#define AHEAD_DEPTH 2
+/* Lookahead fills the drive up to here when the last demanded reads run out; a
+ * demanded read that comes has no more than this before it. */
+#define AHEAD_INFLIGHT ((size_t)2 << 20)
 #define MAX_TRIES 64 /* EINTR / EAGAIN in a row before it is an error */
 
 struct io_file {
@@ -46,7 +47,7 @@ struct ioq {
     struct io_list queue[IOQ_N_CLASSES];
     struct io_op *ops; /* depth */
     struct io_op *parked;
-    int n_inflight, n_ahead; /* n_ahead: of class IOQ_AHEAD */
+    int n_inflight;
     size_t inflight_bytes;
     int64_t n_completed;     /* tells ioq_wait_any that something happened */
     int64_t busy_since_ns;
@@ -290,7 +291,6 @@ static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
 {
     struct ioq_req *r = op->req;
     q->inflight_bytes -= op->held_bytes;
-    q->n_ahead -= r->cls == IOQ_AHEAD;
     op->req = NULL;
     if (--q->n_inflight == 0)
         q->stats.busy_ns += os_clock_ns() - q->busy_since_ns;
@@ -362,9 +362,8 @@ static struct ioq_req *next_request(const struct ioq *q)
         struct ioq_req *r = q->queue[c].head;
         if (!r)
             continue;
-        if (c == IOQ_AHEAD && (q->n_inflight > q->n_ahead || q->n_ahead >= AHEAD_DEPTH))
-            return NULL;
-        if (q->n_inflight && q->inflight_bytes + ioq_span_max(r->bytes) > q->limit_bytes)
+        size_t limit = c == IOQ_AHEAD ? MIN(AHEAD_INFLIGHT, q->limit_bytes) : q->limit_bytes;
+        if (q->n_inflight && q->inflight_bytes + ioq_span_max(r->bytes) > limit)
             return NULL;
         return r;
     }
@@ -390,7 +389,6 @@ static void pump(struct ioq *q)
         r->t_start_ns = os_clock_ns();
         if (q->n_inflight++ == 0)
             q->busy_since_ns = r->t_start_ns;
-        q->n_ahead += r->cls == IOQ_AHEAD;
         q->inflight_bytes += op->held_bytes;
         start_op(q, op, 0);
     }

@@ -62,6 +62,14 @@ static void delta_block(struct model *m, struct model_state *s, const struct lay
     project_back(m, &l->out, n_tok);
 }
 
+void mixer_block(struct model *m, struct model_state *s, const struct layer *l, int64_t n_tok)
+{
+    if (l->recurrent)
+        delta_block(m, s, l, n_tok);
+    else
+        attention_block(m, s, l, n_tok);
+}
+
 static int run_layers(struct model *m, struct model_state *s, int64_t n, struct err *e)
 {
     for (int il = 0; il < m->c.n_layers; il++) {
@@ -70,10 +78,7 @@ static int run_layers(struct model *m, struct model_state *s, int64_t n, struct 
             return err_set(e, E_CANCELLED, "stopped in layer %d of %d", il, m->c.n_layers);
         s->broken = true; /* recurrent layers move on one by one */
         TRY(dense_use(m, il, e));
-        if (l->recurrent)
-            delta_block(m, s, l, n);
-        else
-            attention_block(m, s, l, n);
+        mixer_block(m, s, l, n);
         TRY(moe_block(m, il, s->length, n, e));
     }
     return OK;
@@ -114,17 +119,19 @@ struct logits_job {
     float *logits;
 };
 
+void forward_logits(struct model *m, const struct dev_mat *w, int64_t row, int64_t n_rows, float *logits)
+{
+    const float *x = m->scratch.x + row * m->c.n_embd;
+    project(m, x, n_rows, m->c.n_embd, m->output_norm, false, 1, &w, &logits);
+}
+
 /* A part of the vocabulary: one token at a time, unless it is the whole. */
 static void output_rows(void *user, const struct dev_mat *w, int64_t first)
 {
     const struct logits_job *j = user;
-    struct model *m = j->m;
-    const float *x = m->scratch.x + j->row * m->c.n_embd;
-    int64_t step = w->n_out == m->c.n_vocab ? j->n_rows : 1;
-    for (int64_t t = 0; t < j->n_rows; t += step) {
-        float *out = j->logits + t * m->c.n_vocab + first;
-        project(m, x + t * m->c.n_embd, step, m->c.n_embd, m->output_norm, false, 1, &w, &out);
-    }
+    int64_t n_vocab = j->m->c.n_vocab, step = w->n_out == n_vocab ? j->n_rows : 1;
+    for (int64_t t = 0; t < j->n_rows; t += step)
+        forward_logits(j->m, w, j->row + t, step, j->logits + t * n_vocab + first);
 }
 
 int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e)

@@ -91,6 +91,9 @@ static struct expert_config cache_config(const struct model *m)
 void model_needs(const struct model *m, const struct model_options *o, struct model_needs *n)
 {
     const struct config *c = &m->c;
+    *n = (struct model_needs){0};
+    if (m->described_only)
+        return;
     struct expert_config x = cache_config(m);
     size_t elem = o->kv_f16 ? sizeof(uint16_t) : sizeof(float);
     struct dense_layout dense;
@@ -165,8 +168,9 @@ static int open_files(struct model *m, struct err *e)
     return OK;
 }
 
-static int map_scratch(struct model *m, struct err *e)
+int load_scratch(struct model *m, struct err *e)
 {
+    TRY(make_rope(m, e));
     m->scratch.bytes = model_scratch_bytes(&m->c, m->options.max_tokens);
     m->scratch.map = os_map(m->scratch.bytes, false);
     if (!m->scratch.map)
@@ -185,9 +189,8 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
     m->q = q;
     TRY(check_types(m, d, e));
     TRY(open_files(m, e));
-    TRY(map_scratch(m, e));
+    TRY(load_scratch(m, e));
     TRY(dense_load(m, (size_t)o->dense_bytes, progress, user, e));
-    TRY(make_rope(m, e));
     return open_cache(m, cache_bytes, policy, e);
 }
 

@@ -9,6 +9,7 @@
  *   dense.c     the dense part: what stays in memory, what is read again
  *   state.c     KV cache and recurrent state of one session
  *   forward.c   tokens -> residual stream -> logits, layer by layer
+ *   rehearse.c  how long a token computes, without its weights
  *   moe.c       one mixture-of-experts block: routing, reads, experts
  *
  * Opening has three steps so that a refusal comes before anything large is
@@ -90,6 +91,7 @@ struct model_needs {
     int64_t cache_min, cache_full;
     struct dev_sizes sizes;     /* for the device */
 };
+/* All zero for a family that cannot be run. */
 void model_needs(const struct model *m, const struct model_options *o, struct model_needs *n);
 
 /* ---- loading ----------------------------------------------------------- */
@@ -117,6 +119,18 @@ int64_t model_state_snapshot_length(const struct model_state *s); /* -1: none */
 /* Back to `n` <= length positions: possible at the length, at the snapshot, at 0,
  * and anywhere when the model has no recurrent layers. False: not possible. */
 bool model_state_rewind(struct model_state *s, int64_t n);
+
+/* ---- rehearsing --------------------------------------------------------- */
+
+/* How long one decoded token computes with everything in memory; 0: unknown,
+ * because the family cannot be run or a matrix is larger than the memory. */
+struct model_pace {
+    int64_t token_ns, output_ns; /* output_ns: of it, the last matrix, when no read can be under way */
+};
+/* For a model that was only described, and is closed afterwards. `memory`:
+ * scratch, much larger than the caches. The device has been reserved. */
+int model_rehearse(struct model *m, const struct model_options *o, struct device *d, void *memory,
+                   size_t bytes, struct model_pace *pace, struct err *e);
 
 /* ---- computing ---------------------------------------------------------- */
 

@@ -218,7 +218,15 @@ static inline void *state_v(const struct model_state *s, int index)
     return s->kv + ((size_t)index * 2 + 1) * s->kv_half_bytes;
 }
 
-/* ---- load.c, moe.c ---------------------------------------------------- */
+/* ---- load.c, forward.c, moe.c ------------------------------------------ */
+
+/* Rotary frequencies and scratch for m->options. */
+int load_scratch(struct model *m, struct err *e);
+/* Attention or gated delta net, added to the residual stream. */
+void mixer_block(struct model *m, struct model_state *s, const struct layer *l, int64_t n_tok);
+/* Logits of tokens [row, row + n_rows) for the rows of `w`. */
+void forward_logits(struct model *m, const struct dev_mat *w, int64_t row, int64_t n_rows, float *logits);
+struct dev_moe moe_of(const struct model *m, const struct layer *l, int64_t n_tok);
 
 size_t model_scratch_bytes(const struct config *c, int64_t max_tokens);
 int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e);

@@ -209,14 +209,19 @@ static int chunk(struct model *m, int il, const struct dev_moe *b, struct err *e
     return rc;
 }
 
+struct dev_moe moe_of(const struct model *m, const struct layer *l, int64_t n_tok)
+{
+    return (struct dev_moe){.x = m->scratch.x, .n_tok = n_tok, .n_embd = m->c.n_embd,
+                            .norm = l->ffn_norm, .eps = m->c.eps, .router = &l->router,
+                            .n_used = m->c.n_used, .renormalise = m->c.arch->renormalise,
+                            .shared_gate = l->shared_gate,
+                            .picks = m->scratch.picks, .weights = m->scratch.weights};
+}
+
 int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e)
 {
     const struct layer *l = &m->layers[il];
-    struct dev_moe b = {.x = m->scratch.x, .n_tok = n_tok, .n_embd = m->c.n_embd,
-                        .norm = l->ffn_norm, .eps = m->c.eps, .router = &l->router,
-                        .n_used = m->c.n_used, .renormalise = m->c.arch->renormalise,
-                        .shared_gate = l->shared_gate,
-                        .picks = m->scratch.picks, .weights = m->scratch.weights};
+    struct dev_moe b = moe_of(m, l, n_tok);
     device_moe_begin(m->dev, &b);
     if (m->route)
         m->route(m->route_user, il, pos, n_tok, (int)b.n_used, b.picks);
