@@ -85,6 +85,8 @@ int plan_logits_rows(const struct sluice *s);
 int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes);
 
 /* ---- pressure.c ---- */
+/* How large the cache may be when it is opened, at most as planned. */
+int64_t pressure_start(struct sluice *s);
 void pressure_look(struct sluice *s); /* cheap; at least once a layer */
 
 /* ---- open.c ---- */

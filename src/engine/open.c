@@ -72,8 +72,7 @@ static int load(struct sluice *s, struct err *e)
     TRY(plan_make(s, e));
     TRY(ioq_open(&qc, &s->q, e));
     TRY(device_reserve(s->dev, &s->needs.sizes, e));
-    TRY(model_load(s->model, &s->mo, s->dev, s->q, s->plan.cache, s->o.policy, load_progress, s, e));
-    s->pressure_cap = INT64_MAX;
+    TRY(model_load(s->model, &s->mo, s->dev, s->q, pressure_start(s), s->o.policy, load_progress, s, e));
     model_set_pulse(s->model, session_pulse, s);
     s->cpu = strdup(device_name(s->dev));
     s->io = strdup(ioq_name(s->q));

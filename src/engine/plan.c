@@ -219,6 +219,10 @@ int plan_take(struct sluice *s, int64_t bytes, struct err *e)
         return err_set(e, E_STATE,
                        "the memory budget is used up: a session needs %lld more bytes and the expert cache is at its smallest; raise --memory",
                        (long long)bytes);
+    /* While memory is short, what is taken comes from the cache in any case. */
+    if (s->pressure_cap != INT64_MAX)
+        s->pressure_cap -= bytes;
+    room = MAX(MIN(room, s->pressure_cap), s->plan.cache_min);
     struct expert_cache *c = model_experts(s->model);
     if ((int64_t)expert_bytes(c) > room)
         expert_resize(c, (size_t)room);
@@ -229,6 +233,8 @@ int plan_take(struct sluice *s, int64_t bytes, struct err *e)
 void plan_give(struct sluice *s, int64_t bytes)
 {
     s->kv_in_use -= bytes;
+    if (s->pressure_cap != INT64_MAX)
+        s->pressure_cap += bytes;
     int64_t want = MIN(s->plan.cache_full, MIN(budget_room(s), s->pressure_cap));
     struct expert_cache *c = model_experts(s->model);
     if (want > (int64_t)expert_bytes(c))
