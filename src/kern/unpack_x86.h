@@ -7,9 +7,10 @@
  *                        0: they get an offset of 128
  *
  * For each format two functions:
- *   scales_X(w)   the group's scales and minima. Formats with a scale for each
- *                 32-block use scale[0], min[0], lane = block; the ones with a
- *                 scale for each sixteen use both registers, lane = sixteen.
+ *   scales_X(w)   the group's scales and minima, lane = 32-block. Formats with a
+ *                 scale for each 32-block use scale[0], min[0]; the ones with a
+ *                 scale for each sixteen have those of the first sixteens of the
+ *                 blocks in [0], of the second in [1].
  *   pair_X(w, p)  32-blocks 2 p and 2 p + 1 of the group as unsigned bytes: the
  *                 element plus the format's offset. p is a literal.
  * They read within the bytes of a full group.
@@ -195,9 +196,11 @@ INLINE struct pair pair_mxfp4(const uint8_t *w, int p)
 
 /* ---- 256-element blocks ------------------------------------------------- */
 
-/* 16 bytes, signed or not, times a factor. */
+/* 16 bytes, signed or not, times a factor: the even ones, then the odd ones. */
 INLINE void scale_sixteens(__m256 out[2], __m128i bytes, bool is_signed, __m256 factor)
 {
+    bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11,
+                                                  13, 15));
     __m128i upper = _mm_unpackhi_epi64(bytes, bytes);
     __m256i a = is_signed ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes);
     __m256i b = is_signed ? _mm256_cvtepi8_epi32(upper) : _mm256_cvtepu8_epi32(upper);
