@@ -111,7 +111,8 @@ static double packed_ns(const struct run *r, const struct packed *p, int64_t n_r
             if (pack || (i == 0 && at == 0))
                 p->k->pack_rows[p->type](p->rows, r->w + (size_t)at * r->row_bytes, r->row_bytes,
                                          PANEL, row);
-            p->k->mul_packed[p->type](r->out + at, n_rows, p->rows, PANEL, p->tokens, TOKENS, row);
+            p->k->mul_packed[p->type](r->out + at, n_rows, p->rows, PANEL, p->tokens, TOKENS, row,
+                                      NULL, 0);
         }
         best = MIN(best, (double)(now_ns() - t0));
     }

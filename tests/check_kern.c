@@ -276,7 +276,7 @@ static void multiply_packed(const struct kern *k, enum dtype t, float *out, ptrd
     memset(t0, 0x5a, tokens_bytes);
     k->pack_rows[t](r0, w, row_bytes, n_rows, n);
     k->pack_tokens(t0, x, x_stride, index, n_tok, n);
-    k->mul_packed[t](out, out_stride, r0, n_rows, t0, n_tok, n);
+    k->mul_packed[t](out, out_stride, r0, n_rows, t0, n_tok, n, w, row_bytes);
     fenced_free(&rows);
     fenced_free(&tokens);
 }

@@ -191,9 +191,14 @@ void cpu_mul(const struct device *d, const struct dev_mat *w, int64_t r0, int64_
     }
 }
 
+static const uint8_t *row_of(const struct dev_mat *w, int64_t r)
+{
+    return (const uint8_t *)w->data + (size_t)r * dtype_row_bytes(w->type, w->n_in);
+}
+
 void cpu_mul_many(const struct device *d, int i, const struct dev_mat *w, int64_t r0, int64_t r1,
                   const float *x, int64_t x_stride, const void *packed, int64_t n_tok, float *out,
-                  int64_t out_stride)
+                  int64_t out_stride, const struct dev_mat *then, int64_t then_row)
 {
     if (!cpu_uses_act(d, w)) {
         cpu_mul(d, w, r0, r1, x, x_stride, NULL, n_tok, out, out_stride);
@@ -203,9 +208,17 @@ void cpu_mul_many(const struct device *d, int i, const struct dev_mat *w, int64_
     int64_t strip = strip_rows(d, w->n_in);
     void *rows = cpu_thread_mem(d, i);
     for (int64_t r = r0; r < r1; r += strip) {
-        int64_t n = MIN(strip, r1 - r);
-        d->k->pack_rows[w->type](rows, (const uint8_t *)w->data + (size_t)r * row, row, n, w->n_in);
-        d->k->mul_packed[w->type](out + (r - r0), out_stride, rows, n, packed, n_tok, w->n_in);
+        int64_t n = MIN(strip, r1 - r), left = MIN(strip, r1 - r - n);
+        const uint8_t *soon = row_of(w, r + n);
+        size_t soon_bytes = (size_t)left * row;
+        if (left <= 0 && then) {
+            soon = row_of(then, then_row);
+            soon_bytes = (size_t)MIN(strip_rows(d, then->n_in), then->n_out - then_row) *
+                         dtype_row_bytes(then->type, then->n_in);
+        }
+        d->k->pack_rows[w->type](rows, row_of(w, r), row, n, w->n_in);
+        d->k->mul_packed[w->type](out + (r - r0), out_stride, rows, n, packed, n_tok, w->n_in, soon,
+                                  soon_bytes);
     }
 }
 
@@ -282,7 +295,7 @@ static void project_rows(void *arg, int i, int n)
         if (r0 == r1)
             continue;
         float *out = p->add ? d->tmp : p->out[m];
-        cpu_mul_many(d, i, p->w[m], r0, r1, x, stride, d->packed, p->n_tok, out + r0, n_out);
+        cpu_mul_many(d, i, p->w[m], r0, r1, x, stride, d->packed, p->n_tok, out + r0, n_out, NULL, 0);
         for (int64_t t = 0; p->add && t < p->n_tok; t++)
             d->k->add(p->out[m] + t * n_out + r0, out + t * n_out + r0, r1 - r0);
     }

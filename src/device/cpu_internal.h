@@ -52,10 +52,11 @@ void cpu_mul(const struct device *d, const struct dev_mat *w, int64_t r0, int64_
              const float *x, int64_t x_stride, const void *act, int64_t n_tok, float *out,
              int64_t out_stride);
 
-/* The same for two tokens or more, in thread i: `packed` instead of blobs. */
+/* The same for two tokens or more, in thread i: `packed` instead of blobs.
+ * `then`, a matrix or NULL, is the one whose rows from `then_row` follow. */
 void cpu_mul_many(const struct device *d, int i, const struct dev_mat *w, int64_t r0, int64_t r1,
                   const float *x, int64_t x_stride, const void *packed, int64_t n_tok, float *out,
-                  int64_t out_stride);
+                  int64_t out_stride, const struct dev_mat *then, int64_t then_row);
 
 /* Quantises tokens t0 (a multiple of tile_tokens) to t1 of x (n_tok, n), rows
  * x_stride floats apart, into d->packed, in thread i. */

@@ -236,8 +236,11 @@ static void chunk_gate_up(void *arg, int i, int n)
         cpu_mul(d, &e->up, r0, r1, x, n_embd, act, 1, up, width);
     } else {
         const float *x = e->rows ? d->norm : d->moe_h;
-        cpu_mul_many(d, i, &e->gate, r0, r1, x, n_embd, d->packed, e->n_rows, gate, width);
-        cpu_mul_many(d, i, &e->up, r0, r1, x, n_embd, d->packed, e->n_rows, up, width);
+        cpu_mul_many(d, i, &e->gate, r0, r1, x, n_embd, d->packed, e->n_rows, gate, width, &e->up, r0);
+        int64_t down0, down1; /* this thread's rows in chunk_down */
+        pool_split(e->down.n_out, GRAIN, i, n, &down0, &down1);
+        cpu_mul_many(d, i, &e->up, r0, r1, x, n_embd, d->packed, e->n_rows, up, width,
+                     down0 < down1 ? &e->down : NULL, down0);
     }
     for (int64_t t = 0; t < e->n_rows; t++)
         d->k->silu_mul(gate + t * width, gate + t * width, up + t * width, r1 - r0);
@@ -269,7 +272,7 @@ static void chunk_down(void *arg, int i, int n)
         cpu_mul(d, &e->down, r0, r1, d->ffn_gate, width, act, 1, out + r0, n_embd);
     } else {
         cpu_mul_many(d, i, &e->down, r0, r1, d->ffn_gate, width, d->packed, e->n_rows, out + r0,
-                     n_embd);
+                     n_embd, NULL, 0);
     }
     for (int64_t t = 0; !e->shared && t < e->n_rows; t++)
         d->k->axpy(d->moe_y + e->rows[t] * n_embd + r0, e->weight[t], out + t * n_embd + r0, r1 - r0);

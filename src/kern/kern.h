@@ -63,7 +63,8 @@ typedef void kern_mul_fn(float *out, ptrdiff_t out_stride, const void *w,
  *                kern_packed_row_bytes(n) bytes for each row
  *   pack_tokens  kern_act blobs, those of `index` or, if it is NULL, the first
  *                n_tok; kern_packed_token_bytes(n) bytes for each token
- *   mul_packed   out[t * out_stride + r] = the sum above
+ *   mul_packed   out[t * out_stride + r] = the sum above; meanwhile `soon`
+ *                (soon_bytes, may be none) is brought near: what is packed next
  * Packed memory is 64-byte aligned; rows must have room for a multiple of
  * tile_rows, tokens of tile_tokens. Parts of it that start at such a multiple
  * may be packed and used on their own.
@@ -71,7 +72,8 @@ typedef void kern_mul_fn(float *out, ptrdiff_t out_stride, const void *w,
 typedef void kern_pack_rows_fn(void *to, const void *w, size_t row_bytes, int64_t n_rows,
                                int64_t n);
 typedef void kern_mul_packed_fn(float *out, ptrdiff_t out_stride, const void *rows,
-                                int64_t n_rows, const void *tokens, int64_t n_tok, int64_t n);
+                                int64_t n_rows, const void *tokens, int64_t n_tok, int64_t n,
+                                const void *soon, size_t soon_bytes);
 enum { KERN_TILE_MAX = 64 };
 size_t kern_packed_row_bytes(int64_t n);
 size_t kern_packed_token_bytes(int64_t n);

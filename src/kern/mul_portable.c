@@ -243,8 +243,10 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
     }                                                                                       \
     static void mul_packed_##name(float *out, ptrdiff_t out_stride, const void *rows,       \
                                   int64_t n_rows, const void *tokens, int64_t n_tok,        \
-                                  int64_t n)                                                \
+                                  int64_t n, const void *soon, size_t soon_bytes)           \
     {                                                                                       \
+        (void)soon;                                                                         \
+        (void)soon_bytes;                                                                   \
         mulq_##name(out, out_stride, rows, kern_packed_row_bytes(n), n_rows, tokens,        \
                     kern_packed_token_bytes(n), n_tok, n);                                  \
     }

@@ -242,17 +242,33 @@ INLINE void block_times(float acc[PACK_TOKENS][PACK_ROWS], const uint8_t *w,
     }
 }
 
+/* What to prefetch, `step` bytes for each 32-block that is computed. */
+struct soon {
+    const char *at, *end;
+    ptrdiff_t step;
+};
+
+INLINE void prefetch_soon(struct soon *s)
+{
+    const char *end = s->end - s->at > s->step ? s->at + s->step : s->end;
+    for (; s->at < end; s->at += 64)
+        _mm_prefetch(s->at, _MM_HINT_T1);
+}
+
 /* PACK_ROWS rows, of which n_rows are there, and n_tok (a literal) tokens. */
 INLINE void panel_times(float *out, ptrdiff_t out_stride, const uint8_t *w, int n_rows,
-                        const struct token_block *x, int n_tok, int64_t n, struct packing p)
+                        const struct token_block *x, int n_tok, int64_t n, struct soon *soon,
+                        struct packing p)
 {
     _Alignas(64) float acc[GROUP_BLOCKS][PACK_TOKENS][PACK_ROWS];
     const struct token_halves *halves = (const struct token_halves *)(const void *)(x + n / 32);
     for (int l = 0; l < GROUP_BLOCKS; l++)
         memset(acc[l], 0, (size_t)n_tok * sizeof acc[l][0]);
-    for (int64_t b = 0; b < n / 32; b++)
+    for (int64_t b = 0; b < n / 32; b++) {
+        prefetch_soon(soon);
         block_times(acc[b % GROUP_BLOCKS], w + (size_t)b * packed_block_bytes(p), x + b, halves + b,
                     n_tok, p);
+    }
     for (int t = 0; t < n_tok; t++) {
         _Alignas(64) float sum[PACK_ROWS];
         for (int v = 0; v < PACK_ROWS; v += WIDE) { /* the tree of kern.h */
@@ -267,8 +283,13 @@ INLINE void panel_times(float *out, ptrdiff_t out_stride, const uint8_t *w, int 
 }
 
 INLINE void mul_packed(float *out, ptrdiff_t out_stride, const void *rows, int64_t n_rows,
-                       const void *tokens, int64_t n_tok, int64_t n, struct packing p)
+                       const void *tokens, int64_t n_tok, int64_t n, const void *soon,
+                       size_t soon_bytes, struct packing p)
 {
+    int64_t blocks = (n_tok + PACK_TOKENS - 1) / PACK_TOKENS * ((n_rows + PACK_ROWS - 1) / PACK_ROWS) *
+                     (n / 32);
+    struct soon s = {soon, (const char *)soon + soon_bytes,
+                     (ptrdiff_t)align_up(soon_bytes / (size_t)blocks + 1, 64)};
     for (int64_t t = 0; t < n_tok; t += PACK_TOKENS) {
         const void *x = (const char *)tokens + (size_t)(t / PACK_TOKENS) * tile_bytes(n);
         for (int64_t r = 0; r < n_rows; r += PACK_ROWS) {
@@ -278,7 +299,7 @@ INLINE void mul_packed(float *out, ptrdiff_t out_stride, const void *rows, int64
             switch (MIN(n_tok - t, PACK_TOKENS)) {
 #define TOKENS(k)                                                              \
     case k:                                                                    \
-        panel_times(to, out_stride, w, here, x, k, n, p);                      \
+        panel_times(to, out_stride, w, here, x, k, n, &s, p);                     \
         break
                 TOKENS(1);
                 TOKENS(2);
@@ -299,9 +320,10 @@ INLINE void mul_packed(float *out, ptrdiff_t out_stride, const void *rows, int64
 /* One inner loop for each packing, shared by the formats. */
 #define DEFINE_PACKING(name, parts, has_min, top)                                           \
     static void mul_##name(float *out, ptrdiff_t out_stride, const void *rows,              \
-                           int64_t n_rows, const void *tokens, int64_t n_tok, int64_t n)    \
+                           int64_t n_rows, const void *tokens, int64_t n_tok, int64_t n,    \
+                           const void *soon, size_t soon_bytes)                             \
     {                                                                                       \
-        mul_packed(out, out_stride, rows, n_rows, tokens, n_tok, n,                         \
+        mul_packed(out, out_stride, rows, n_rows, tokens, n_tok, n, soon, soon_bytes,       \
                    (struct packing){parts, has_min, top});                                  \
     }
 DEFINE_PACKING(blocks, 1, false, 127)
