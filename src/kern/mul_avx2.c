@@ -45,13 +45,14 @@ INLINE __m256i add_16_where(__m256i q, uint32_t bits)
     return and_or(x, _mm256_set1_epi8(16), q);
 }
 
-INLINE __m256i dot(__m256i q, __m256i a, int top)
+INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 {
     if (top > 127) {
         a = _mm256_sign_epi8(a, q);
         q = _mm256_sign_epi8(q, q);
     }
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(q, a), _mm256_set1_epi16(1));
+    q = _mm256_madd_epi16(_mm256_maddubs_epi16(q, a), _mm256_set1_epi16(1));
+    return _mm256_add_epi32(sum, q);
 }
 
 /* ---- many tokens --------------------------------------------------------- */
@@ -83,7 +84,7 @@ INLINE wide wide_splat(const void *p) /* 4 bytes */
 
 INLINE wide wide_dot(wide acc, wide q, wide a, int top)
 {
-    return _mm256_add_epi32(acc, dot(q, a, top));
+    return dot(acc, q, a, top);
 }
 
 /* to[k] = dword k of the 8 rows of 32 bytes, `stride` apart. */

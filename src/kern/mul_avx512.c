@@ -37,10 +37,10 @@ INLINE __m256i add_16_where(__m256i q, uint32_t bits)
     return _mm256_mask_add_epi8(q, bits, q, _mm256_set1_epi8(16));
 }
 
-INLINE __m256i dot(__m256i q, __m256i a, int top)
+INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 {
     (void)top;
-    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), q, a);
+    return _mm256_dpbusd_epi32(sum, q, a);
 }
 
 /* ---- many tokens --------------------------------------------------------- */

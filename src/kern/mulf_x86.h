@@ -56,7 +56,7 @@ INLINE void decode_pair(float y[64], const uint8_t *w, int p, const float scale[
                         const float min[SIXTEENS], struct format f)
 {
     const bool is_signed = f.offset > 0 || f.top > 127;
-    struct pair q = f.pair(w, p);
+    struct pair q = pair_in_order(w, p, f);
     for (int h = 0; h < 2; h++) {
         __m256i x = _mm256_sub_epi8(q.q[h], _mm256_set1_epi8((char)f.offset));
         for (int k = 0; k < 2; k++) {

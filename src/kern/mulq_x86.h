@@ -2,15 +2,16 @@
  * mulq_x86: quantised weight rows times the quantised activations of one token
  * in 256-bit registers. Included by mul_avx2.c and mul_avx512.c after their
  * primitives: those of unpack_x86.h, and
- *   dot(q, a, top)   sums of 4 products, q unsigned unless top (the largest
- *                    element) is above 127 and SIGNED_128
- *   ROWS             rows that share the activations
+ *   dot(sum, q, a, top)   sum + sums of 4 products, q unsigned unless top (the
+ *                         largest element) is above 127 and SIGNED_128
+ *   ROWS                  rows that share the activations
  * The arithmetic is that of mul_portable.c, bit for bit.
  *
- * The eight 32-blocks of a group give eight registers of sums of 4 products;
- * these are added up to one register with a lane for each block, as the scales
- * are. Sums that fit 16 bits are added in pairs by an instruction which is
- * there to multiply. Offsets of symmetric formats are taken away exactly.
+ * The eight 32-blocks of a group give eight registers of sums of 4 products
+ * (four registers, where the format lets two blocks share one); these are
+ * added up to one register with a lane for each block, as the scales are.
+ * Sums that fit 16 bits are added in pairs by an instruction which is there to
+ * multiply. Offsets of symmetric formats are taken away exactly.
  */
 #ifndef KERN_MULQ_X86_H
 #define KERN_MULQ_X86_H
@@ -31,6 +32,7 @@ struct format {
     int top;          /* largest unsigned element; above 127 it needs all 8 bits */
     bool sixteens;    /* a scale for each sixteen, not for each 32-block */
     bool has_min;
+    bool crossed;     /* `pair` returns the first sixteens of its two blocks, then the second */
 };
 
 struct weights { /* arguments of kern_mul_fn */
@@ -42,6 +44,20 @@ struct weights { /* arguments of kern_mul_fn */
 INLINE int group_bytes(struct format f)
 {
     return GROUP / f.block * f.bytes;
+}
+
+/* Two blocks one after the other from two that are crossed, and the reverse. */
+INLINE struct pair crossed(__m256i a, __m256i b)
+{
+    return (struct pair){{_mm256_permute2x128_si256(a, b, 0x20),
+                          _mm256_permute2x128_si256(a, b, 0x31)}};
+}
+
+/* Pair p (a literal), never crossed. */
+INLINE struct pair pair_in_order(const uint8_t *w, int p, struct format f)
+{
+    struct pair q = f.pair(w, p);
+    return f.crossed ? crossed(q.q[0], q.q[1]) : q;
 }
 
 INLINE __m256i load_q(struct act x, int64_t g, int b)
@@ -84,11 +100,19 @@ struct group_act {
     __m256 d;
     __m256 sum[2];     /* what minima are multiplied with; [1] for sixteens */
     __m256i excess[2]; /* offset * sum of activations; [1] for sixteens */
+    struct pair q[GROUP_BLOCKS / 2]; /* in the format's order */
 };
 
-INLINE struct group_act load_group(struct act x, int64_t g, struct format f)
+INLINE struct group_act load_group(struct act x, int64_t g, int n_blocks, struct format f)
 {
     struct group_act a = {.d = _mm256_loadu_ps(x.d + GROUP_BLOCKS * g)};
+    for (int p = 0; p < GROUP_BLOCKS / 2; p++) {
+        if (2 * p >= n_blocks)
+            break; /* an odd last block has its partner in the padding */
+        a.q[p] = (struct pair){{load_q(x, g, 2 * p), load_q(x, g, 2 * p + 1)}};
+        if (f.crossed)
+            a.q[p] = crossed(a.q[p].q[0], a.q[p].q[1]);
+    }
     const __m256i h = load256((const uint8_t *)(x.h + SIXTEENS * g));
     for (int k = 0; k < 2; k++) {
         /* Pairs of 16-bit numbers: both, only the first, only the second. */
@@ -111,37 +135,51 @@ INLINE __m256i add_pairs(__m256i a, __m256i b, int top)
     return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
-/* Sums over the first and the second sixteens of eight 32-blocks. */
-INLINE void add_up(__m256i sum[2], const __m256i p[GROUP_BLOCKS], int top)
+/* Sums over the first and the second sixteens of eight 32-blocks; of crossed
+ * ones over both, in sum[0]. */
+INLINE void add_up(__m256i sum[2], const __m256i p[GROUP_BLOCKS], struct format f)
 {
-    const int four = 4 * 127 * top, eight = 2 * four;
+    const int four = 4 * 127 * f.top, eight = 2 * four, sixteen = 4 * four;
+    if (f.crossed) {
+        __m256i s = add_pairs(add_pairs(p[0], p[2], eight), add_pairs(p[4], p[6], eight), sixteen);
+        sum[0] = _mm256_permutevar8x32_epi32(s, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        return;
+    }
     __m256i a = add_pairs(add_pairs(p[0], p[1], four), add_pairs(p[2], p[3], four), eight);
     __m256i b = add_pairs(add_pairs(p[4], p[5], four), add_pairs(p[6], p[7], four), eight);
     sum[0] = _mm256_permute2x128_si256(a, b, 0x20);
     sum[1] = _mm256_permute2x128_si256(a, b, 0x31);
 }
 
-/* Pair p (a literal) of a group that has n_blocks 32-blocks. */
-INLINE void pair_one(__m256i to[GROUP_BLOCKS], const uint8_t *w, struct act x, int64_t g, int p,
+/* Pair p (a literal) of a group that has n_blocks 32-blocks; crossed ones
+ * leave to[2 p + 1] alone. */
+INLINE void pair_one(__m256i to[GROUP_BLOCKS], const uint8_t *w, const struct group_act *a, int p,
                      int n_blocks, struct format f)
 {
+    const __m256i zero = _mm256_setzero_si256();
+    to[2 * p] = to[2 * p + 1] = zero;
+    if (2 * p >= n_blocks)
+        return;
     struct pair q = f.pair(w, p);
-    for (int b = 2 * p; b < 2 * p + 2; b++)
-        to[b] = b < n_blocks ? dot(q.q[b % 2], load_q(x, g, b), f.top) : _mm256_setzero_si256();
+    to[2 * p] = dot(zero, q.q[0], a->q[p].q[0], f.top);
+    if (f.crossed)
+        to[2 * p] = dot(to[2 * p], q.q[1], a->q[p].q[1], f.top);
+    else
+        to[2 * p + 1] = dot(zero, q.q[1], a->q[p].q[1], f.top);
 }
 
 /* acc plus the products of n_blocks 32-blocks. */
-INLINE __m256 row_group(__m256 acc, const uint8_t *w, struct act x, const struct group_act *a,
-                        int64_t g, int n_blocks, struct format f)
+INLINE __m256 row_group(__m256 acc, const uint8_t *w, const struct group_act *a, int n_blocks,
+                        struct format f)
 {
     __m256i p[GROUP_BLOCKS], sum[2];
     struct scales s = f.scales(w);
-    pair_one(p, w, x, g, 0, n_blocks, f);
-    pair_one(p, w, x, g, 1, n_blocks, f);
-    pair_one(p, w, x, g, 2, n_blocks, f);
-    pair_one(p, w, x, g, 3, n_blocks, f);
-    add_up(sum, p, f.top);
-    if (!f.sixteens)
+    pair_one(p, w, a, 0, n_blocks, f);
+    pair_one(p, w, a, 1, n_blocks, f);
+    pair_one(p, w, a, 2, n_blocks, f);
+    pair_one(p, w, a, 3, n_blocks, f);
+    add_up(sum, p, f);
+    if (!f.sixteens && !f.crossed)
         sum[0] = _mm256_add_epi32(sum[0], sum[1]);
     for (int k = 0; k < (f.sixteens ? 2 : 1); k++) {
         if (n_blocks < GROUP_BLOCKS) {
@@ -162,9 +200,9 @@ INLINE __m256 row_group(__m256 acc, const uint8_t *w, struct act x, const struct
 INLINE void group_one(__m256 acc[ROWS], const uint8_t *const w[ROWS], int n_rows, struct act x,
                       int64_t g, int n_blocks, struct format f)
 {
-    struct group_act a = load_group(x, g, f);
+    struct group_act a = load_group(x, g, n_blocks, f);
     for (int r = 0; r < n_rows; r++)
-        acc[r] = row_group(acc[r], w[r], x, &a, g, n_blocks, f);
+        acc[r] = row_group(acc[r], w[r], &a, n_blocks, f);
 }
 
 /* ---- rows ---------------------------------------------------------------- */
@@ -251,25 +289,25 @@ INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
                      (const char *)x + (size_t)t * x_stride, f);
 }
 
-/* X(name, elements and bytes of a block, offset, largest, sixteens, minima) */
+/* X(name, elements and bytes of a block, offset, largest, sixteens, minima, crossed) */
 #define FORMATS(X)                                                             \
-    X(q4_0, 32, 18, 8, 15, false, false)                                       \
-    X(q4_1, 32, 20, 0, 15, false, true)                                        \
-    X(q5_0, 32, 22, 16, 31, false, false)                                      \
-    X(q5_1, 32, 24, 0, 31, false, true)                                        \
-    X(q8_0, 32, 34, SIGNED_128 ? 0 : 128, 255, false, false)                   \
-    X(q2_k, 256, 84, 0, 3, true, true)                                         \
-    X(q3_k, 256, 110, 4, 7, true, false)                                       \
-    X(q4_k, 256, 144, 0, 15, false, true)                                      \
-    X(q5_k, 256, 176, 0, 31, false, true)                                      \
-    X(q6_k, 256, 210, 32, 63, true, false)                                     \
-    X(iq4_nl, 32, 18, SIGNED_128 ? 0 : 128, 255, false, false)                 \
-    X(iq4_xs, 256, 136, SIGNED_128 ? 0 : 128, 255, false, false)               \
-    X(mxfp4, 32, 17, 12, 24, false, false)
+    X(q4_0, 32, 18, 8, 15, false, false, true)                                 \
+    X(q4_1, 32, 20, 0, 15, false, true, true)                                  \
+    X(q5_0, 32, 22, 16, 31, false, false, false)                               \
+    X(q5_1, 32, 24, 0, 31, false, true, false)                                 \
+    X(q8_0, 32, 34, SIGNED_128 ? 0 : 128, 255, false, false, true)             \
+    X(q2_k, 256, 84, 0, 3, true, true, false)                                  \
+    X(q3_k, 256, 110, 4, 7, true, false, false)                                \
+    X(q4_k, 256, 144, 0, 15, false, true, false)                               \
+    X(q5_k, 256, 176, 0, 31, false, true, false)                               \
+    X(q6_k, 256, 210, 32, 63, true, false, false)                              \
+    X(iq4_nl, 32, 18, SIGNED_128 ? 0 : 128, 255, false, false, true)           \
+    X(iq4_xs, 256, 136, SIGNED_128 ? 0 : 128, 255, false, false, true)         \
+    X(mxfp4, 32, 17, 12, 24, false, false, true)
 
-#define DEFINE_MULQ(name, block, bytes, offset, top, sixteens, minima)                    \
+#define DEFINE_MULQ(name, block, bytes, offset, top, sixteens, minima, crossed)             \
     static const struct format format_##name = {                                            \
-        scales_##name, pair_##name, block, bytes, offset, top, sixteens, minima};         \
+        scales_##name, pair_##name, block, bytes, offset, top, sixteens, minima, crossed}; \
     static void mulq_##name(float *out, ptrdiff_t out_stride, const void *w,                \
                             size_t row_bytes, int64_t n_rows, const void *x,                \
                             size_t x_stride, int64_t n_tok, int64_t n)                      \

@@ -112,7 +112,7 @@ struct decoded {
 
 INLINE void decode_pair_bytes(uint8_t *to, const uint8_t *w, int p, struct format f)
 {
-    struct pair q = f.pair(w, p);
+    struct pair q = pair_in_order(w, p, f);
     for (int i = 0; i < 2; i++) {
         if (is_biased(packing_of(f)))
             q.q[i] = _mm256_add_epi8(q.q[i], _mm256_set1_epi8((char)(BIAS - f.offset)));
