@@ -66,10 +66,10 @@ is_above() { awk "BEGIN { exit !($1 > $2) }"; }
 
 help() {
     run 0 "help" --help
-    for c in run chat plan inspect tokenize eval logits bench probe; do
+    for c in run chat plan inspect tokenize eval logits bench probe pack; do
         out_has "help names $c" "  $c "
     done
-    for c in run chat plan inspect tokenize eval logits bench probe; do
+    for c in run chat plan inspect tokenize eval logits bench probe pack; do
         run 0 "help of $c" $c --help
         out_has "help of $c" "Usage: sluice $c"
         out_has "help of $c" "--model MODEL"

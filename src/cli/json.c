@@ -166,10 +166,11 @@ json_t *json_model(const sluice *s)
     sluice_model_info i;
     sluice_info(s, &i);
     return json_pack(
-        "{so so so so so si si si si si si si si sb sI sI sI}",
+        "{so so so sb so so si si si si si si si si sb sI sI sI}",
         "arch", text_or_null(i.arch),
         "name", text_or_null(i.name),
         "quantization", text_or_null(i.quantization),
+        "packed", i.packed,
         "cpu", text_or_null(i.cpu),
         "io", text_or_null(i.io),
         "threads", i.threads,
