@@ -119,17 +119,21 @@ typedef struct sluice_plan {
     int64_t dense_read_per_token;   /* read from the drive: dense weights that do not stay */
     double hit_rate;                /* predicted for uniform routing, the worst there is */
     double typical_hit_rate;        /* ... for routing as recorded from real models */
+    bool packed;                    /* an expert is one read (sluice_pack), not one a matrix */
     /* predicted speeds; 0 unless a probe was given */
     double decode_tps, typical_tps; /* with those hit rates */
     double drive_gbs, memory_gbs;
     double compute_s;               /* of a token, with everything in memory */
+    double pack_gain;               /* decode_tps of the packed file is so many times this one's; >= 1 */
     bool limited_by_drive;
 } sluice_plan;
 
 typedef struct sluice_probe_result {
     double drive_gbs;       /* direct reads of expert size at the engine's own depth */
     double drive_gbs_big;   /* 4 MiB reads */
+    double drive_gbs_packed;/* reads of a whole packed expert */
     int64_t block_bytes;    /* the size used for drive_gbs */
+    int64_t packed_bytes;   /* the size used for drive_gbs_packed */
     bool direct;            /* the page cache was bypassed; otherwise figures are not the drive's */
     double memory_gbs;      /* streaming reads from memory, all threads */
     double dot_gbs;         /* the decode kernel over a large matrix, all threads */

@@ -217,7 +217,12 @@ information() {
     run 0 "plan with probe" plan --json
     json "plan with probe" predicted.decode_tps
     if is_above "$value" 0; then pass; else broken "no predicted speed"; fi
+    json_is "plan with probe" packed false
+    json "plan with probe" predicted.pack_gain
+    if is_above "$value" 0.999999; then pass; else broken "packing gains $value"; fi
     run 0 "probe" probe --json
+    json "probe" drive_gbs_packed
+    if is_above "$value" 0; then pass; else broken "no drive speed for packed files"; fi
     json "probe" drive_gbs
     if is_above "$value" 0; then pass; else broken "no drive speed"; fi
     run 0 "probe as text" probe

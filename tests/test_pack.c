@@ -192,6 +192,37 @@ static void what_one_read_takes(void **state)
     }
 }
 
+/* The plan says what it would gain: as the drive's rates go, until the processor is the limit. */
+static void plan_knows(void **state)
+{
+    (void)state;
+    static const struct {
+        double part_gbs, packed_gbs, dot_gbs, gain;
+    } cases[] = {{1e-3, 1.5e-3, 100, 1.5}, {1e-3, 0.5e-3, 100, 1}, {100, 200, 1e-3, 1}};
+    for (int k = 0; k < 2; k++)
+        for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+            sluice_options o;
+            sluice_plan p;
+            sluice_error e;
+            sluice_probe_result r = {.drive_gbs = cases[i].part_gbs,
+                                     .drive_gbs_packed = cases[i].packed_gbs,
+                                     .dot_gbs = cases[i].dot_gbs,
+                                     .memory_gbs = 1};
+            sluice_options_init(&o);
+            o.model = k ? packed[0] : BUILT_IN;
+            o.context = 64;
+            o.memory_bytes = (uint64_t)1 << 40;
+            assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
+            o.memory_bytes = (uint64_t)(p.floor + p.dense_full) + (4 << 20); /* all but the experts fit */
+            assert_int_equal(sluice_plan_memory(&o, &r, &p, &e), 0);
+            assert_int_equal(p.dense_read_per_token, 0);
+            assert_true(p.hit_rate < 1);
+            assert_int_equal(p.packed, k == 1);
+            assert_true(p.pack_gain > (k ? 1 : cases[i].gain) - 1e-9 &&
+                        p.pack_gain < (k ? 1 : cases[i].gain) + 1e-9);
+        }
+}
+
 /* ---- every byte ---------------------------------------------------------------- */
 
 static uint8_t *whole_file(const char *path, size_t *n)
@@ -441,10 +472,15 @@ static void twice_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits_one_read),  cmocka_unit_test(no_superset),
-        cmocka_unit_test(what_one_read_takes), cmocka_unit_test(every_byte_is_there),
-        cmocka_unit_test(values_are_copied),   cmocka_unit_test(damage),
-        cmocka_unit_test(random_damage),       cmocka_unit_test(twice_is_refused),
+        cmocka_unit_test(same_bits_one_read),
+        cmocka_unit_test(no_superset),
+        cmocka_unit_test(plan_knows),
+        cmocka_unit_test(what_one_read_takes),
+        cmocka_unit_test(every_byte_is_there),
+        cmocka_unit_test(values_are_copied),
+        cmocka_unit_test(damage),
+        cmocka_unit_test(random_damage),
+        cmocka_unit_test(twice_is_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

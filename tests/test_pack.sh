@@ -35,6 +35,7 @@ model()
     "$sluice" inspect "$dir/$name-packed.gguf" >"$dir/$name.list" || no "$name: inspect"
     grep -q 'blk\.0\.ffn_exps\.packed *I8 .* packed$' "$dir/$name.list" || no "$name: inspect shows no packed tensor"
     "$sluice" plan --no-probe "$dir/$name-packed.gguf" >"$dir/$name.plan" || no "$name: plan"
+    grep -q 'the file is packed: one read each' "$dir/$name.plan" || no "$name: plan does not say that it is packed"
     rm -f "$dir/$name-packed.f32" "$dir/$name.f32"
 }
 
