@@ -129,7 +129,7 @@ failures() {
     refused 1 "no model" "no-such-file" run -m "$dir/no-such-file.gguf" x
     refused 1 "no model in the environment" "no-such-file" inspect "$dir/no-such-file.gguf"
     echo 'this is no model' >"$dir/text.gguf"
-    for c in "run x" chat plan "tokenize x" "logits --ids 1" bench inspect; do
+    for c in "run x" chat plan "tokenize x" "logits --ids 1" bench inspect "pack $dir/none"; do
         # shellcheck disable=SC2086
         refused 1 "no GGUF: $c" "text.gguf" $c -m "$dir/text.gguf"
     done

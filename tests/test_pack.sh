@@ -93,14 +93,14 @@ cmp -s "$dir/m.gguf" "$dir/one-packed.gguf" || no "--replace and a copy differ"
 "$mkmodel" --arch qwen3moe --hidden 1024 --expert-width 1024 --experts 32 --layers 4 "$dir/long.gguf" >"$dir/log" || no "mkmodel long"
 i=0
 while [ $i -lt 5 ]; do
-    # a shell starts background jobs with interrupts ignored
-    timeout -s INT 0.0$((i * 2 + 1)) "$sluice" pack -m "$dir/long.gguf" "$dir/f/long.gguf" >"$dir/o" 2>"$dir/e"
+    # --foreground: one signal; a second one would end the program where it is
+    timeout --foreground --preserve-status -s INT 0.0$((i * 2 + 1)) "$sluice" pack -m "$dir/long.gguf" "$dir/f/long.gguf" >"$dir/o" 2>"$dir/e"
     got=$?
-    if [ $got -eq 124 ]; then # timeout says so, whatever the program did
-        [ -z "$(ls "$dir/f")" ] || [ "$(ls "$dir/f")" = long.gguf ] || no "Ctrl-C left $(ls "$dir/f")"
-    elif [ $got -ne 0 ]; then
-        no "interrupted: exit status $got: $(cat "$dir/e")"
-    fi
+    case $got in
+    130) [ -z "$(ls "$dir/f")" ] && [ ! -s "$dir/e" ] || no "Ctrl-C left $(ls "$dir/f"), said $(cat "$dir/e")" ;;
+    0) [ "$(ls "$dir/f")" = long.gguf ] || no "no copy" ;;
+    *) no "interrupted: exit status $got: $(cat "$dir/e")" ;;
+    esac
     rm -f "$dir/f/long.gguf"
     i=$((i + 1))
 done

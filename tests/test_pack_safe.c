@@ -462,6 +462,35 @@ static void changed_meanwhile(void **state)
     assert_false(is_packed(model));
 }
 
+/* The drive gives less than it should. */
+static int cut_model(void *user, const char *what, int64_t done, int64_t total)
+{
+    (void)user, (void)what, (void)done, (void)total;
+    assert_int_equal(truncate(model, 30 << 20), 0);
+    return 0;
+}
+
+static void failing_reads(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        sluice_options o;
+        sluice_pack_options p = {.out = k ? out : NULL};
+        sluice_error e = {0};
+        copy_file(BUILT_IN, model);
+        sluice_options_init(&o);
+        o.model = model;
+        o.progress = cut_model;
+        o.io = k ? "uring" : "pread";
+        assert_int_equal(sluice_pack(&o, &p, NULL, &e), SLUICE_E_IO);
+        assert_non_null(strstr(e.text, model));
+        assert_non_null(strstr(e.text, "offset"));
+        assert_null(strchr(e.text, '\n'));
+        assert_int_equal(n_files(dir), 1);
+        assert_false(is_packed(model));
+    }
+}
+
 /* ---- split models ----------------------------------------------------------------------------- */
 
 /* Writes tensors [begin, end) of g as file `no` of two. */
@@ -539,7 +568,7 @@ int main(void)
         cmocka_unit_test_setup(leftover, fresh),
         cmocka_unit_test_setup(one_at_a_time, fresh),
         cmocka_unit_test_setup(changed_meanwhile, fresh),
-        cmocka_unit_test_setup(split, fresh),
+        cmocka_unit_test_setup(failing_reads, fresh), cmocka_unit_test_setup(split, fresh),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

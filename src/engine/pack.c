@@ -68,8 +68,8 @@ static int write_file(struct packing *k, bool force, struct err *e)
     TRY(os_out_reserve(&k->out, size.bytes, e));
     TRY(model_pack_write(k->pack, k->kind, &k->out, write_progress, k, e));
     TRY(os_out_sync(&k->out, e));
-    if (k->replace)
-        TRY(model_pack_check(k->pack, k->kind, k->out.temp, check_progress, k, e));
+    /* a copy leaves the original to go back to, so it is not read once more */
+    TRY(model_pack_check(k->pack, k->replace, k->kind, k->out.temp, check_progress, k, e));
     TRY(check_unchanged(k, e));
     return os_out_commit(&k->out, k->replace || force, e);
 }

@@ -127,9 +127,9 @@ void model_pack_size(const struct model_pack *p, struct model_pack_size *s);
 /* Writes all of it, in order. Memory: about 20 MiB, whatever the model. */
 int model_pack_write(struct model_pack *p, enum ioq_kind kind, struct os_out *out,
                      model_progress_fn *progress, void *user, struct err *e);
-/* Reads `path` back from the drive: the bytes must be those written, and
- * describe the same model. */
-int model_pack_check(const struct model_pack *p, enum ioq_kind kind, const char *path,
+/* `path`, which was written, must describe the same model; `bytes_too`: and its
+ * bytes, read from the drive, must be those written. */
+int model_pack_check(const struct model_pack *p, bool bytes_too, enum ioq_kind kind, const char *path,
                      model_progress_fn *progress, void *user, struct err *e);
 
 /* ---- state of one session ---------------------------------------------- */
