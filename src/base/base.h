@@ -196,7 +196,8 @@ struct os_out {
     int64_t clean;     /* of them on the drive and out of the page cache */
 };
 
-/* E_STATE when another process is writing the same file. After any return
+/* E_STATE when another process is writing the same file. A file that is there
+ * lends its permissions and, where allowed, its owner. After any return
  * os_out_close is safe. */
 int os_out_open(struct os_out *o, const char *path, struct err *e);
 /* E_IO unless `bytes` more fit the file system; reserves them where it can. */
@@ -204,8 +205,8 @@ int os_out_reserve(struct os_out *o, int64_t bytes, struct err *e);
 int os_out_put(struct os_out *o, const void *p, size_t n, struct err *e);
 /* Everything that was written is on the drive. */
 int os_out_sync(struct os_out *o, struct err *e);
-/* Gives the file its name. `replace`: what has it now is replaced and lends
- * its permissions and, where allowed, its owner; else E_ARG if there is one. */
+/* Gives the file its name. `replace`: what has it now is replaced; else E_ARG if
+ * there is something. */
 int os_out_commit(struct os_out *o, bool replace, struct err *e);
 /* Removes the temporary file unless it was committed. */
 void os_out_close(struct os_out *o);

@@ -117,6 +117,20 @@ static int create(struct os_out *o, struct err *e)
     return busy(o, e);
 }
 
+/* Permissions and owner of the file that is replaced. */
+static int take_after(struct os_out *o, struct err *e)
+{
+    struct stat st;
+    if (stat(o->path, &st) != 0 || !S_ISREG(st.st_mode))
+        return OK;
+    if (fchown(o->fd, st.st_uid, st.st_gid) != 0 && errno != EPERM)
+        return err_errno(e, E_IO, errno, "cannot give '%s' the owner of '%s'", o->temp, o->path);
+    if (fchmod(o->fd, st.st_mode & 0777) != 0)
+        return err_errno(e, E_IO, errno, "cannot give '%s' the permissions of '%s'", o->temp,
+                         o->path);
+    return OK;
+}
+
 int os_out_open(struct os_out *o, const char *path, struct err *e)
 {
     *o = (struct os_out){.fd = -1};
@@ -129,7 +143,8 @@ int os_out_open(struct os_out *o, const char *path, struct err *e)
     if (stat(o->path, &st) == 0 && !S_ISREG(st.st_mode))
         return err_set(e, E_ARG, "'%s' is %s, not a file that could be replaced", o->path,
                        S_ISDIR(st.st_mode) ? "a directory" : "a pipe or device");
-    return create(o, e);
+    TRY(create(o, e));
+    return take_after(o, e); /* from the start: nobody shall read what they may not */
 }
 
 void os_out_close(struct os_out *o)
@@ -216,20 +231,6 @@ int os_out_sync(struct os_out *o, struct err *e)
 
 /* ---- the final name ----------------------------------------------------------- */
 
-/* Permissions and owner of the file that is replaced. */
-static int take_after(struct os_out *o, struct err *e)
-{
-    struct stat st;
-    if (stat(o->path, &st) != 0 || !S_ISREG(st.st_mode))
-        return OK;
-    if (fchown(o->fd, st.st_uid, st.st_gid) != 0 && errno != EPERM)
-        return err_errno(e, E_IO, errno, "cannot give '%s' the owner of '%s'", o->temp, o->path);
-    if (fchmod(o->fd, st.st_mode & 0777) != 0)
-        return err_errno(e, E_IO, errno, "cannot give '%s' the permissions of '%s'", o->temp,
-                         o->path);
-    return os_out_sync(o, e);
-}
-
 /* rename that replaces nothing. */
 static int rename_new(const char *from, const char *to)
 {
@@ -253,8 +254,7 @@ static int sync_folder(const char *path, struct err *e)
     if (fd >= 0 && fsync(fd) != 0 && errno != EINVAL && errno != EROFS)
         rc = err_errno(e, E_IO, errno,
                        "'%s' is written, but its folder could not be brought to the drive: after a "
-                       "power failure its "
-                       "name may be missing",
+                       "power failure its name may be missing",
                        path);
     if (fd >= 0)
         close(fd);
@@ -264,8 +264,6 @@ static int sync_folder(const char *path, struct err *e)
 
 int os_out_commit(struct os_out *o, bool replace, struct err *e)
 {
-    if (replace)
-        TRY(take_after(o, e));
     if ((replace ? rename(o->temp, o->path) : rename_new(o->temp, o->path)) != 0) {
         if (errno == EEXIST)
             return err_set(e, E_ARG, "'%s' exists already; --force replaces it", o->path);
