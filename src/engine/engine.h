@@ -11,6 +11,7 @@
  *   pressure.c  giving memory back while other programs grow
  *   inspect.c   looking into a file
  *   probe.c     what drive and memory can do
+ *   pack.c      a packed copy of a model's file
  *
  * Structs are open inside this folder. One thread at a time uses a `sluice`
  * and its sessions (the caller's), so nothing here is locked.
@@ -92,6 +93,7 @@ void pressure_look(struct sluice *s); /* cheap; at least once a layer */
 /* ---- open.c ---- */
 /* Describes the model, opens its tokeniser and the device: all that a plan needs. */
 int open_header(struct sluice *s, struct err *e);
+int io_kind(const char *name, enum ioq_kind *kind, struct err *e);
 
 /* ---- session.c ---- */
 enum phase { PHASE_PROMPT, PHASE_DECODE };

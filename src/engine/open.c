@@ -30,7 +30,7 @@ static int check_options(const sluice_options *o, struct err *e)
     return OK;
 }
 
-static int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
+int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
 {
     *kind = IOQ_AUTO;
     if (!name || strcmp(name, "auto") == 0)
@@ -137,6 +137,7 @@ void sluice_info(const sluice *s, sluice_model_info *out)
         .n_layers = m->n_layers, .n_embd = m->n_embd, .n_vocab = m->n_vocab,
         .n_context_train = m->n_context_train, .n_context = s->plan.n_context,
         .n_experts = m->n_experts, .n_experts_used = m->n_used,
+        .packed = m->packed,
         .has_thinking = chat_has_thinking(s->text),
         .file_bytes = m->file_bytes, .dense_bytes = m->dense_bytes, .expert_bytes = m->expert_bytes,
     };
