@@ -24,6 +24,7 @@
 /* Lookahead fills the drive up to here when the last demanded reads run out; a
  * demanded read that comes has no more than this before it. */
 #define AHEAD_INFLIGHT ((size_t)2 << 20)
+#define AHEAD_DEPTH 2
 #define MAX_TRIES 64 /* EINTR / EAGAIN in a row before it is an error */
 
 struct io_file {
@@ -47,7 +48,7 @@ struct ioq {
     struct io_list queue[IOQ_N_CLASSES];
     struct io_op *ops; /* depth */
     struct io_op *parked;
-    int n_inflight;
+    int n_inflight, n_ahead; /* n_ahead: of class IOQ_AHEAD */
     size_t inflight_bytes;
     int64_t n_completed;     /* tells ioq_wait_any that something happened */
     int64_t busy_since_ns;
@@ -291,6 +292,7 @@ static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
 {
     struct ioq_req *r = op->req;
     q->inflight_bytes -= op->held_bytes;
+    q->n_ahead -= r->cls == IOQ_AHEAD;
     op->req = NULL;
     if (--q->n_inflight == 0)
         q->stats.busy_ns += os_clock_ns() - q->busy_since_ns;
@@ -362,6 +364,8 @@ static struct ioq_req *next_request(const struct ioq *q)
         struct ioq_req *r = q->queue[c].head;
         if (!r)
             continue;
+        if (c == IOQ_AHEAD && q->n_ahead >= AHEAD_DEPTH)
+            return NULL;
         size_t limit = c == IOQ_AHEAD ? MIN(AHEAD_INFLIGHT, q->limit_bytes) : q->limit_bytes;
         if (q->n_inflight && q->inflight_bytes + ioq_span_max(r->bytes) > limit)
             return NULL;
@@ -389,6 +393,7 @@ static void pump(struct ioq *q)
         r->t_start_ns = os_clock_ns();
         if (q->n_inflight++ == 0)
             q->busy_since_ns = r->t_start_ns;
+        q->n_ahead += r->cls == IOQ_AHEAD;
         q->inflight_bytes += op->held_bytes;
         start_op(q, op, 0);
     }
