@@ -175,6 +175,10 @@ void os_cgroup(const char *root, struct os_cgroup *c);
  * was possible. Returns fd >= 0, or a status with its sentence. */
 int os_open_read(const char *path, bool *direct, struct err *e);
 int64_t os_file_size(int fd); /* -1: not a regular file or block device */
+/* A number for the drive that a file lies on: the same for all partitions of a
+ * disk where the system tells, else one for each filesystem. >= 0. */
+int64_t os_drive(int fd);
+bool os_same_file(int fd, int other_fd); /* one file under two names */
 /* Reads exactly n bytes at `offset`; short files give E_FORMAT. */
 int os_read_exact(int fd, void *buf, size_t n, int64_t offset,
                   const char *path, struct err *e);
