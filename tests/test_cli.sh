@@ -120,6 +120,8 @@ nonsense() {
     refused 2 "tokenize rubbish" "not a list" tokenize --decode 1,x
     refused 2 "tokenize no token" "" tokenize --decode 99999999
     refused 2 "two models" "two models" inspect -m a b
+    refused 2 "mirrors" "at most 8 are possible" run --mirror 1 --mirror 2 --mirror 3 --mirror 4 \
+        --mirror 5 --mirror 6 --mirror 7 --mirror 8 --mirror 9 x
     SLUICE_MEMORY=much; export SLUICE_MEMORY
     refused 2 "environment" 'SLUICE_MEMORY: "much"' run x
     unset SLUICE_MEMORY
@@ -405,7 +407,32 @@ END
     unset input
 }
 
-for part in help nonsense failures answers information measurements lost_output interruption chat; do
+# A second copy of the model: used, refused when it is none, and of one drive said so.
+mirrors() {
+    mkdir -p "$dir/mirror" "$dir/none"
+    file=$dir/mirror/pocket-dictionary.gguf
+    refused 2 "mirror without files" "cannot be found" run --mirror "$dir/none" x
+    refused 2 "no such mirror" "no-such-folder" run --mirror "$dir/no-such-folder" x
+    refused 2 "the model as its mirror" "own file" run --mirror "$models" x
+    head -c 100000 "$models/pocket-dictionary.gguf" >"$file"
+    refused 2 "short mirror" "has 100000 bytes, expected" run --mirror "$dir/mirror" x
+    cp "$models/pocket-dictionary.gguf" "$file"
+    run 0 "mirror" run --mirror "$dir/mirror" --memory $memory "$question"
+    out_is "mirror" "$answer"
+    # twice the same drive: the second is worth a sentence
+    mkdir -p "$dir/again" && cp "$file" "$dir/again/"
+    run 0 "two mirrors" run --mirror "$dir/mirror" --mirror "$dir/again" "$question"
+    out_is "two mirrors" "$answer"
+    err_has "two mirrors" "sluice: warning: mirror $dir/again is on a drive that is read already"
+    printf '####' | dd of="$file" bs=1 seek=600 conv=notrunc 2>/dev/null
+    refused 2 "other header" "in the header: byte 60" run --mirror "$dir/mirror" x
+    cp "$models/pocket-dictionary.gguf" "$file"
+    printf '####' | dd of="$file" bs=1 seek=$(($(wc -c <"$file") - 4)) conv=notrunc 2>/dev/null
+    refused 2 "other weights" "in the weights" run --mirror "$dir/mirror" x
+    rm -r "$dir/mirror" "$dir/again"
+}
+
+for part in help nonsense failures answers mirrors information measurements lost_output interruption chat; do
     $part
 done
 echo "$passed checks passed, $failed failed"

@@ -25,6 +25,8 @@ static int check_options(const sluice_options *o, struct err *e)
         return err_set(e, E_ARG, "threads is %d, expected 1 to 1024, or 0 for one per processor", o->threads);
     if (o->context < 0 || o->chunk < 0 || o->chunk > 65536)
         return err_set(e, E_ARG, "context %d or chunk %d is out of range (chunk at most 65536)", o->context, o->chunk);
+    if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
+        return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors, IOQ_MAX_COPIES - 1);
     if (o->lookahead < -1 || o->lookahead > DEV_MAX_USED)
         return err_set(e, E_ARG, "lookahead is %d, expected 1 to %d, 0 for the default or -1 for none", o->lookahead, DEV_MAX_USED);
     return OK;
@@ -65,14 +67,39 @@ static int load_progress(void *user, int64_t done, int64_t total)
     return s->o.progress ? s->o.progress(s->o.user, "load", done, total) : 0;
 }
 
+static void pass_warning(void *user, const char *text)
+{
+    struct sluice *s = user;
+    if (s->o.warning)
+        s->o.warning(s->o.warning_user, text);
+}
+
+/* Nobody should believe that a second copy on one drive makes it faster. */
+static void check_drives(struct sluice *s)
+{
+    for (int k = 0; k < s->o.n_mirrors; k++)
+        if (ioq_shares_drive(s->q, 0, k + 1)) {
+            struct err w = {0};
+            err_set(&w, E_STATE, "mirror %s is on a drive that is read already: it stands in when a file fails, but makes nothing faster",
+                    s->o.mirrors[k]);
+            pass_warning(s, w.text);
+        }
+}
+
 static int load(struct sluice *s, struct err *e)
 {
     struct ioq_config qc = {0};
     TRY(io_kind(s->o.io, &qc.kind, e));
     TRY(plan_make(s, e));
     TRY(ioq_open(&qc, &s->q, e));
+    ioq_set_warning(s->q, pass_warning, s);
+    s->mo.mirrors = s->o.mirrors;
+    s->mo.n_mirrors = s->o.n_mirrors;
     TRY(device_reserve(s->dev, &s->needs.sizes, e));
     TRY(model_load(s->model, &s->mo, s->dev, s->q, s->plan.cache, s->o.policy, load_progress, s, e));
+    s->mo.mirrors = NULL; /* borrowed only until here */
+    s->mo.n_mirrors = 0;
+    check_drives(s);
     s->pressure_cap = INT64_MAX;
     model_set_pulse(s->model, pressure_pulse, s);
     s->cpu = strdup(device_name(s->dev));
@@ -196,11 +223,15 @@ int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int de
     static const char *const names[] = {"none", "error", "short", "slow"};
     struct ioq_fault f = {.file = -1, .begin = 0, .end = INT64_MAX, .skip = skip, .count = count,
                           .error = 5 /* EIO */, .delay_ms = delay_ms};
-    for (size_t i = 0; i < ARRAY_LEN(names); i++)
-        if (strcmp(kind, names[i]) == 0) {
+    size_t n = strcspn(kind, "@");
+    int copy = kind[n] == '@' ? kind[n + 1] - '0' : 0;
+    if (kind[n] == '@')
+        f.copies = 1u << (copy & 31);
+    for (size_t i = 0; i < ARRAY_LEN(names) && copy >= 0 && copy < IOQ_MAX_COPIES; i++)
+        if (strlen(names[i]) == n && strncmp(kind, names[i], n) == 0) {
             f.kind = (enum ioq_fault_kind)i;
             ioq_set_fault(s->q, &f);
             return OK;
         }
-    return err_set(err_of(err), E_ARG, "unknown fault '%s'; expected none, error, short or slow", kind);
+    return err_set(err_of(err), E_ARG, "unknown fault '%s'; expected none, error, short or slow, or one of them @0 to @8", kind);
 }

@@ -104,7 +104,7 @@ static int grow(struct sluice_session *x, int64_t n, struct err *e)
 }
 
 struct counters {
-    int64_t ns, read, busy, wait, requests, hits;
+    int64_t ns, read, busy, wait, requests, hits, mirrors;
 };
 
 static void read_counters(struct sluice *s, struct counters *c)
@@ -113,7 +113,9 @@ static void read_counters(struct sluice *s, struct counters *c)
     struct expert_stats x;
     ioq_get_stats(s->q, &q);
     expert_get_stats(model_experts(s->model), &x);
-    *c = (struct counters){os_clock_ns(), q.bytes, q.busy_ns, q.wait_ns, x.n_requests, x.n_hits};
+    *c = (struct counters){os_clock_ns(), q.bytes, q.busy_ns, q.wait_ns, x.n_requests, x.n_hits, 0};
+    for (int i = 1; i < IOQ_MAX_COPIES; i++)
+        c->mirrors += q.copy_bytes[i];
 }
 
 static void count_step(struct sluice *s, const struct counters *a, enum phase phase, int64_t n)
@@ -123,6 +125,7 @@ static void count_step(struct sluice *s, const struct counters *a, enum phase ph
     read_counters(s, &b);
     t->read_busy_ns += b.busy - a->busy;
     t->read_wait_ns += b.wait - a->wait;
+    t->mirror_read_bytes += b.mirrors - a->mirrors;
     if (phase == PHASE_PROMPT) {
         t->prompt_tokens += n;
         t->prompt_ns += b.ns - a->ns;

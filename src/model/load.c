@@ -250,6 +250,8 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
     for (int i = 0; i < n_files && rc >= 0; i++)
         rc = files[i] = ioq_add_file(q, gguf_file_path(m->gguf, i), e);
     if (rc >= 0)
+        rc = model_add_mirrors(m, o->mirrors, o->n_mirrors, q, files, n_files, e);
+    if (rc >= 0)
         rc = map_memory(m, e);
     if (rc >= 0)
         rc = read_dense(m, files, progress, user, e);

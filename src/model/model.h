@@ -6,6 +6,7 @@
  *   config.c    a file's numbers, checked
  *   bind.c      tensor names -> weights, experts -> extents
  *   load.c      the dense part into memory
+ *   mirror.c    copies of the model's files on other drives, checked
  *   state.c     KV cache and recurrent state of one session
  *   forward.c   tokens -> residual stream -> logits, layer by layer
  *   moe.c       one mixture-of-experts block: routing, reads, experts
@@ -73,6 +74,8 @@ struct model_options {
     int64_t context;  /* longest session */
     bool kv_f16;
     int lookahead;    /* experts guessed ahead per layer; 0: none. Changes no result */
+    const char *const *mirrors; /* folders with copies of the files; borrowed while loading */
+    int n_mirrors;
 };
 
 struct model_needs {
@@ -94,6 +97,10 @@ typedef int model_progress_fn(void *user, int64_t done, int64_t total); /* non-z
 int model_load(struct model *m, const struct model_options *o, struct device *d, struct ioq *q,
                int64_t cache_bytes, const char *policy, model_progress_fn *progress, void *user,
                struct err *e);
+/* Compares the copies of the model's first n_files files in each folder with
+ * the model and adds them to the queue's `files`; E_ARG when one is not the same. */
+int model_add_mirrors(const struct model *m, const char *const *folders, int n_folders, struct ioq *q,
+                      const int *files, int n_files, struct err *e);
 /* Frees the header (metadata strings); borrowed strings become invalid. */
 void model_forget_header(struct model *m);
 struct expert_cache *model_experts(struct model *m);
