@@ -76,6 +76,9 @@ typedef struct sluice_options {
      * with, for example a mirror that failed. May be NULL. */
     void (*warning)(void *user, const char *text);
     void *warning_user;
+    /* A file that gets a timeline when the model is closed, in the Chrome trace
+     * event format: reads, waiting, what each thread computed. NULL: none. */
+    const char *timeline;
 } sluice_options;
 
 SLUICE_API void sluice_options_init(sluice_options *o);

@@ -432,7 +432,40 @@ mirrors() {
     rm -r "$dir/mirror" "$dir/again"
 }
 
-for part in help nonsense failures answers mirrors information measurements lost_output interruption chat; do
+# What happened when, as a file for trace viewers, and its picture.
+timeline() {
+    svg=$build/tools/timeline_svg
+    run 0 "timeline" run --timeline "$dir/t.json" --memory $memory "$question"
+    out_is "timeline" "$answer"
+    err_empty "timeline"
+    cp "$dir/t.json" "$dir/out"
+    json_is "timeline" otherData.complete true
+    json "timeline" traceEvents.20.ph
+    for name in token prompt load "expert layer" attention delta router experts projection output read; do
+        out_has "timeline" "\"name\":\"$name\""
+    done
+    if [ -x "$svg" ] && "$svg" "$dir/t.json" @2 10 >"$dir/out" 2>"$dir/err"; then
+        out_has "picture of a timeline" "</svg>"
+        out_has "picture of a timeline" "compute thread 0"
+        if "$svg" "$dir/t.json" @99999 10 >/dev/null 2>"$dir/err"; then broken "picture of nothing"; else pass; fi
+    else broken "picture of a timeline"; fi
+    for c in "eval --tokens $dir/one.json" "logits --ids 1,2" "bench -p 4 -n 2 -r 1 --no-probe" chat; do
+        echo '[1, 2, 3]' >"$dir/one.json"
+        rm -f "$dir/t.json"
+        # shellcheck disable=SC2086
+        run 0 "timeline of $c" $c --timeline "$dir/t.json"
+        if "$json_get" otherData.spans <"$dir/t.json" >/dev/null; then pass; else broken "timeline of $c"; fi
+    done
+    refused 2 "timeline in no folder" "cannot be written" run --timeline "$dir/nowhere/t" x
+    if [ -w /dev/full ]; then
+        run 0 "timeline on a full disk" run --timeline /dev/full "$question"
+        out_is "timeline on a full disk" "$answer"
+        err_has "timeline on a full disk" "sluice: warning: timeline: writing"
+        if [ "$(wc -l <"$dir/err")" -eq 1 ]; then pass; else broken "a full disk: not one sentence"; fi
+    fi
+}
+
+for part in help nonsense failures answers mirrors timeline information measurements lost_output interruption chat; do
     $part
 done
 echo "$passed checks passed, $failed failed"

@@ -66,6 +66,7 @@ struct args {
     /* the model and how it is run */
     const char *model, *cpu, *io, *policy, *kv;
     struct texts mirrors;
+    const char *timeline;
     uint64_t memory; /* bytes; 0: what the machine allows */
     int threads, ctx, chunk, lookahead;
     int exact;

@@ -89,6 +89,7 @@ int model_options(const struct args *a, char *path, sluice_options *o)
     o->mirrors = a->mirrors.v;
     o->n_mirrors = a->mirrors.n;
     o->warning = tell_warning;
+    o->timeline = a->timeline;
     return ST_OK;
 }
 

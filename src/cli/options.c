@@ -118,6 +118,10 @@ static const struct option_row table[] = {
      "output; without it the ten likeliest tokens are printed"},
     {"all", 0, O_FLAG, G_OUTPUT, C_LOGITS, AT(all), NULL, NULL, 1, 0, NULL, NULL,
      "logits of every position, not only of the last"},
+    {"timeline", 0, O_TEXT, G_OUTPUT, C_OPEN, AT(timeline), "FILE", NULL, 0, 0, NULL, NULL,
+     "record what each thread and the drive did when, and write it to FILE in the Chrome trace "
+     "event format (Perfetto and chrome://tracing show it); takes 8 MiB, which hold some 100000 "
+     "spans: what comes later is left out, with a warning"},
     {"meta", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_meta), NULL, NULL, 1, 0, NULL, NULL,
      "only the metadata"},
     {"tensors", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_tensors), NULL, NULL, 1, 0, NULL, NULL,

@@ -86,17 +86,45 @@ static void check_drives(struct sluice *s)
         }
 }
 
+enum { TRACE_BYTES = 8 << 20 }; /* 100 000 spans: seconds to minutes */
+
+static int open_timeline(struct sluice *s, struct err *e)
+{
+    TRY(trace_open(s->trace, s->o.timeline, e));
+    device_set_trace(s->dev, s->trace);
+    ioq_set_trace(s->q, s->trace);
+    model_set_trace(s->model, s->trace);
+    return OK;
+}
+
+static int load_model(struct sluice *s, struct err *e)
+{
+    static const struct trace_kind kind = {"load", "load", {NULL}};
+    int64_t begin = os_clock_ns();
+    int rc = model_load(s->model, &s->mo, s->dev, s->q, s->plan.cache, s->o.policy, load_progress, s, e);
+    if (s->trace)
+        trace_add(s->trace, &kind, TRACE_DRIVER, begin, os_clock_ns(), NULL, 0);
+    return rc;
+}
+
 static int load(struct sluice *s, struct err *e)
 {
     struct ioq_config qc = {0};
     TRY(io_kind(s->o.io, &qc.kind, e));
+    if (s->o.timeline) { /* before the plan, which counts its memory as the program's */
+        s->trace = trace_new(TRACE_BYTES);
+        if (!s->trace)
+            return err_set(e, E_NOMEM, "no memory to record a timeline");
+    }
     TRY(plan_make(s, e));
     TRY(ioq_open(&qc, &s->q, e));
     ioq_set_warning(s->q, pass_warning, s);
+    if (s->trace)
+        TRY(open_timeline(s, e));
     s->mo.mirrors = s->o.mirrors;
     s->mo.n_mirrors = s->o.n_mirrors;
     TRY(device_reserve(s->dev, &s->needs.sizes, e));
-    TRY(model_load(s->model, &s->mo, s->dev, s->q, s->plan.cache, s->o.policy, load_progress, s, e));
+    TRY(load_model(s, e));
     s->mo.mirrors = NULL; /* borrowed only until here */
     s->mo.n_mirrors = 0;
     check_drives(s);
@@ -142,6 +170,9 @@ void sluice_close(sluice *s)
     if (s->q)
         ioq_close(s->q);
     device_close(s->dev);
+    struct err why = {0}; /* nothing records any more */
+    if (trace_close(s->trace, &why) < 0)
+        pass_warning(s, why.text);
     text_close(s->text);
     free(s->quantization);
     free(s->cpu);

@@ -161,6 +161,8 @@ static int chunk_logits(struct sluice_session *x, int64_t n, sluice_logits_fn *o
 static int append_chunk(struct sluice_session *x, const int32_t *ids, int64_t n, enum phase phase,
                         bool last, sluice_logits_fn *on_logits, void *user, struct err *e)
 {
+    static const struct trace_kind kinds[] = {[PHASE_PROMPT] = {"prompt", "token", {"position", "tokens"}},
+                                              [PHASE_DECODE] = {"token", "token", {"position", "tokens"}}};
     struct counters c;
     TRY(grow(x, x->n + n, e));
     read_counters(x->s, &c);
@@ -172,6 +174,8 @@ static int append_chunk(struct sluice_session *x, const int32_t *ids, int64_t n,
     if (last || on_logits)
         rc = chunk_logits(x, n, on_logits, user, e);
     count_step(x->s, &c, phase, n);
+    if (x->s->trace)
+        trace_add(x->s->trace, &kinds[phase], TRACE_DRIVER, c.ns, os_clock_ns(), (int64_t[]){x->n - n, n}, 2);
     return rc;
 }
 

@@ -250,6 +250,37 @@ static void start_op(struct ioq *q, struct io_op *op, size_t from)
     q->backend->start(q->be, op);
 }
 
+/* ---- the timeline ------------------------------------------------------ */
+
+void ioq_set_trace(struct ioq *q, struct trace *t)
+{
+    q->trace = t;
+}
+
+static void record_read(struct ioq *q, const struct io_op *op)
+{
+#define ARGS {"file", "copy", "offset", "bytes", "layer", "expert"}
+    static const struct trace_kind kinds[IOQ_N_CLASSES] = {
+        {"read", "demand", ARGS}, {"read dense", "dense", ARGS}, {"read ahead", "ahead", ARGS}};
+#undef ARGS
+    const struct ioq_req *r = op->req;
+    int slot = (int)(op - q->drive[op->drive].ops);
+    int64_t args[] = {r->file, op->copy, align_down64(r->offset, IOQ_ALIGN) + (int64_t)op->begin,
+                      (int64_t)(op->end - op->begin), r->tag[0] ? r->tag[0] - 1 : TRACE_NO_ARG,
+                      r->tag[1] ? r->tag[1] - 1 : TRACE_NO_ARG};
+    trace_add(q->trace, &kinds[r->cls], TRACE_READS + op->drive * TRACE_SLOTS + slot, op->t_start_ns,
+              os_clock_ns(), args, 6);
+}
+
+static void record_wait(struct ioq *q, int64_t begin_ns, int64_t end_ns)
+{
+    static const struct trace_kind kind = {"wait for read", "wait", {"in_flight"}};
+    int64_t n = q->n_inflight;
+    trace_add(q->trace, &kind, TRACE_DRIVER, begin_ns, end_ns, &n, 1);
+}
+
+/* ---- the end of an op ---------------------------------------------------- */
+
 static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
 {
     struct ioq_req *r = op->req;
@@ -274,6 +305,8 @@ static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
         r->status = status;
         r->sys_errno = sys_errno;
     }
+    if (q->trace)
+        record_read(q, op);
     op->req = NULL;
     if (--r->n_pieces == 0)
         finish(q, r, r->status, r->sys_errno);
@@ -449,8 +482,12 @@ static void reap(struct ioq *q, bool sleep)
         timeout = timeout < 0 ? left : MIN(timeout, left);
     }
     int rc = q->backend->reap(q, q->be, timeout);
-    if (timeout)
-        q->stats.wait_ns += os_clock_ns() - now;
+    if (timeout) {
+        int64_t end = os_clock_ns();
+        q->stats.wait_ns += end - now;
+        if (q->trace)
+            record_wait(q, now, end);
+    }
     if (rc < 0)
         fail_all(q, -rc);
     settle_due(q);

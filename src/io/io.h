@@ -55,6 +55,8 @@ bool ioq_shares_drive(const struct ioq *q, int file, int copy);
 /* Called on the driver's thread with one sentence when a copy goes out of use. */
 typedef void ioq_warning_fn(void *user, const char *text);
 void ioq_set_warning(struct ioq *q, ioq_warning_fn *fn, void *user);
+/* Records reads, and the driver's sleeping for them; NULL: no more. */
+void ioq_set_trace(struct ioq *q, struct trace *t);
 bool ioq_is_direct(const struct ioq *q, int file);
 const char *ioq_path(const struct ioq *q, int file);
 
@@ -80,6 +82,7 @@ struct ioq_req {
     int64_t offset;    /* of the wanted bytes; not necessarily aligned */
     size_t bytes;
     void *buf;         /* IOQ_ALIGN aligned, ioq_span_max(bytes) long */
+    int tag[2];        /* for the timeline: layer and expert, from 1; 0: none */
     /* set by the queue */
     enum ioq_state state;
     int status;        /* when done: OK, E_IO, E_CANCELLED */

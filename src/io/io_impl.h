@@ -108,6 +108,7 @@ struct ioq {
     int64_t busy_since_ns;
     struct ioq_fault fault;
     struct ioq_stats stats;
+    struct trace *trace;
 };
 
 /* A part [begin, end) of a request's superset and the copy that it is read from. */

@@ -137,6 +137,9 @@ void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits);
 typedef void model_pulse_fn(void *user);
 void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user);
 
+/* Records layers and what the threads do in them; NULL: no more. */
+void model_set_trace(struct model *m, struct trace *t);
+
 typedef void model_route_fn(void *user, int layer, int64_t first_position, int64_t n_tokens,
                             int n_used, const int32_t *experts);
 void model_set_route(struct model *m, model_route_fn *fn, void *user);

@@ -70,6 +70,7 @@ static void look_ahead(struct model *m, int il)
     if (n <= 0 || il + 1 >= m->c.n_layers || expert_bytes(m->cache) >= m->cache_full_bytes)
         return;
     const struct layer *next = &m->layers[il + 1];
+    work_label(m, WORK_GUESS);
     device_moe_guess(m->dev, m->scratch.x, next->ffn_norm, m->c.eps, &next->router, ids, n);
     expert_hint(m->cache, il + 1, ids, n);
 }
@@ -90,6 +91,7 @@ static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
                 TRY(expert_wait(m->cache, &leases[i], e));
         n = collect_ready(m, l, b, leases, done, batch, n);
         left -= n - shared;
+        work_label(m, WORK_EXPERTS);
         if (n > 0)
             device_moe_experts(m->dev, b, batch, n);
         n = 0;
@@ -186,8 +188,10 @@ static int chunk(struct model *m, int il, const struct dev_moe *b, struct err *e
     int rc = refill(m, il, &w, e);
     if (rc == OK && b->shared_gate) {
         struct dev_expert shared = shared_of(l, b->n_tok);
+        work_label(m, WORK_SHARED);
         device_moe_experts(m->dev, b, &shared, 1);
     }
+    work_label(m, WORK_EXPERTS);
     while (rc == OK && w.n > 0) {
         struct expert_lease *lease = &w.lease[w.head];
         rc = expert_wait(m->cache, lease, e);
@@ -218,10 +222,12 @@ int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e
                         .n_used = m->c.n_used, .renormalise = m->c.arch->renormalise,
                         .shared_gate = l->shared_gate,
                         .picks = m->scratch.picks, .weights = m->scratch.weights};
+    work_label(m, WORK_ROUTER);
     device_moe_begin(m->dev, &b);
     if (m->route)
         m->route(m->route_user, il, pos, n_tok, (int)b.n_used, b.picks);
     TRY(n_tok == 1 ? one_token(m, il, &b, e) : chunk(m, il, &b, e));
+    work_label(m, WORK_SUM);
     device_moe_end(m->dev, &b);
     return OK;
 }
