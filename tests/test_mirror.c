@@ -8,6 +8,7 @@
 #include "io/io_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -523,6 +524,26 @@ static void a_slow_drive_is_tried_again(void **state)
     assert_true(speed > 1.5 * MIB / 100000000.0);
 }
 
+static void drives_and_files(void **state)
+{
+    (void)state;
+    int a = os_open_read(path[0], NULL, NULL), b = os_open_read(path[1], NULL, NULL);
+    int again = os_open_read(path[0], NULL, NULL);
+    assert_true(a >= 0 && b >= 0 && again >= 0);
+    assert_true(os_drive(a) >= 0);
+    assert_int_equal(os_drive(a), os_drive(b));
+    assert_true(os_same_file(a, again));
+    assert_false(os_same_file(a, b));
+    close(a);
+    close(b);
+    close(again);
+    int other = open("/proc/self/stat", O_RDONLY); /* of another filesystem */
+    a = os_open_read(path[0], NULL, NULL);
+    assert_int_not_equal(os_drive(other), os_drive(a));
+    close(other);
+    close(a);
+}
+
 /* ---- main ---------------------------------------------------------------- */
 
 static int write_files(void)
@@ -583,6 +604,7 @@ int main(void)
         cmocka_unit_test(shares_follow_speed),
         cmocka_unit_test(shares_count_what_is_in_flight),
         cmocka_unit_test(a_slow_drive_is_tried_again),
+        cmocka_unit_test(drives_and_files),
     };
     if (write_files() != 0) {
         fprintf(stderr, "cannot write %s\n", path[0]);

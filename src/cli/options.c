@@ -40,7 +40,7 @@ static const struct option_row table[] = {
      "instruction set of the kernels; the results are the same bits with any"},
     {"io", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(io), "READER", "auto", 0, 0, "auto|uring|pread",
      NULL, "how experts are read: io_uring, or threads that call pread"},
-    {"mirror", 0, O_TEXTS, G_MODEL, C_OPEN, AT(mirrors), "DIR", NULL, 0, 0, NULL, NULL,
+    {"mirror", 0, O_TEXTS, G_MODEL, C_ENGINE, AT(mirrors), "DIR", NULL, 0, 0, NULL, NULL,
      "folder with a copy of every file of the model, on another drive: reads come from both at "
      "once, split by their speed, and from the other one where one fails; may be given up to 8 "
      "times; changes speed only"},

@@ -52,7 +52,7 @@ int ioq_open(const struct ioq_config *c, struct ioq **out, struct err *e)
 {
     *out = NULL;
     if (c->depth < 0 || c->depth > 4096)
-        return err_set(e, E_ARG, "read queue: depth %d is outside 0..4096", c->depth);
+        return err_set(e, E_ARG, "read queue: depth %d is outside 0..4096", c->depth); /* TRACE_SLOTS */
     struct ioq *q = calloc(1, sizeof *q);
     if (!q)
         return err_set(e, E_NOMEM, "read queue: no memory");
@@ -256,6 +256,8 @@ void ioq_set_trace(struct ioq *q, struct trace *t)
 {
     q->trace = t;
 }
+
+_Static_assert(TRACE_READS + IO_MAX_DRIVES * TRACE_SLOTS <= TRACE_MAX_TRACK, "a track for each place in flight");
 
 static void record_read(struct ioq *q, const struct io_op *op)
 {
