@@ -24,7 +24,7 @@ static char warning[700];
 
 /* The floor includes this process, which checked builds let grow from test to test. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { MARGIN = 32 << 20 };
+enum { MARGIN = 192 << 20 }; /* a span costs their shadow memory several times */
 #else
 enum { MARGIN = 12 << 20 };
 #endif
