@@ -21,6 +21,7 @@
 
 #define FILE_BYTES ((int64_t)3 * 1024 * 1024 + 1234)
 #define MIB (1 << 20)
+#define PIECE (128 << 10) /* the smallest */
 enum { MAX_REQS = 32, N_PATHS = 3 };
 
 static char path[N_PATHS][40];
@@ -66,6 +67,15 @@ static void open_queue(struct env *v, int n_mirrors, int depth, size_t inflight_
         assert_int_equal(ioq_add_mirror(v->q, v->file, path[i], &e), i);
     ioq_set_warning(v->q, on_warning, v);
     v->n_warnings = 0;
+}
+
+/* Both drives are known, and nothing that they do changes that. */
+static void equally_fast(struct env *v)
+{
+    for (int i = 0; i < 2; i++) {
+        v->q->drive[i].seen_bytes = v->q->drive[i].seen_ns = 1e30;
+        v->q->drive[i].n_seen = 100;
+    }
 }
 
 static int setup(void **state)
@@ -236,6 +246,7 @@ static void each_drive_has_its_own_limits(void **state)
 static void lookahead_waits_for_all_its_drives(void **state)
 {
     struct env *v = *state;
+    equally_fast(v);
     fault(v, IOQ_FAULT_SLOW, 0, -1, 10);
     submit(v, 0, 0, 100, IOQ_DEMAND); /* small: one drive has it */
     submit(v, 1, 0, MIB, IOQ_AHEAD);  /* wants both */
@@ -253,6 +264,7 @@ static void cancel_and_close(void **state)
 {
     struct env *v = *state;
     open_queue(v, 1, 1, 0);
+    equally_fast(v);
     fault(v, IOQ_FAULT_SLOW, 0, -1, 5);
     for (int i = 0; i < 4; i++)
         submit(v, i, i * 1000, MIB, IOQ_DEMAND);
@@ -463,12 +475,23 @@ static void shares_follow_speed(void **state)
     struct paper p;
     size_t of[IOQ_MAX_COPIES];
     paper_open(&p, 2);
-    assert_int_equal(paper_cut(&p, MIB, of), 2); /* nothing is known: halves */
+    for (int i = 0; i < 2; i++) { /* nothing is known, then the first: the other is tried */
+        assert_int_equal(paper_cut(&p, MIB, of), 2);
+        assert_int_equal(of[1], PIECE);
+        assert_int_equal(paper_cut(&p, 200000, of), 1); /* two pieces would be too small */
+        assert_int_equal(of[0], align_up(200000, IOQ_ALIGN));
+        assert_int_equal(paper_cut(&p, 100000, of), 1); /* itself small enough */
+        assert_int_equal(of[0], 0);
+        p.q.drive[1].n_inflight = 1; /* one piece at a time */
+        assert_int_equal(paper_cut(&p, MIB, of), 1);
+        p.q.drive[1].n_inflight = 0;
+        paper_speed(&p, 0, 1000000);
+    }
+    p.q.drive[0].n_seen = 0; /* the model's own drive is never tried like that */
+    paper_speed(&p, 1, 1000000);
+    assert_int_equal(paper_cut(&p, MIB, of), 2);
     assert_int_equal(of[0], MIB / 2);
-    assert_int_equal(paper_cut(&p, 200000, of), 1); /* two pieces would be too small */
     paper_speed(&p, 0, 1000000);
-    assert_int_equal(paper_cut(&p, MIB, of), 2); /* the unknown one is taken for as good */
-    assert_int_equal(of[0], MIB / 2);
     paper_speed(&p, 1, 3000000);
     assert_int_equal(paper_cut(&p, MIB, of), 2);
     assert_in_range(of[0], MIB * 3 / 4 - 8192, MIB * 3 / 4 + 8192);
@@ -486,6 +509,8 @@ static void shares_count_what_is_in_flight(void **state)
     struct paper p;
     size_t of[IOQ_MAX_COPIES];
     paper_open(&p, 3);
+    for (int i = 0; i < 3; i++)
+        paper_speed(&p, i, 1000000);
     p.q.drive[0].inflight_bytes = MIB / 2;
     assert_int_equal(paper_cut(&p, 3 * MIB, of), 3);
     assert_in_range(of[1] - of[0], MIB / 2 - 8192, MIB / 2 + 8192);
@@ -514,8 +539,13 @@ static void a_slow_drive_is_tried_again(void **state)
     assert_int_equal(paper_cut(&p, MIB, of), 1);
     p.q.drive[1].used_ns = INT64_MIN / 2; /* long ago */
     assert_int_equal(paper_cut(&p, MIB, of), 2);
-    assert_int_equal(of[1], 128 << 10);
-    assert_int_equal(paper_cut(&p, 200000, of), 1);
+    assert_int_equal(of[1], PIECE);
+    p.q.drive[1].used_ns = os_clock_ns() - (int64_t)5e9; /* a try takes it 12.5 ms: 0.25 % of that */
+    assert_int_equal(paper_cut(&p, MIB, of), 2);
+    paper_speed(&p, 1, (int64_t)10e9); /* 1.25 s: not yet */
+    assert_int_equal(paper_cut(&p, MIB, of), 1);
+    for (int i = 0; i < 3; i++) /* until that is forgotten */
+        paper_speed(&p, 1, 100000000);
     io_drive_used(&p.q.drive[1], INT64_MAX / 2);
     struct io_drive *d = &p.q.drive[1]; /* what was seen long ago counts little */
     struct io_op op = {.drive = 1, .end = MIB, .reached = MIB, .t_start_ns = d->last_end_ns};

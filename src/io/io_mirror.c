@@ -5,8 +5,9 @@
  *
  * A read is cut so that all pieces should end at the same time, what is in
  * flight counted in; a drive that would get less than SMALLEST_PIECE gets
- * nothing. So a slow copy costs the fast one nothing but a small piece every
- * RETRY_NS, which tells whether it is still slow.
+ * nothing. A drive whose speed is not known yet, or was last seen long ago, is
+ * tried: with one smallest piece at a time. So a slow copy costs the fast one
+ * next to nothing.
  */
 #include "io/io_impl.h"
 
@@ -15,8 +16,9 @@
 #include <unistd.h>
 
 #define SMALLEST_PIECE ((size_t)128 << 10) /* below it the cost of a read outweighs its bytes */
-#define RETRY_NS ((int64_t)2 * 1000 * 1000 * 1000)
-#define ENOUGH_SEEN 4  /* pieces before a measured speed is believed */
+#define RETRY_NS 2e9        /* a drive left out for so long is tried again ... */
+#define RETRY_PIECES 100.0 /* ... but not if that would cost it more than 1 % of the time */
+#define ENOUGH_SEEN 2  /* pieces before a measured speed is believed */
 #define KEEP 0.9       /* of what was seen, with each further piece */
 #define STALE_KEEP 0.1 /* of what was seen, when a drive is tried again */
 
@@ -72,7 +74,7 @@ void io_learn(struct ioq *q, const struct io_op *op, int64_t now_ns)
 
 void io_drive_used(struct io_drive *d, int64_t now_ns)
 {
-    if (now_ns - d->used_ns > RETRY_NS) {
+    if ((double)(now_ns - d->used_ns) > RETRY_NS) {
         d->seen_bytes *= STALE_KEEP;
         d->seen_ns *= STALE_KEEP;
     }
@@ -189,10 +191,21 @@ struct share { /* of a read, for one drive */
     int copy;
     double speed, backlog; /* bytes a nanosecond; bytes in flight */
     double bytes;
+    bool known; /* otherwise it only gets pieces to try it with */
     bool in;
 };
 
-/* One entry for each drive that has a usable copy, in the order of copies. */
+/* Idle, and nobody knows whether it is fast, or still slow. */
+static bool to_be_tried(const struct io_drive *d, int64_t now_ns)
+{
+    double speed = speed_of(d), idle = (double)(now_ns - d->used_ns);
+    if (d->n_inflight)
+        return false;
+    return speed <= 0.0 || (idle > RETRY_NS && idle > RETRY_PIECES * (double)SMALLEST_PIECE / speed);
+}
+
+/* One entry for each drive that has a usable copy, in the order of copies. The
+ * first counts as known always: it is taken for as fast as the best. */
 static int find_shares(const struct ioq *q, const struct io_file *f, struct share *s)
 {
     unsigned usable = usable_copies(q, f), seen = 0;
@@ -204,35 +217,38 @@ static int find_shares(const struct ioq *q, const struct io_file *f, struct shar
         if (!(usable >> i & 1) || (seen & bit))
             continue;
         seen |= bit;
-        s[n] = (struct share){.copy = i, .speed = speed_of(d), .in = true,
-                              .backlog = (double)d->inflight_bytes};
+        s[n] = (struct share){.copy = i, .speed = speed_of(d), .backlog = (double)d->inflight_bytes};
+        s[n].known = s[n].speed > 0.0;
         best = MAX(best, s[n].speed);
         n++;
     }
-    for (int i = 0; i < n; i++) /* an unknown drive is taken for a good one, and so gets known */
-        if (s[i].speed <= 0.0)
-            s[i].speed = best > 0.0 ? best : 1.0;
+    if (!s[0].known)
+        s[0].speed = best > 0.0 ? best : 1.0;
+    s[0].known = true;
     return n;
 }
 
-/* All of it to the drive that would be done first. */
+/* All of it to the known drive that would be done first. */
 static void give_to_one(struct share *s, int n, double bytes)
 {
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i].backlog + bytes) / s[i].speed < (s[best].backlog + bytes) / s[best].speed)
-            best = i;
+    int best = -1;
     for (int i = 0; i < n; i++) {
-        s[i].in = i == best;
-        s[i].bytes = i == best ? bytes : 0;
+        s[i].in = false;
+        if (s[i].known && (best < 0 || (s[i].backlog + bytes) / s[i].speed < (s[best].backlog + bytes) / s[best].speed))
+            best = i;
     }
+    s[best].in = true;
+    s[best].bytes = bytes;
 }
 
-/* Shares with which all drives are done at once; who would get too little is
- * left out, the worst first. */
+/* Shares with which all known drives are done at once; who would get too
+ * little is left out, the worst first. */
 static void give_to_all(struct share *s, int n, double bytes)
 {
-    for (int left = n; left > 1; left--) {
+    int left = 0;
+    for (int i = 0; i < n; i++)
+        left += s[i].in = s[i].known;
+    for (; left > 1; left--) {
         double speed = 0, work = bytes;
         int worst = -1;
         for (int i = 0; i < n; i++)
@@ -254,42 +270,42 @@ static void give_to_all(struct share *s, int n, double bytes)
     give_to_one(s, n, bytes);
 }
 
-/* A drive that was left out for long gets the smallest piece. */
-static void retry_one(const struct ioq *q, const struct io_file *f, struct share *s, int n)
+/* Drives that are to be tried get the smallest piece of the largest share, or
+ * a read that is no larger. */
+static void try_others(const struct ioq *q, const struct io_file *f, struct share *s, int n)
 {
     int64_t now = os_clock_ns();
     for (int i = 0; i < n; i++) {
-        const struct io_drive *d = &q->drive[f->copy[s[i].copy].drive];
-        if (s[i].in || d->n_inflight || now - d->used_ns < RETRY_NS)
+        if (s[i].in || !to_be_tried(&q->drive[f->copy[s[i].copy].drive], now))
             continue;
         int giver = -1;
         for (int k = 0; k < n; k++)
             if (s[k].in && (giver < 0 || s[k].bytes > s[giver].bytes))
                 giver = k;
-        if (s[giver].bytes < 2.0 * (double)SMALLEST_PIECE)
+        double bytes = MIN(s[giver].bytes, (double)SMALLEST_PIECE);
+        if (s[giver].bytes > bytes && s[giver].bytes < 2 * bytes)
             return;
-        s[giver].bytes -= (double)SMALLEST_PIECE;
-        s[i].bytes = (double)SMALLEST_PIECE;
+        s[giver].bytes -= bytes;
+        s[giver].in = s[giver].bytes > 0;
+        s[i].bytes = bytes;
         s[i].in = true;
-        return;
     }
 }
 
 int io_cut(const struct ioq *q, const struct ioq_req *r, struct io_piece *pieces)
 {
     const struct io_file *f = &q->files[r->file];
-    struct share s[IOQ_MAX_COPIES];
     size_t skip = (size_t)(r->offset & (IOQ_ALIGN - 1)), len = align_up(skip + r->bytes, IOQ_ALIGN);
     pieces[0] = (struct io_piece){.copy = 0, .begin = 0, .end = len};
     if (f->n_copies == 1)
         return 1;
+    struct share s[IOQ_MAX_COPIES] = {0};
     int n = find_shares(q, f, s), n_pieces = 0;
-    if (len < 2 * SMALLEST_PIECE) {
+    if (len < 2 * SMALLEST_PIECE)
         give_to_one(s, n, (double)len);
-    } else {
+    else
         give_to_all(s, n, (double)len);
-        retry_one(q, f, s, n);
-    }
+    try_others(q, f, s, n);
     size_t at = 0;
     for (int i = 0; i < n; i++) {
         if (!s[i].in)
