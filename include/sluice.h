@@ -109,7 +109,7 @@ SLUICE_API void sluice_info(const sluice *s, sluice_model_info *out);
 typedef struct sluice_plan {
     /* the lines of the plan, bytes; their sum is `budget` unless cache is full */
     int64_t process; /* program, libraries, tokeniser, thread stacks */
-    int64_t dense;   /* weights that stay in memory */
+    int64_t dense;   /* weights that every token needs, as far as they stay in memory */
     int64_t state;   /* recurrent state, snapshots */
     int64_t kv;      /* KV cache at the start (it grows by taking from the expert cache) */
     int64_t scratch; /* activations of a chunk */
@@ -118,6 +118,7 @@ typedef struct sluice_plan {
     bool budget_is_default;
     int64_t cache_min, cache_full; /* smallest possible, and all experts */
     int64_t floor;                 /* smallest budget that works */
+    int64_t dense_full;            /* `dense` if all of it stayed */
     int64_t kv_per_token;
     int n_context;                 /* longest session this budget allows */
     int chunk;
@@ -125,9 +126,13 @@ typedef struct sluice_plan {
     /* per decoded token */
     int64_t expert_bytes_per_token; /* of the picked experts */
     int64_t dense_bytes_per_token;  /* read from memory */
-    double hit_rate;                /* predicted for uniform routing */
-    /* predicted speed; 0 unless a probe was given */
-    double decode_tps, drive_gbs, memory_gbs;
+    int64_t dense_read_per_token;   /* read from the drive: dense weights that do not stay */
+    double hit_rate;                /* predicted for uniform routing, the worst there is */
+    double typical_hit_rate;        /* ... for routing as recorded from real models */
+    /* predicted speeds; 0 unless a probe was given */
+    double decode_tps, typical_tps; /* with those hit rates */
+    double drive_gbs, memory_gbs;
+    double compute_s;               /* of a token, with everything in memory */
     bool limited_by_drive;
 } sluice_plan;
 
@@ -138,10 +143,15 @@ typedef struct sluice_probe_result {
     bool direct;            /* the page cache was bypassed; otherwise figures are not the drive's */
     double memory_gbs;      /* streaming reads from memory, all threads */
     double dot_gbs;         /* the decode kernel over a large matrix, all threads */
+    double token_s;         /* computing one token of this model from memory; 0: not known */
+    double output_s;        /* of it, the output matrix, when nothing can be read ahead */
 } sluice_probe_result;
 
-/* Measures drive (on the model file, read only) and memory; takes about two seconds. */
+/* Measures drive (on the model file, read only), memory, and how long a token of
+ * this model computes; takes about two seconds. */
 SLUICE_API int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err);
+/* Decoded tokens a second to be expected when `read_bytes` a token come from the drive. */
+SLUICE_API double sluice_predict(const sluice_probe_result *probe, double read_bytes);
 
 /* Plans without loading. `probe` may be NULL: no speed is predicted. On
  * SLUICE_E_BUDGET the plan is filled in all the same. */
@@ -257,6 +267,9 @@ typedef struct sluice_stats {
     int64_t prompt_tokens, prompt_ns, prompt_read_bytes;
     int64_t decode_tokens, decode_ns, decode_read_bytes;
     int64_t experts_requested, expert_hits; /* decode only */
+    /* lookahead: experts read on a guess; used when they were there, used while
+     * still being read, never used */
+    int64_t guesses, guesses_useful, guesses_late, guesses_wasted;
     int64_t read_busy_ns, read_wait_ns;     /* drive busy; compute waiting for it */
     int64_t mirror_read_bytes;              /* of those read: from mirrors */
     int n_experts_used, n_experts_native;

@@ -345,6 +345,48 @@ static void the_plan_adds_up(void **state)
     assert_int_equal(p.budget, p.process + p.dense + p.state + p.kv + p.scratch + p.cache);
 }
 
+/* Prediction is arithmetic over the probe's figures. */
+static void speed_is_predicted_from_the_probe(void **state)
+{
+    (void)state;
+    sluice_options o;
+    sluice_plan all, some;
+    sluice_error e;
+    sluice_probe_result r = {.drive_gbs = 1, .memory_gbs = 30, .dot_gbs = 30, .token_s = 0.010, .output_s = 0.002};
+    assert_true(fabs(sluice_predict(&r, 98e6) * 0.100 - 1) < 1e-9); /* 98 ms of reads, 2 ms when none can be */
+    assert_true(fabs(sluice_predict(&r, 1e6) * 0.010 - 1) < 1e-9);
+    assert_true(fabs(sluice_predict(&r, 0) * 0.010 - 1) < 1e-9);
+    sluice_options_init(&o);
+    o.model = BUILT_IN;
+    o.context = 256;
+    assert_int_equal(sluice_plan_memory(&o, &r, &all, &e), 0);
+    assert_true(all.hit_rate == 1 && all.typical_hit_rate == 1);
+    assert_true(fabs(all.decode_tps * 0.010 - 1) < 1e-9 && !all.limited_by_drive);
+    o.memory_bytes = (uint64_t)(all.floor + (1 << 20));
+    r.drive_gbs = 0.01;
+    assert_int_equal(sluice_plan_memory(&o, &r, &some, &e), 0);
+    double bytes = (1 - some.hit_rate) * (double)some.expert_bytes_per_token + (double)some.dense_read_per_token;
+    assert_true(some.dense_read_per_token > 0 && some.limited_by_drive);
+    assert_true(fabs(some.decode_tps / sluice_predict(&r, bytes) - 1) < 1e-9);
+    assert_true(some.typical_hit_rate > some.hit_rate && some.typical_tps > some.decode_tps);
+}
+
+static void a_token_is_rehearsed(void **state)
+{
+    (void)state;
+    static const char *const models[] = {BUILT_IN, TINY};
+    for (size_t i = 0; i < 2; i++) {
+        sluice_options o;
+        sluice_probe_result r;
+        sluice_error e;
+        sluice_options_init(&o);
+        o.model = models[i];
+        o.threads = 2;
+        assert_int_equal(sluice_probe(&o, &r, &e), 0);
+        assert_true(r.token_s > 0 && r.output_s > 0 && r.output_s < r.token_s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +403,8 @@ int main(void)
         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(the_tokeniser_alone),
         cmocka_unit_test(the_plan_adds_up),
+        cmocka_unit_test(speed_is_predicted_from_the_probe),
+        cmocka_unit_test(a_token_is_rehearsed),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

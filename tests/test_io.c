@@ -266,18 +266,20 @@ static void classes_are_strict_and_fifo_inside(void **state)
         assert_read(&v->req[i]);
 }
 
-static void lookahead_waits_for_an_idle_queue(void **state)
+/* Few bytes in flight and nothing else waiting. */
+static void lookahead_waits_for_a_nearly_idle_queue(void **state)
 {
     struct env *v = *state;
     slow(v, 20);
-    submit(v, 0, 0, 100, IOQ_DENSE);
+    submit(v, 0, 0, 2200000, IOQ_DENSE);
     submit(v, 1, 0, 100, IOQ_AHEAD);
     assert_int_equal(v->req[0].state, IOQ_INFLIGHT);
     assert_int_equal(v->req[1].state, IOQ_QUEUED);
     ioq_wait(v->q, &v->req[0]);
     assert_int_equal(v->req[1].state, IOQ_INFLIGHT);
-    submit(v, 2, 0, 100, IOQ_AHEAD);
-    submit(v, 3, 0, 100, IOQ_DEMAND);
+    submit(v, 2, 0, 100, IOQ_AHEAD); /* beside a small one: at once */
+    assert_int_equal(v->req[2].state, IOQ_INFLIGHT);
+    submit(v, 3, 0, 2200000, IOQ_DEMAND);
     submit(v, 4, 0, 100, IOQ_AHEAD);
     assert_int_equal(v->req[3].state, IOQ_INFLIGHT); /* demand never waits for lookahead */
     assert_int_equal(v->req[4].state, IOQ_QUEUED);
@@ -624,7 +626,7 @@ static int run(const char *name, enum ioq_kind kind, bool buffered)
         T(many_random_requests),
         T(limits_hold_but_one_large_read_passes),
         T(classes_are_strict_and_fifo_inside),
-        T(lookahead_waits_for_an_idle_queue),
+        T(lookahead_waits_for_a_nearly_idle_queue),
         T(cancel_only_what_is_queued),
         T(promote_jumps_the_queue),
         T(close_cancels_what_is_queued),

@@ -75,6 +75,10 @@ has fused 'blk\.3\.ffn_gate_up_exps\.weight'
 has_not fused 'ffn_gate_exps|ffn_up_exps'
 runs fused
 
+model tied --tied --vocab 400
+has_not tied '^ *output\.weight'
+runs tied
+
 model mtp --mtp --layers 4 --vocab 400
 has mtp 'block_count +u32 +5'
 has mtp 'nextn_predict_layers +u32 +1'

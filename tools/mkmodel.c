@@ -124,7 +124,8 @@ static void usage(void)
         printf("  --%-11s TYPE  %s\n", types[i].name, types[i].help);
     printf("  --router-skew X      the r-th expert is used about r^-X as often as the first (0)\n"
            "  --mtp                adds a NextN block (qwen35moe)\n"
-           "  --fused-gate-up      gate and up in one tensor\n");
+           "  --fused-gate-up      gate and up in one tensor\n"
+           "  --tied               the embedding table is the output matrix too\n");
 }
 
 static int set_preset(struct config *c, const char *name)
@@ -184,6 +185,8 @@ static int set_other(struct config *c, const char *name, const char *arg)
         return c->mtp = true, 0;
     if (strcmp(name, "fused-gate-up") == 0)
         return c->fused = true, 0;
+    if (strcmp(name, "tied") == 0)
+        return c->tied = true, 0;
     if (strcmp(name, "router-skew") == 0) {
         c->skew = strtod(arg, &end);
         return end != arg && !*end && c->skew >= 0 && c->skew <= 4
@@ -227,7 +230,7 @@ static int parse(int argc, char **argv, struct config *c, const char **path)
     enum { MORE = ARRAY_LEN(numbers) + ARRAY_LEN(types) };
     static const struct option more[] = {
         {"arch", 1, NULL, MORE}, {"preset", 1, NULL, MORE}, {"router-skew", 1, NULL, MORE},
-        {"mtp", 0, NULL, MORE}, {"fused-gate-up", 0, NULL, MORE}, {"help", 0, NULL, 'h'}, {0},
+        {"mtp", 0, NULL, MORE}, {"fused-gate-up", 0, NULL, MORE}, {"tied", 0, NULL, MORE}, {"help", 0, NULL, 'h'}, {0},
     };
     struct option all[MORE + ARRAY_LEN(more)];
     bool preset = false;

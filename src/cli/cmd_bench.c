@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 struct numbers { /* of one repetition, or medians */
     double prompt_tps, decode_tps;
@@ -18,6 +19,7 @@ struct numbers { /* of one repetition, or medians */
     double achieved_gbs;           /* bytes read / time the drive was busy */
     double wait_share;             /* of decode time, waiting for reads */
     double prompt_gb;
+    double cpu_per_token; /* decode, processor seconds of all threads */
 };
 
 struct bench {
@@ -116,7 +118,15 @@ static int decode(struct bench *b, sluice_error *e)
     return SLUICE_OK;
 }
 
-static struct numbers numbers_from(const sluice_stats *prompt, const sluice_stats *s)
+static double cpu_seconds(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+           (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
+static struct numbers numbers_from(const sluice_stats *prompt, const sluice_stats *s, double cpu)
 {
     double tokens = (double)s->decode_tokens, seconds = (double)s->decode_ns / 1e9;
     double bytes = (double)s->decode_read_bytes;
@@ -132,6 +142,7 @@ static struct numbers numbers_from(const sluice_stats *prompt, const sluice_stat
         .achieved_gbs = ratio(bytes + (double)s->prompt_read_bytes, (double)s->read_busy_ns),
         .wait_share = ratio((double)s->read_wait_ns / 1e9,
                             seconds + (double)s->prompt_ns / 1e9),
+        .cpu_per_token = ratio(cpu, tokens),
     };
 }
 
@@ -146,10 +157,11 @@ static int repetition(struct bench *b, int i)
         return fail(&e);
     sluice_get_stats(b->m.s, &prompt);
     sluice_reset_stats(b->m.s);
+    double cpu = cpu_seconds();
     if (decode(b, &e) < 0)
         return interrupted() ? ST_INTERRUPTED : fail(&e);
     sluice_get_stats(b->m.s, &b->last);
-    b->runs_numbers[i] = numbers_from(&prompt, &b->last);
+    b->runs_numbers[i] = numbers_from(&prompt, &b->last, cpu_seconds() - cpu);
     b->n_runs = i + 1;
     json_array_append_new(b->runs, json_pack("{so so}", "prompt", json_stats(&prompt), "decode",
                                              json_stats(&b->last)));
@@ -180,18 +192,18 @@ static struct numbers medians(const struct bench *b)
 #define MEDIAN(field) .field = median(b, offsetof(struct numbers, field))
     return (struct numbers){MEDIAN(prompt_tps),   MEDIAN(decode_tps), MEDIAN(gb_per_token),
                             MEDIAN(hit_rate),     MEDIAN(achieved_gbs), MEDIAN(wait_share),
-                            MEDIAN(prompt_gb)};
+                            MEDIAN(prompt_gb), MEDIAN(cpu_per_token)};
 #undef MEDIAN
 }
 
 /* Measured speed as a fraction of what it would be if only the slower one of
- * drive and processor counted: at the bytes really read, and the time really
- * computed (measured less waiting for reads). */
-static double fraction_of_limit(const struct numbers *n, double drive_gbs)
+ * drive and processor counted: at the bytes really read, and the time that a
+ * token computes with everything in memory. */
+static double fraction_of_limit(const struct numbers *n, const sluice_probe_result *probe)
 {
     double measured = ratio(1, n->decode_tps);
-    double drive = ratio(n->gb_per_token, drive_gbs);
-    double processor = measured * (1 - n->wait_share);
+    double drive = ratio(n->gb_per_token, probe->drive_gbs);
+    double processor = probe->token_s > 0 ? probe->token_s : measured * (1 - n->wait_share);
     return ratio(drive > processor ? drive : processor, measured);
 }
 
@@ -201,13 +213,15 @@ static int print_json(struct bench *b, const struct numbers *n, const sluice_pro
 {
     const sluice_stats *s = &b->last;
     json_t *j = json_pack(
-        "{sf sf sf so sf sf si si sI sI si si si sO* sO*}",
+        "{sf sf sf so sf sf sf sf si si sI sI si si si sO* sO*}",
         "prompt_tps", n->prompt_tps,
         "decode_tps", n->decode_tps,
         "read_gb_per_token", n->gb_per_token,
         "hit_rate", n->hit_rate < 0 ? json_null() : json_real(n->hit_rate),
         "achieved_gbs", n->achieved_gbs,
         "wait_share", n->wait_share,
+        "prompt_read_gb", n->prompt_gb,
+        "cpu_per_token_s", n->cpu_per_token,
         "experts_used", s->n_experts_used,
         "experts_native", s->n_experts_native,
         "memory_peak", (json_int_t)s->memory_peak,
@@ -220,7 +234,9 @@ static int print_json(struct bench *b, const struct numbers *n, const sluice_pro
     if (j && probe) {
         json_object_set_new(j, "drive_gbs", json_number(probe->drive_gbs));
         json_object_set_new(j, "fraction_of_limit",
-                            json_number(fraction_of_limit(n, probe->drive_gbs)));
+                            json_number(fraction_of_limit(n, probe)));
+        json_object_set_new(j, "predicted_tps",
+                            json_number(sluice_predict(probe, n->gb_per_token * 1e9)));
         json_object_set_new(j, "probe", json_probe(probe));
     }
     return json_print(j);
@@ -239,7 +255,7 @@ static void print_text(const struct bench *b, const struct numbers *n,
     if (probe)
         out_printf("drive %.2f GB/s probed%s, %.2f achieved | %.0f %% of the limit | ",
                    probe->drive_gbs, probe->direct ? "" : " (through the page cache)",
-                   n->achieved_gbs, 100 * fraction_of_limit(n, probe->drive_gbs));
+                   n->achieved_gbs, 100 * fraction_of_limit(n, probe));
     else
         out_printf("drive %.2f GB/s achieved | ", n->achieved_gbs);
     out_printf("experts %d of %d | peak memory %s of %s\n", s->n_experts_used, s->n_experts_native,

@@ -19,7 +19,10 @@ static void print_plan_lines(const sluice_plan *p)
 {
     out_printf("Memory plan\n");
     plan_line("process", p->process, "program, libraries, tokeniser, thread stacks");
-    plan_line("dense", p->dense, "weights that stay in memory");
+    if (p->dense_read_per_token > 0)
+        plan_line("dense", p->dense, "of the weights that every token needs; the rest is read for each");
+    else
+        plan_line("dense", p->dense, "weights that every token needs");
     plan_line("state", p->state, "recurrent state and its snapshots");
     plan_line("KV cache", p->kv, "at the start; it grows by taking from the expert cache");
     plan_line("scratch", p->scratch, "activations of a chunk");
@@ -47,12 +50,15 @@ static void print_plan(const sluice_plan *p)
     out_printf("\nEach decoded token\n");
     plan_line("experts", p->expert_bytes_per_token, "picked by the routers");
     plan_line("dense", p->dense_bytes_per_token, "read from memory");
-    out_printf("  %-12s %10.1f %%   predicted for uniform routing\n", "hit rate",
-               100 * p->hit_rate);
+    if (p->dense_read_per_token > 0)
+        plan_line("dense read", p->dense_read_per_token, "read from the drive: dense weights that do not stay");
+    out_printf("  %-12s %10.1f %%   if all experts are picked equally often; %.1f %% if as in real models\n",
+               "hit rate", 100 * p->hit_rate, 100 * p->typical_hit_rate);
     if (p->decode_tps <= 0)
         return;
-    out_printf("  %-12s %12.2f   tok/s predicted; the limit is the %s\n", "speed", p->decode_tps,
-               p->limited_by_drive ? "drive" : "memory");
+    out_printf("  %-12s %12.2f   tok/s predicted for equal picks, where the limit is the %s; %.2f as in real models\n",
+               "speed", p->decode_tps, p->limited_by_drive ? "drive" : "memory", p->typical_tps);
+    out_printf("  %-12s %12.2f   ms measured for a token with everything in memory\n", "computing", 1e3 * p->compute_s);
     out_printf("  %-12s %12.2f   GB/s measured\n", "drive", p->drive_gbs);
     out_printf("  %-12s %12.2f   GB/s measured\n", "memory", p->memory_gbs);
 }
@@ -113,6 +119,9 @@ int cmd_probe(const struct args *a)
     out_printf("         %8.2f GB/s  in reads of 4 MiB\n", p.drive_gbs_big);
     out_printf("memory   %8.2f GB/s  streaming reads\n", p.memory_gbs);
     out_printf("kernel   %8.2f GB/s  decode kernel over a large matrix\n", p.dot_gbs);
+    if (p.token_s > 0)
+        out_printf("token    %8.2f ms    computed from memory, of it %.2f ms for the output matrix\n", 1e3 * p.token_s,
+                   1e3 * p.output_s);
     if (!p.direct)
         note("Direct I/O is not possible on this file system: the drive's figures may be those "
              "of the page cache.");

@@ -82,7 +82,7 @@ json_t *json_stats(const sluice_stats *s)
                            ? json_real((double)s->expert_hits / (double)s->experts_requested)
                            : json_null();
     return json_pack(
-        "{sf sf sf so sI sI sI sI sI sI sI sI sI sI sI si si sI sI}",
+        "{sf sf sf so sI sI sI sI sI sI sI sI sI sI sI sI sI sI sI si si sI sI}",
         "prompt_tps", ratio((double)s->prompt_tokens * 1e9, (double)s->prompt_ns),
         "decode_tps", ratio(tokens * 1e9, (double)s->decode_ns),
         "read_gb_per_token", ratio((double)s->decode_read_bytes / 1e9, tokens),
@@ -95,6 +95,10 @@ json_t *json_stats(const sluice_stats *s)
         "decode_read_bytes", (json_int_t)s->decode_read_bytes,
         "experts_requested", (json_int_t)s->experts_requested,
         "expert_hits", (json_int_t)s->expert_hits,
+        "guesses", (json_int_t)s->guesses,
+        "guesses_useful", (json_int_t)s->guesses_useful,
+        "guesses_late", (json_int_t)s->guesses_late,
+        "guesses_wasted", (json_int_t)s->guesses_wasted,
         "read_busy_ns", (json_int_t)s->read_busy_ns,
         "read_wait_ns", (json_int_t)s->read_wait_ns,
         "mirror_read_bytes", (json_int_t)s->mirror_read_bytes,
@@ -112,7 +116,7 @@ static json_t *json_limit(int64_t bytes)
 json_t *json_plan(const sluice_plan *p)
 {
     json_t *j = json_pack(
-        "{sI sI sI sI sI sI sI sb sI sI sI sI si si sI sI so sI sI sf}",
+        "{sI sI sI sI sI sI sI sb sI sI sI sI si si sI sI so sI sI sI sI sf sf}",
         "process", (json_int_t)p->process,
         "dense", (json_int_t)p->dense,
         "state", (json_int_t)p->state,
@@ -132,10 +136,14 @@ json_t *json_plan(const sluice_plan *p)
         "cgroup_limit", json_limit(p->cgroup_limit),
         "expert_bytes_per_token", (json_int_t)p->expert_bytes_per_token,
         "dense_bytes_per_token", (json_int_t)p->dense_bytes_per_token,
-        "hit_rate", p->hit_rate);
+        "dense_read_per_token", (json_int_t)p->dense_read_per_token,
+        "dense_full", (json_int_t)p->dense_full,
+        "hit_rate", p->hit_rate,
+        "typical_hit_rate", p->typical_hit_rate);
     if (j && p->decode_tps > 0)
         json_object_set_new(j, "predicted",
-                            json_pack("{sf sf sf ss}", "decode_tps", p->decode_tps, "drive_gbs",
+                            json_pack("{sf sf sf sf sf ss}", "decode_tps", p->decode_tps, "typical_tps",
+                                      p->typical_tps, "compute_s", p->compute_s, "drive_gbs",
                                       p->drive_gbs, "memory_gbs", p->memory_gbs, "limit",
                                       p->limited_by_drive ? "drive" : "memory"));
     return j;
@@ -143,9 +151,10 @@ json_t *json_plan(const sluice_plan *p)
 
 json_t *json_probe(const sluice_probe_result *p)
 {
-    return json_pack("{sf sf sI sb sf sf}", "drive_gbs", p->drive_gbs, "drive_gbs_big",
+    return json_pack("{sf sf sI sb sf sf sf sf}", "drive_gbs", p->drive_gbs, "drive_gbs_big",
                      p->drive_gbs_big, "block_bytes", (json_int_t)p->block_bytes, "direct",
-                     p->direct, "memory_gbs", p->memory_gbs, "dot_gbs", p->dot_gbs);
+                     p->direct, "memory_gbs", p->memory_gbs, "dot_gbs", p->dot_gbs,
+                     "token_s", p->token_s, "output_s", p->output_s);
 }
 
 static json_t *text_or_null(const char *s)

@@ -148,6 +148,11 @@ int device_reserve(struct device *d, const struct dev_sizes *s, struct err *e)
     return OK;
 }
 
+void device_trim(struct device *d)
+{
+    os_discard(d->map, d->map_bytes);
+}
+
 /* ---- embedding -------------------------------------------------------- */
 
 void device_embed(struct device *d, float *x, const struct dev_mat *table, const int32_t *ids,

@@ -62,6 +62,8 @@ void device_close(struct device *d);
 void device_scratch(const struct device *d, const struct dev_sizes *s, int64_t *fixed,
                     int64_t *per_context_token);
 int device_reserve(struct device *d, const struct dev_sizes *s, struct err *e);
+/* Gives back the memory of scratch until it is used again. */
+void device_trim(struct device *d);
 const char *device_name(const struct device *d); /* for example "avx512" */
 int device_threads(const struct device *d);
 bool device_supports(const struct device *d, enum dtype t);

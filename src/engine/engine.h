@@ -45,10 +45,13 @@ struct sluice {
     struct model_options mo;
     sluice_plan plan;
     struct model_needs needs;
+    int base_chunk;            /* what the planned scratch has room for */
+    int64_t chunk_token_bytes; /* scratch for each further token of a chunk */
     int64_t kv_in_use;   /* memory of sessions beyond what the plan has for the first */
     int n_sessions;
     int64_t pressure_cap;     /* most cache bytes while memory is short; INT64_MAX: it is not */
     int64_t pressure_next_ns; /* when to look again */
+    struct { int64_t at, step, n; } prompt; /* progress: tokens done, being computed, in all */
     sluice_stats stats;
     sluice_route_fn *route;
     void *route_user;
@@ -72,15 +75,18 @@ struct sluice_session {
 /* Fills s->plan, s->mo and s->needs for an opened model, device and text.
  * E_BUDGET below the floor, with the plan filled in. */
 int plan_make(struct sluice *s, struct err *e);
-void plan_predict(const struct model_shape *m, const sluice_probe_result *probe, sluice_plan *p);
+void plan_predict(const sluice_probe_result *probe, sluice_plan *p);
 /* Makes room for `bytes` more of sessions by shrinking the expert cache, or
  * E_STATE when that would push it below its smallest size. */
 int plan_take(struct sluice *s, int64_t bytes, struct err *e);
 void plan_give(struct sluice *s, int64_t bytes);
 int plan_logits_rows(const struct sluice *s);
+/* How many of a prompt's next `n` tokens to compute together when the expert
+ * cache has `cache` bytes; *bytes: what their scratch takes from it. */
+int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes);
 
 /* ---- pressure.c ---- */
-void pressure_pulse(void *user); /* a model_pulse_fn over the struct sluice */
+void pressure_look(struct sluice *s); /* cheap; at least once a layer */
 
 /* ---- open.c ---- */
 /* Describes the model, opens its tokeniser and the device: all that a plan needs. */
@@ -90,6 +96,7 @@ int open_header(struct sluice *s, struct err *e);
 enum phase { PHASE_PROMPT, PHASE_DECODE };
 int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum phase phase,
                    sluice_logits_fn *on_logits, void *user, struct err *e);
+model_pulse_fn session_pulse; /* over the struct sluice */
 
 /* ---- sample.c ---- */
 struct sampler;

@@ -129,7 +129,7 @@ static int load(struct sluice *s, struct err *e)
     s->mo.n_mirrors = 0;
     check_drives(s);
     s->pressure_cap = INT64_MAX;
-    model_set_pulse(s->model, pressure_pulse, s);
+    model_set_pulse(s->model, session_pulse, s);
     s->cpu = strdup(device_name(s->dev));
     s->io = strdup(ioq_name(s->q));
     return OK;
@@ -214,7 +214,7 @@ int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe
     if (rc == OK) {
         rc = plan_make(&s, e);
         if (probe && rc == OK)
-            plan_predict(&s.shape, probe, &s.plan);
+            plan_predict(probe, &s.plan);
         *out = s.plan;
     }
     model_close(s.model);

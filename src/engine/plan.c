@@ -6,11 +6,12 @@
  */
 #include "engine/engine.h"
 
+#include <math.h>
 #include <stdio.h>
 
 enum {
-    DEFAULT_CHUNK = 512,
-    SMALLEST_CHUNK = 16,
+    LARGEST_CHUNK = 4096,
+    BASE_CHUNK = 16,
     DEFAULT_LOOKAHEAD = 4,
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
     /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
@@ -44,8 +45,9 @@ static void measure(struct sluice *s, int chunk, int64_t context)
     s->mo.context = context;
     model_needs(s->model, &s->mo, &s->needs);
     device_scratch(s->dev, &s->needs.sizes, &fixed, &per_token);
-    p->chunk = chunk;
     p->dense = s->needs.dense;
+    p->dense_full = s->needs.dense_full;
+    p->dense_read_per_token = s->needs.dense_read;
     p->state = s->needs.state;
     p->kv_per_token = s->needs.kv_per_token + per_token + (int64_t)sizeof(int32_t);
     p->scratch = s->needs.scratch + fixed +
@@ -63,22 +65,20 @@ static int64_t without_kv(const sluice_plan *p)
 static int64_t kv_bytes(const struct sluice *s, int64_t n)
 {
     int64_t steps = (n + 255) / 256 * 256;
-    return model_kv_bytes(s->model, n) + (s->plan.kv_per_token - s->needs.kv_per_token) * steps +
+    return model_kv_bytes(s->model, &s->mo, n) + (s->plan.kv_per_token - s->needs.kv_per_token) * steps +
            (int64_t)s->shape.n_attention_layers * 2 * 4096;
 }
 
-/* The largest chunk whose scratch takes at most an eighth of the budget and
- * leaves room for the rest; the smallest one, which set the floor, fits. */
-static void choose_chunk(struct sluice *s, int64_t context, int64_t smallest)
+/* Dense weights are used for every token, an expert now and then: the dense
+ * part comes first. Only the embedding table, of which a token needs one row,
+ * stays outside unless everything fits. */
+static void choose_dense(struct sluice *s, int64_t context, int64_t smallest)
 {
     const sluice_plan *p = &s->plan;
-    int chunk = s->o.chunk > 0 ? s->o.chunk : DEFAULT_CHUNK;
-    measure(s, chunk, context);
-    while (s->o.chunk <= 0 && chunk > SMALLEST_CHUNK &&
-           (p->scratch > p->budget / 8 || without_kv(p) + kv_bytes(s, smallest) > p->budget)) {
-        chunk /= 2;
-        measure(s, chunk, context);
-    }
+    int64_t room = p->budget - (without_kv(p) - p->dense) - kv_bytes(s, smallest);
+    bool all = room - s->needs.dense_full >= p->cache_full - p->cache_min;
+    s->mo.dense_bytes = MIN(room, all ? s->needs.dense_full : s->needs.dense_no_embed);
+    measure(s, s->base_chunk, context);
 }
 
 static int refuse(const struct sluice *s, int64_t context, struct err *e)
@@ -86,8 +86,8 @@ static int refuse(const struct sluice *s, int64_t context, struct err *e)
     const sluice_plan *p = &s->plan;
     const double mib = 1024.0 * 1024.0;
     return err_set(e, E_BUDGET,
-                   "the memory budget of %.1f MiB is below the floor of %.1f MiB for this model: program %.1f + dense weights "
-                   "%.1f + state %.1f + KV cache for %lld tokens %.1f + scratch %.1f + smallest expert cache %.1f; raise --memory%s",
+                   "the memory budget of %.1f MiB is below the floor of %.1f MiB for this model: program %.1f + two layers of dense "
+                   "weights %.1f + state %.1f + KV cache for %lld tokens %.1f + scratch %.1f + smallest expert cache %.1f; raise --memory%s",
                    (double)p->budget / mib, (double)p->floor / mib, (double)p->process / mib, (double)p->dense / mib,
                    (double)p->state / mib, (long long)context, (double)kv_bytes(s, context) / mib,
                    (double)p->scratch / mib, (double)p->cache_min / mib, s->o.context > 0 ? " or lower --ctx" : "");
@@ -104,6 +104,43 @@ static int64_t affordable_context(const struct sluice *s, int64_t wanted)
             hi = mid - 1;
     }
     return lo;
+}
+
+/* Scratch is planned for a small chunk. A longer prompt takes more from the
+ * expert cache while it is computed: in a chunk each expert is read once, so
+ * that a large chunk saves more reads than a large cache. */
+static void allow_chunks(struct sluice *s)
+{
+    sluice_plan *p = &s->plan;
+    int64_t small = p->scratch;
+    int largest = s->o.chunk > 0 ? s->base_chunk : (int)MIN((int64_t)LARGEST_CHUNK, s->mo.context);
+    largest = MAX(largest, s->base_chunk);
+    measure(s, largest, s->mo.context);
+    if (largest > s->base_chunk) /* arrays end within pages: a little more than linear */
+        s->chunk_token_bytes = (p->scratch - small) / (largest - s->base_chunk) + 1;
+    p->scratch = small;
+    int64_t bytes;
+    p->chunk = (int)plan_chunk(s, largest, p->cache, &bytes);
+}
+
+int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes)
+{
+    enum { PAGES = 256 << 10 };
+    int64_t spare = (cache - s->plan.cache_min) / 2;
+    n = MIN(n, (int64_t)s->mo.max_tokens);
+    for (;; n = MAX(n / 2, (int64_t)s->base_chunk)) {
+        *bytes = n > s->base_chunk ? (n - s->base_chunk) * s->chunk_token_bytes + PAGES : 0;
+        if (n <= s->base_chunk || *bytes <= spare)
+            return n;
+    }
+}
+
+/* Share of hits when a fraction `f` of all experts is cached. Fitted to the five
+ * recorded traces of real models (docs/eviction.md), replayed with the default
+ * policy at 1.2 to 8 times a token's experts: within 0.06 for four of them. */
+static double typical_hits(double f)
+{
+    return 1.0 - pow(1.0 - sqrt(f), 2.2);
 }
 
 int plan_make(struct sluice *s, struct err *e)
@@ -125,31 +162,45 @@ int plan_make(struct sluice *s, struct err *e)
 
     int64_t wanted = s->o.context > 0 ? s->o.context : s->shape.n_context_train;
     int64_t smallest = s->o.context > 0 ? wanted : MIN(wanted, (int64_t)SMALLEST_CONTEXT);
-    measure(s, s->o.chunk > 0 ? s->o.chunk : SMALLEST_CHUNK, wanted);
+    s->mo.dense_bytes = 0;
+    s->base_chunk = s->o.chunk > 0 ? s->o.chunk : BASE_CHUNK;
+    measure(s, s->base_chunk, wanted);
     p->floor = without_kv(p) + kv_bytes(s, smallest);
     p->kv = kv_bytes(s, 1);
     p->cache = p->cache_min;
     p->n_context = (int)smallest;
     if (p->floor > p->budget)
         return refuse(s, smallest, e);
-    choose_chunk(s, wanted, smallest);
+    choose_dense(s, wanted, smallest);
     s->mo.context = affordable_context(s, wanted);
     p->n_context = (int)s->mo.context;
     p->cache = MIN(p->cache_full, p->budget - (without_kv(p) - p->cache_min) - p->kv);
     p->hit_rate = p->cache_full ? (double)p->cache / (double)p->cache_full : 0.0;
-    model_needs(s->model, &s->mo, &s->needs);
+    p->typical_hit_rate = typical_hits(p->hit_rate);
+    allow_chunks(s);
     return OK;
 }
 
-void plan_predict(const struct model_shape *m, const sluice_probe_result *probe, sluice_plan *p)
+double sluice_predict(const sluice_probe_result *probe, double read_bytes)
 {
-    (void)m;
-    double drive_s = (1.0 - p->hit_rate) * (double)p->expert_bytes_per_token / (probe->drive_gbs * 1e9);
-    double cpu_s = (double)(p->expert_bytes_per_token + p->dense_bytes_per_token) / (probe->dot_gbs * 1e9);
-    p->drive_gbs = probe->drive_gbs;
-    p->memory_gbs = probe->memory_gbs;
-    p->limited_by_drive = drive_s > cpu_s;
-    p->decode_tps = 1.0 / MAX(drive_s, cpu_s);
+    /* Reads and computing overlap, but for the output matrix: while it is
+     * multiplied the next token, and so its experts, is not known. */
+    double drive_s = read_bytes / (probe->drive_gbs * 1e9);
+    return 1.0 / MAX(drive_s + (drive_s > 0 ? probe->output_s : 0), probe->token_s);
+}
+
+void plan_predict(const sluice_probe_result *probe, sluice_plan *p)
+{
+    double experts = (double)p->expert_bytes_per_token, dense = (double)p->dense_read_per_token;
+    sluice_probe_result r = *probe;
+    if (r.token_s <= 0)
+        r.token_s = (experts + (double)p->dense_bytes_per_token) / (r.dot_gbs * 1e9);
+    p->drive_gbs = r.drive_gbs;
+    p->memory_gbs = r.memory_gbs;
+    p->compute_s = r.token_s;
+    p->decode_tps = sluice_predict(&r, (1.0 - p->hit_rate) * experts + dense);
+    p->typical_tps = sluice_predict(&r, (1.0 - p->typical_hit_rate) * experts + dense);
+    p->limited_by_drive = p->decode_tps * r.token_s < 0.999;
 }
 
 /* ---- the budget while running ------------------------------------------ */

@@ -23,9 +23,8 @@ static bool all_slots_used(struct expert_cache *c)
     return x.slots_in_use * 20 >= x.n_slots * 19;
 }
 
-void pressure_pulse(void *user)
+void pressure_look(struct sluice *s)
 {
-    struct sluice *s = user;
     struct os_memory m;
     int64_t now = os_clock_ns();
     if (now < s->pressure_next_ns)

@@ -92,23 +92,34 @@ static int probe_drive(const sluice_options *o, const struct model *model,
     return rc < 0 ? rc : OK;
 }
 
-static int probe_memory(struct device *d, sluice_probe_result *r, struct err *e)
+static void probe_memory(struct device *d, void *memory, sluice_probe_result *r)
 {
-    struct dev_sizes sizes = {.max_tokens = 1, .n_embd = 4096, .max_in = 4096, .max_out = 4096,
-                              .n_experts = 1, .n_used = 1, .expert_width = 32, .shared_width = 32,
-                              .head_dim = 64};
-    TRY(device_reserve(d, &sizes, e));
-    uint8_t *buf = os_map(MEMORY_BYTES, true);
-    if (!buf)
-        return err_set(e, E_NOMEM, "no memory for the memory probe");
-    memset(buf, 0, MEMORY_BYTES);
     for (int dot = 0; dot < 2; dot++) {
         int64_t best = INT64_MAX;
         for (int i = 0; i < MEMORY_PASSES; i++)
-            best = MIN(best, device_probe_memory(d, buf, MEMORY_BYTES, dot != 0));
+            best = MIN(best, device_probe_memory(d, memory, MEMORY_BYTES, dot != 0));
         *(dot ? &r->dot_gbs : &r->memory_gbs) = (double)MEMORY_BYTES / (double)best;
     }
-    os_unmap(buf, MEMORY_BYTES);
+}
+
+/* What the processor can do: memory speed, and one token's operations. */
+static int probe_processor(const sluice_options *o, struct model *m, struct device *d, void *memory,
+                           sluice_probe_result *r, struct err *e)
+{
+    struct model_options mo = {.max_tokens = 1, .context = 64, .kv_f16 = !o->exact && !o->kv_f32};
+    struct model_needs needs = {0};
+    struct model_pace pace;
+    model_needs(m, &mo, &needs);
+    needs.sizes.max_tokens = 1;
+    needs.sizes.n_embd = MAX(needs.sizes.n_embd, (int64_t)64); /* of a family that cannot be run: 0 */
+    needs.sizes.max_in = MAX(needs.sizes.max_in, (int64_t)4096); /* for rows of the memory probe */
+    needs.sizes.max_out = MAX(needs.sizes.max_out, (int64_t)4096);
+    TRY(device_reserve(d, &needs.sizes, e));
+    memset(memory, 0, MEMORY_BYTES);
+    probe_memory(d, memory, r);
+    TRY(model_rehearse(m, &mo, d, memory, MEMORY_BYTES, &pace, e));
+    r->token_s = (double)pace.token_ns / 1e9;
+    r->output_s = (double)pace.output_ns / 1e9;
     return OK;
 }
 
@@ -127,8 +138,11 @@ int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error
     }
     if (rc == OK)
         rc = device_cpu_open(&dc, &d, e);
+    void *memory = rc == OK ? os_map(MEMORY_BYTES, true) : NULL;
     if (rc == OK)
-        rc = probe_memory(d, out, e);
+        rc = memory ? probe_processor(o, m, d, memory, out, e) : err_set(e, E_NOMEM, "no memory for the memory probe");
+    if (memory)
+        os_unmap(memory, MEMORY_BYTES);
     device_close(d);
     model_close(m);
     return rc;

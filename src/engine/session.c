@@ -95,7 +95,7 @@ static int grow(struct sluice_session *x, int64_t n, struct err *e)
         x->cap = cap;
     }
     int64_t steps = (n + 255) / 256 * 256;
-    int64_t need = model_kv_bytes(s->model, n) + steps * (s->plan.kv_per_token - s->needs.kv_per_token);
+    int64_t need = model_kv_bytes(s->model, &s->mo, n) + steps * (s->plan.kv_per_token - s->needs.kv_per_token);
     if (need > x->kv_bytes) {
         TRY(plan_take(s, need - x->kv_bytes, e));
         x->kv_bytes = need;
@@ -104,7 +104,8 @@ static int grow(struct sluice_session *x, int64_t n, struct err *e)
 }
 
 struct counters {
-    int64_t ns, read, busy, wait, requests, hits, mirrors;
+    int64_t ns, read, busy, wait, requests, hits;
+    int64_t guesses, useful, late, wasted, mirrors;
 };
 
 static void read_counters(struct sluice *s, struct counters *c)
@@ -113,7 +114,8 @@ static void read_counters(struct sluice *s, struct counters *c)
     struct expert_stats x;
     ioq_get_stats(s->q, &q);
     expert_get_stats(model_experts(s->model), &x);
-    *c = (struct counters){os_clock_ns(), q.bytes, q.busy_ns, q.wait_ns, x.n_requests, x.n_hits, 0};
+    *c = (struct counters){os_clock_ns(), q.bytes, q.busy_ns, q.wait_ns, x.n_requests, x.n_hits,
+                           x.hint_queued, x.hint_useful, x.hint_late, x.hint_wasted, 0};
     for (int i = 1; i < IOQ_MAX_COPIES; i++)
         c->mirrors += q.copy_bytes[i];
 }
@@ -126,6 +128,10 @@ static void count_step(struct sluice *s, const struct counters *a, enum phase ph
     t->read_busy_ns += b.busy - a->busy;
     t->read_wait_ns += b.wait - a->wait;
     t->mirror_read_bytes += b.mirrors - a->mirrors;
+    t->guesses += b.guesses - a->guesses;
+    t->guesses_useful += b.useful - a->useful;
+    t->guesses_late += b.late - a->late;
+    t->guesses_wasted += b.wasted - a->wasted;
     if (phase == PHASE_PROMPT) {
         t->prompt_tokens += n;
         t->prompt_ns += b.ns - a->ns;
@@ -148,12 +154,12 @@ static int chunk_logits(struct sluice_session *x, int64_t n, sluice_logits_fn *o
     int64_t first = x->n - n;
     for (int64_t i = 0; on_logits && i < n; i += x->logits_rows) {
         int64_t rows = MIN((int64_t)x->logits_rows, n - i);
-        model_logits(m, i, rows, x->logits);
+        TRY(model_logits(m, i, rows, x->logits, e));
         for (int64_t r = 0; r < rows; r++)
             if (on_logits(user, first + i + r, x->logits + r * n_vocab, n_vocab))
                 return err_set(e, E_CANCELLED, "stopped by the receiver of the logits");
     }
-    model_logits(m, n - 1, 1, x->logits);
+    TRY(model_logits(m, n - 1, 1, x->logits, e));
     x->has_logits = true;
     return OK;
 }
@@ -164,7 +170,6 @@ static int append_chunk(struct sluice_session *x, const int32_t *ids, int64_t n,
     static const struct trace_kind kinds[] = {[PHASE_PROMPT] = {"prompt", "token", {"position", "tokens"}},
                                               [PHASE_DECODE] = {"token", "token", {"position", "tokens"}}};
     struct counters c;
-    TRY(grow(x, x->n + n, e));
     read_counters(x->s, &c);
     x->has_logits = false;
     TRY(model_forward(x->s->model, x->state, ids, n, e));
@@ -179,6 +184,30 @@ static int append_chunk(struct sluice_session *x, const int32_t *ids, int64_t n,
     return rc;
 }
 
+/* The same with `bytes` of scratch taken from the expert cache meanwhile. */
+static int append_large_chunk(struct sluice_session *x, const int32_t *ids, int64_t n, int64_t bytes,
+                              enum phase phase, bool last, sluice_logits_fn *on_logits, void *user,
+                              struct err *e)
+{
+    if (bytes == 0)
+        return append_chunk(x, ids, n, phase, last, on_logits, user, e);
+    TRY(plan_take(x->s, bytes, e));
+    int rc = append_chunk(x, ids, n, phase, last, on_logits, user, e);
+    model_trim(x->s->model);
+    plan_give(x->s, bytes);
+    return rc;
+}
+
+int session_pulse(void *user, int layer)
+{
+    struct sluice *s = user;
+    pressure_look(s);
+    if (s->prompt.n == 0 || !s->o.progress || (layer > 0 && s->prompt.step <= s->base_chunk))
+        return 0;
+    return s->o.progress(s->o.user, "prompt", s->prompt.at + s->prompt.step * layer / s->shape.n_layers,
+                         s->prompt.n);
+}
+
 int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum phase phase,
                    sluice_logits_fn *on_logits, void *user, struct err *e)
 {
@@ -186,13 +215,19 @@ int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum
     if (x->n + n > s->mo.context)
         return err_set(e, E_STATE, "%lld tokens do not fit: %lld are held and %lld are possible; raise --ctx or --memory",
                        (long long)n, (long long)x->n, (long long)s->mo.context);
-    for (int64_t at = 0; at < n;) {
-        int64_t step = MIN((int64_t)s->mo.max_tokens, n - at);
-        if (phase == PHASE_PROMPT && s->o.progress && s->o.progress(s->o.user, "prompt", at, n))
-            return err_set(e, E_CANCELLED, "the prompt was cancelled");
-        TRY(append_chunk(x, ids + at, step, phase, at + step == n, on_logits, user, e));
-        at += step;
+    TRY(grow(x, x->n + n, e));
+    int rc = OK;
+    s->prompt.n = phase == PHASE_PROMPT ? n : 0;
+    for (int64_t at = 0; at < n && rc == OK; at += s->prompt.step) {
+        int64_t bytes;
+        s->prompt.at = at;
+        s->prompt.step = plan_chunk(s, n - at, (int64_t)expert_bytes(model_experts(s->model)), &bytes);
+        rc = append_large_chunk(x, ids + at, s->prompt.step, bytes, phase, at + s->prompt.step == n, on_logits, user, e);
     }
+    s->prompt.n = 0;
+    if (rc == E_CANCELLED && !on_logits)
+        return err_set(e, rc, "the prompt was cancelled");
+    TRY(rc);
     if (phase == PHASE_PROMPT && n > 0 && s->o.progress)
         s->o.progress(s->o.user, "prompt", n, n);
     return OK;

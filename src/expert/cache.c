@@ -89,6 +89,8 @@ int expert_open(const struct expert_config *cfg, struct expert_cache **out, stru
     }
     if ((rc = slots_map(c, cfg->cache_bytes, e)) < 0 || (rc = open_tables(c, e)) < 0)
         goto out;
+    if (c->huge)
+        c->touch = touch_open(c);
     expert_resize(c, cfg->cache_bytes);
     *out = c;
     c = NULL;
@@ -112,6 +114,7 @@ void expert_close(struct expert_cache *c)
 {
     if (!c)
         return;
+    touch_close(c->touch);
     if (c->slots)
         end_reads(c);
     for (int i = 0; i < c->n_cls; i++) {

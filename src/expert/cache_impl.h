@@ -53,6 +53,7 @@ struct size_class {
     int lowest_empty;     /* no slot below it is empty */
     int n_empty;          /* empty among the first n_slots */
     int n_evictable;
+    int n_taken;          /* no slot at or above it has been taken yet */
     size_t region;        /* where in the mapping slot 0 begins */
     uint8_t *evictable;   /* max_slots: resident and not leased */
     void *policy;
@@ -71,6 +72,8 @@ struct expert_cache {
     int n_pending;
     char *memory;
     size_t memory_bytes;     /* addresses, not pages */
+    bool huge;               /* in huge pages */
+    struct touch *touch;     /* NULL: pages are touched by reads */
     const struct expert_policy *policy;
     struct expert_stats stats;
     expert_trace_fn *trace;
@@ -120,5 +123,14 @@ void pending_sweep(struct expert_cache *c);
 bool pending_drop_one(struct expert_cache *c, int cls);
 /* Cancels reads for a layer that have not begun: the router chose otherwise. */
 void pending_drop_layer(struct expert_cache *c, int layer);
+
+/* ---- touch.c ---- */
+/* Starts touching memory ahead of its use; NULL: it cannot be. */
+struct touch *touch_open(const struct expert_cache *c);
+void touch_close(struct touch *t);
+/* Slots of a class up to `bytes` have been taken. */
+void touch_used(struct touch *t, int cls, size_t bytes);
+/* From now on nothing at or above `bytes` is touched. */
+void touch_limit(struct touch *t, int cls, size_t bytes);
 
 #endif

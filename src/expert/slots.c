@@ -168,6 +168,7 @@ static bool reserve(struct expert_cache *c, bool huge)
     }
     c->memory_bytes = at;
     c->memory = os_map(at, huge);
+    c->huge = huge;
     return c->memory != NULL;
 }
 
@@ -250,6 +251,10 @@ int slot_take(struct expert_cache *c, int cls, int layer)
     while (c->slots[k->first_gid + i].state != SLOT_EMPTY)
         i++;
     k->lowest_empty = i;
+    if (i >= k->n_taken) {
+        k->n_taken = i + 1;
+        touch_used(c->touch, cls, (size_t)k->n_taken * k->slot_bytes);
+    }
     return k->first_gid + i;
 }
 
@@ -364,6 +369,8 @@ void slots_resize(struct expert_cache *c)
     for (int i = 0; i < c->n_cls; i++) {
         struct size_class *k = &c->cls[i];
         int want = MIN(k->want_slots, k->max_slots);
+        touch_limit(c->touch, i, (size_t)want * k->slot_bytes);
+        k->n_taken = MIN(k->n_taken, want);
         if (want < k->n_slots)
             shrink_class(c, k, want);
         else

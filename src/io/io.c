@@ -8,8 +8,8 @@
  *      may have one for each drive. All pieces of a request start together.
  *  (2) On each drive n_inflight <= depth, and inflight_bytes <= limit unless
  *      n_inflight = 1.
- *  (3) A lookahead read starts only when nothing else is in flight on its
- *      drives or queued for them.
+ *  (3) A lookahead read starts only when nothing else is queued for its drives
+ *      and few bytes are in flight on them.
  *  (4) A request is in a queue exactly while its state is IOQ_QUEUED.
  *  (5) Of two requests of a class that want the same drive the earlier starts
  *      first; one that wants another drive may pass both.
@@ -26,9 +26,9 @@
  * reads gained up to a depth of 8-16. */
 #define DEFAULT_DEPTH 16
 #define DEFAULT_INFLIGHT ((size_t)8 << 20)
-/* A demand read that arrives has to wait for lookahead in flight: two keep
- * the drive busy and cost it least. */
-#define AHEAD_DEPTH 2
+/* Lookahead fills the drive up to here when the last demanded reads run out; a
+ * demanded read that comes has no more than this before it. */
+#define AHEAD_INFLIGHT ((size_t)2 << 20)
 #define MAX_TRIES 64 /* EINTR / EAGAIN in a row before it is an error */
 
 /* ---- opening ---------------------------------------------------------- */
@@ -290,7 +290,6 @@ static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
     const struct io_copy *copy = &q->files[r->file].copy[op->copy];
     size_t got = op->reached - op->begin;
     d->inflight_bytes -= op->end - op->begin;
-    d->n_ahead -= r->cls == IOQ_AHEAD;
     d->n_inflight--;
     if (--q->n_inflight == 0)
         q->stats.busy_ns += os_clock_ns() - q->busy_since_ns;
@@ -385,11 +384,10 @@ static void settle_due(struct ioq *q)
 
 static bool has_room(const struct ioq *q, const struct io_drive *d, size_t bytes, enum ioq_class cls)
 {
+    size_t limit = cls == IOQ_AHEAD ? MIN(AHEAD_INFLIGHT, q->limit_bytes) : q->limit_bytes;
     if (d->n_inflight >= q->depth)
         return false;
-    if (cls == IOQ_AHEAD && (d->n_inflight > d->n_ahead || d->n_ahead >= AHEAD_DEPTH))
-        return false;
-    return d->n_inflight == 0 || d->inflight_bytes + bytes <= q->limit_bytes;
+    return d->n_inflight == 0 || d->inflight_bytes + bytes <= limit;
 }
 
 /* The request that may start now, and how it is cut; NULL: none may. */
@@ -435,7 +433,6 @@ static void start_piece(struct ioq *q, struct ioq_req *r, const struct io_piece 
         q->busy_since_ns = r->t_start_ns;
     io_drive_used(d, r->t_start_ns);
     d->n_inflight++;
-    d->n_ahead += r->cls == IOQ_AHEAD;
     d->inflight_bytes += p->end - p->begin;
     start_op(q, op, p->begin);
 }

@@ -13,7 +13,8 @@ struct binder {
     struct model *m;
     struct err *e;
     int rc;
-    int layer; /* -1: global */
+    int layer;   /* -1: global */
+    int segment; /* of the dense part */
 };
 
 static const struct gguf_tensor *lookup(struct binder *b, const char *name, bool required,
@@ -56,7 +57,7 @@ static void add_dense(struct binder *b, const struct gguf_tensor *t, const void 
         m->weights = w;
         m->cap_weights = cap;
     }
-    m->weights[m->n_weights++] = (struct dense_weight){t, address};
+    m->weights[m->n_weights++] = (struct dense_weight){t, address, b->segment};
 }
 
 /* A dense matrix (n_out, n_in). */
@@ -188,36 +189,71 @@ static void bind_layer(struct binder *b, struct layer *l, int *n_attention, int 
 
 static int by_place(const void *pa, const void *pb)
 {
-    const struct gguf_tensor *a = ((const struct dense_weight *)pa)->t;
-    const struct gguf_tensor *b = ((const struct dense_weight *)pb)->t;
-    if (a->file != b->file)
-        return a->file < b->file ? -1 : 1;
-    return a->offset < b->offset ? -1 : a->offset > b->offset;
+    const struct dense_weight *a = pa, *b = pb;
+    if (a->segment != b->segment)
+        return a->segment < b->segment ? -1 : 1;
+    if (a->t->file != b->t->file)
+        return a->t->file < b->t->file ? -1 : 1;
+    return a->t->offset < b->t->offset ? -1 : a->t->offset > b->t->offset;
 }
 
 /* Joins neighbours (less than a page between them) so that they are read, and
- * lie in memory, together. */
-static int make_runs(struct model *m, struct err *e)
+ * lie in memory, together. Weights are sorted. */
+static void segment_runs(struct model *m, int segment, int64_t *weight)
 {
-    qsort(m->weights, (size_t)m->n_weights, sizeof(*m->weights), by_place);
-    m->runs = calloc((size_t)m->n_weights, sizeof(*m->runs));
-    if (!m->runs)
-        return err_set(e, E_NOMEM, "model: no memory for its list of reads");
+    struct dense *d = &m->dense;
+    struct dense_segment *s = &d->segments[segment];
     struct dense_run *r = NULL;
-    for (int64_t i = 0; i < m->n_weights; i++) {
-        const struct gguf_tensor *t = m->weights[i].t;
+    s->first_weight = *weight;
+    s->first_run = d->n_runs;
+    for (; *weight < m->n_weights && m->weights[*weight].segment == segment; ++*weight) {
+        const struct gguf_tensor *t = m->weights[*weight].t;
         if (!r || r->file != t->file || t->offset - r->end >= IOQ_ALIGN) {
-            r = &m->runs[m->n_runs++];
+            r = &d->runs[d->n_runs++];
             *r = (struct dense_run){.file = t->file, .begin = t->offset, .end = t->offset};
         }
         r->end = t->offset + t->bytes;
     }
-    for (int64_t i = 0; i < m->n_runs; i++) {
-        m->runs[i].at = m->dense_map_bytes;
-        int64_t page = align_down64(m->runs[i].begin, IOQ_ALIGN);
-        m->dense_map_bytes += align_up((size_t)(m->runs[i].end - page), IOQ_ALIGN);
+    s->n_weights = *weight - s->first_weight;
+    s->n_runs = d->n_runs - s->first_run;
+    for (r = d->runs + s->first_run; r < d->runs + d->n_runs; r++) {
+        r->at = s->bytes;
+        s->bytes += align_up((size_t)(r->end - align_down64(r->begin, IOQ_ALIGN)), IOQ_ALIGN);
     }
+}
+
+static int make_segments(struct model *m, struct err *e)
+{
+    struct dense *d = &m->dense;
+    int n = m->c.n_layers + DENSE_EXTRA_SEGMENTS;
+    int64_t weight = 0;
+    qsort(m->weights, (size_t)m->n_weights, sizeof(*m->weights), by_place);
+    d->runs = calloc((size_t)m->n_weights, sizeof(*d->runs));
+    d->segments = calloc((size_t)n, sizeof(*d->segments));
+    if (!d->runs || !d->segments)
+        return err_set(e, E_NOMEM, "model: no memory for its list of reads");
+    for (int i = 0; i < n; i++)
+        segment_runs(m, i, &weight);
     return OK;
+}
+
+/* Embedding table, output matrix and the last norm. */
+static void bind_ends(struct binder *b, struct model *m)
+{
+    const struct config *c = &m->c;
+    char full[128];
+    m->tied = !lookup(b, "output.weight", false, full, sizeof(full));
+    b->segment = dense_output_segment(m);
+    matrix(b, m->tied ? "token_embd.weight" : "output.weight", c->n_embd, c->n_vocab, &m->output);
+    b->segment = dense_embed_segment(m);
+    if (m->tied)
+        m->embed = m->output;
+    else
+        matrix(b, "token_embd.weight", c->n_embd, c->n_vocab, &m->embed);
+    b->segment = dense_fixed_segment(m);
+    floats(b, "output_norm.weight", c->n_embd, 1, &m->output_norm);
+    m->dense.embed = gguf_tensor_find(m->gguf, "token_embd.weight");
+    m->dense.output = m->tied ? m->dense.embed : gguf_tensor_find(m->gguf, "output.weight");
 }
 
 int bind_model(struct model *m, struct err *e)
@@ -236,15 +272,14 @@ int bind_model(struct model *m, struct err *e)
     if (!embed)
         return b.rc;
     c->n_vocab = embed->ne[1];
-    matrix(&b, "token_embd.weight", c->n_embd, c->n_vocab, &m->embed);
-    if (lookup(&b, "output.weight", false, full, sizeof(full)))
-        matrix(&b, "output.weight", c->n_embd, c->n_vocab, &m->output);
-    floats(&b, "output_norm.weight", c->n_embd, 1, &m->output_norm);
-    for (b.layer = 0; b.layer < c->n_layers && b.rc == OK; b.layer++)
+    bind_ends(&b, m);
+    for (b.layer = 0; b.layer < c->n_layers && b.rc == OK; b.layer++) {
+        b.segment = b.layer;
         bind_layer(&b, &m->layers[b.layer], &n_attention, &n_recurrent);
+    }
     if (b.rc < 0)
         return b.rc;
     m->shape.n_attention_layers = n_attention;
     m->shape.n_recurrent_layers = n_recurrent;
-    return make_runs(m, e);
+    return make_segments(m, e);
 }

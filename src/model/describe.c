@@ -153,15 +153,14 @@ void model_close(struct model *m)
         return;
     if (m->cache)
         expert_close(m->cache);
-    if (m->dense_map)
-        os_unmap(m->dense_map, m->dense_map_bytes);
+    dense_close(m);
     if (m->scratch.map)
         os_unmap(m->scratch.map, m->scratch.bytes);
     gguf_close(m->gguf);
     free(m->layers);
     free(m->experts);
     free(m->weights);
-    free(m->runs);
+    free(m->files);
     free(m->rope_freq);
     free(m->name);
     free(m->arch_name);
@@ -171,12 +170,6 @@ void model_close(struct model *m)
 void model_shape(const struct model *m, struct model_shape *s)
 {
     *s = m->shape;
-}
-
-void model_forget_header(struct model *m)
-{
-    gguf_close(m->gguf);
-    m->gguf = NULL;
 }
 
 const char *model_path(const struct model *m, int file)

@@ -103,18 +103,25 @@ static void delta_block(struct model *m, struct model_state *s, const struct lay
     project_back(m, &l->out, n_tok);
 }
 
+void mixer_block(struct model *m, struct model_state *s, const struct layer *l, int64_t n_tok)
+{
+    if (l->recurrent)
+        delta_block(m, s, l, n_tok);
+    else
+        attention_block(m, s, l, n_tok);
+}
+
 static int run_layers(struct model *m, struct model_state *s, int64_t n, struct err *e)
 {
     for (int il = 0; il < m->c.n_layers; il++) {
         const struct layer *l = &m->layers[il];
-        if (m->pulse)
-            m->pulse(m->pulse_user);
+        if (m->pulse && m->pulse(m->pulse_user, il))
+            return err_set(e, E_CANCELLED, "stopped in layer %d of %d", il, m->c.n_layers);
+        s->broken = true; /* recurrent layers move on one by one */
         m->layer_now = il;
         int64_t t0 = begin(m);
-        if (l->recurrent)
-            delta_block(m, s, l, n);
-        else
-            attention_block(m, s, l, n);
+        TRY(dense_use(m, il, e));
+        mixer_block(m, s, l, n);
         end(m, l->recurrent ? &delta_layer : &attention_layer, t0);
         t0 = begin(m);
         TRY(moe_block(m, il, s->length, n, e));
@@ -144,8 +151,7 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
                        (long long)s->length, (long long)n, (long long)m->options.context);
     TRY(check_ids(m, ids, n, e));
 
-    device_embed(m->dev, m->scratch.x, &m->embed, ids, n);
-    s->broken = true; /* recurrent layers move on one by one */
+    TRY(dense_embed(m, m->scratch.x, ids, n, e));
     TRY(run_layers(m, s, n, e));
     s->broken = false;
     s->length += n;
@@ -153,15 +159,42 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
     return OK;
 }
 
-void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits)
+struct logits_job {
+    struct model *m;
+    int64_t row, n_rows;
+    float *logits;
+};
+
+void forward_logits(struct model *m, const struct dev_mat *w, int64_t row, int64_t n_rows, float *logits)
 {
-    const struct dev_mat *w = &m->output;
+    const float *x = m->scratch.x + row * m->c.n_embd;
+    work_label(m, WORK_OUTPUT);
+    project(m, x, n_rows, m->c.n_embd, m->output_norm, false, 1, &w, &logits);
+}
+
+/* A part of the vocabulary: one token at a time, unless it is the whole. */
+static void output_rows(void *user, const struct dev_mat *w, int64_t first)
+{
+    const struct logits_job *j = user;
+    int64_t n_vocab = j->m->c.n_vocab, step = w->n_out == n_vocab ? j->n_rows : 1;
+    for (int64_t t = 0; t < j->n_rows; t += step)
+        forward_logits(j->m, w, j->row + t, step, j->logits + t * n_vocab + first);
+}
+
+int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e)
+{
+    struct logits_job j = {.m = m, .row = row, .n_rows = n_rows, .logits = logits};
     int64_t t0 = begin(m);
     m->layer_now = -1;
-    work_label(m, WORK_OUTPUT);
-    project(m, m->scratch.x + row * m->c.n_embd, n_rows, m->c.n_embd, m->output_norm, false, 1, &w,
-            &logits);
+    int rc = dense_output(m, output_rows, &j, e);
     end(m, &output_layer, t0);
+    return rc;
+}
+
+void model_trim(struct model *m)
+{
+    os_discard(m->scratch.map, m->scratch.bytes);
+    device_trim(m->dev);
 }
 
 void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user)

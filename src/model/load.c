@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 4 << 20, WINDOW = 8 }; /* bytes of a read, reads under way */
-
 /* ---- needs ------------------------------------------------------------ */
 
 static void mixer_floats(const struct config *c, size_t *a, size_t *b, size_t *g, size_t *o)
@@ -93,10 +91,19 @@ static struct expert_config cache_config(const struct model *m)
 void model_needs(const struct model *m, const struct model_options *o, struct model_needs *n)
 {
     const struct config *c = &m->c;
+    *n = (struct model_needs){0};
+    if (m->described_only)
+        return;
     struct expert_config x = cache_config(m);
     size_t elem = o->kv_f16 ? sizeof(uint16_t) : sizeof(float);
+    struct dense_layout dense;
+    dense_layout(m, (size_t)o->dense_bytes, &dense);
     *n = (struct model_needs){
-        .dense = (int64_t)m->dense_map_bytes,
+        .dense = (int64_t)dense.bytes,
+        .dense_full = (int64_t)dense_full_bytes(m),
+        .dense_no_embed = (int64_t)dense_no_embed_bytes(m),
+        .dense_min = (int64_t)dense_min_bytes(m),
+        .dense_read = (int64_t)(dense.read_per_pass + dense.read_output),
         .state = (int64_t)(2 * align_up(state_layer_floats(c) * sizeof(float) *
                                             (size_t)m->shape.n_recurrent_layers, 4096)),
         .kv_per_token = (int64_t)((size_t)(2 * m->shape.n_attention_layers) *
@@ -123,80 +130,6 @@ static int check_types(const struct model *m, const struct device *d, struct err
     return OK;
 }
 
-struct reads {
-    struct ioq *q;
-    struct ioq_req req[WINDOW];
-    bool used[WINDOW];
-    int next;
-    int64_t done, total;
-    model_progress_fn *progress;
-    void *user;
-};
-
-/* Waits for a slot's read and hands the slot out empty. */
-static int settle(struct reads *r, int i, struct err *e)
-{
-    if (!r->used[i])
-        return OK;
-    ioq_wait(r->q, &r->req[i]);
-    r->used[i] = false;
-    if (r->req[i].status < 0)
-        return ioq_error(r->q, &r->req[i], "dense weights", e);
-    r->done += (int64_t)r->req[i].bytes;
-    if (r->progress && r->progress(r->user, r->done, r->total))
-        return err_set(e, E_CANCELLED, "loading was cancelled");
-    return OK;
-}
-
-static int read_run(struct reads *r, int file, const struct dense_run *run, uint8_t *map, struct err *e)
-{
-    int64_t page = align_down64(run->begin, IOQ_ALIGN);
-    for (int64_t at = page; at < run->end; at += PIECE) {
-        int i = r->next++ % WINDOW;
-        TRY(settle(r, i, e));
-        r->req[i] = (struct ioq_req){.file = file,
-                                     .cls = IOQ_DEMAND,
-                                     .offset = at,
-                                     .bytes = (size_t)MIN((int64_t)PIECE, run->end - at),
-                                     .buf = map + run->at + (at - page)};
-        r->used[i] = true;
-        ioq_submit(r->q, &r->req[i]);
-    }
-    return OK;
-}
-
-static int read_dense(struct model *m, const int *files, model_progress_fn *progress, void *user,
-                      struct err *e)
-{
-    struct reads r = {.q = m->q, .progress = progress, .user = user};
-    int rc = OK;
-    for (int64_t i = 0; i < m->n_runs; i++)
-        r.total += m->runs[i].end - align_down64(m->runs[i].begin, IOQ_ALIGN);
-    for (int64_t i = 0; i < m->n_runs && rc == OK; i++)
-        rc = read_run(&r, files[m->runs[i].file], &m->runs[i], m->dense_map, e);
-    for (int i = 0; i < WINDOW; i++) { /* also after a failure: no read may outlive the buffer */
-        int each = settle(&r, i, rc == OK ? e : NULL);
-        rc = rc == OK ? each : rc;
-    }
-    return rc;
-}
-
-/* Tells every weight where its bytes are. */
-static void set_addresses(struct model *m)
-{
-    int64_t run = 0;
-    for (int64_t i = 0; i < m->n_weights; i++) {
-        const struct gguf_tensor *t = m->weights[i].t;
-        while (m->runs[run].file != t->file || t->offset >= m->runs[run].end)
-            run++;
-        const struct dense_run *r = &m->runs[run];
-        *m->weights[i].address = (const uint8_t *)m->dense_map + r->at +
-                                 (t->offset - align_down64(r->begin, IOQ_ALIGN));
-    }
-    if (!m->output.data)
-        m->output = m->embed;
-}
-
 /* freq[i] = base^(-2i / n_rot): power in double, rounded once. */
 static int make_rope(struct model *m, struct err *e)
 {
@@ -209,12 +142,11 @@ static int make_rope(struct model *m, struct err *e)
     return OK;
 }
 
-static int open_cache(struct model *m, const int *files, int64_t cache_bytes, const char *policy,
-                      struct err *e)
+static int open_cache(struct model *m, int64_t cache_bytes, const char *policy, struct err *e)
 {
     for (int il = 0; il < m->c.n_layers; il++)
         for (int p = 0; p < m->experts[il].n_parts; p++)
-            m->experts[il].part[p].file = files[m->experts[il].part[p].file];
+            m->experts[il].part[p].file = m->files[m->experts[il].part[p].file];
     struct expert_config x = cache_config(m);
     x.cache_bytes = (size_t)cache_bytes;
     x.policy = policy;
@@ -223,14 +155,27 @@ static int open_cache(struct model *m, const int *files, int64_t cache_bytes, co
     return expert_open(&x, &m->cache, e);
 }
 
-static int map_memory(struct model *m, struct err *e)
+static int open_files(struct model *m, struct err *e)
 {
+    int n = gguf_n_files(m->gguf);
+    m->files = calloc((size_t)n, sizeof(*m->files));
+    if (!m->files)
+        return err_set(e, E_NOMEM, "model: no memory for its list of files");
+    for (int i = 0; i < n; i++) {
+        int rc = m->files[i] = ioq_add_file(m->q, gguf_file_path(m->gguf, i), e);
+        TRY(rc);
+    }
+    return OK;
+}
+
+int load_scratch(struct model *m, struct err *e)
+{
+    TRY(make_rope(m, e));
     m->scratch.bytes = model_scratch_bytes(&m->c, m->options.max_tokens);
     m->scratch.map = os_map(m->scratch.bytes, false);
-    m->dense_map = os_map(m->dense_map_bytes, m->dense_map_bytes >= (64 << 20));
-    if (!m->scratch.map || !m->dense_map)
-        return err_set(e, E_NOMEM, "model: the system refused %zu bytes for the dense weights; close other programs or lower --memory",
-                       m->dense_map_bytes);
+    if (!m->scratch.map)
+        return err_set(e, E_NOMEM, "model: the system refused %zu bytes of scratch memory; try a smaller --chunk",
+                       m->scratch.bytes);
     lay_scratch(&m->c, m->options.max_tokens, &m->scratch, m->scratch.map);
     return OK;
 }
@@ -242,28 +187,12 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
     m->options = *o;
     m->dev = d;
     m->q = q;
-    int n_files = gguf_n_files(m->gguf), rc = OK;
-    int *files = calloc((size_t)n_files, sizeof(*files));
-    if (!files)
-        return err_set(e, E_NOMEM, "model: no memory for its list of files");
-    rc = check_types(m, d, e);
-    for (int i = 0; i < n_files && rc >= 0; i++)
-        rc = files[i] = ioq_add_file(q, gguf_file_path(m->gguf, i), e);
-    if (rc >= 0)
-        rc = model_add_mirrors(m, o->mirrors, o->n_mirrors, q, files, n_files, e);
-    if (rc >= 0)
-        rc = map_memory(m, e);
-    if (rc >= 0)
-        rc = read_dense(m, files, progress, user, e);
-    if (rc >= 0) {
-        set_addresses(m);
-        os_lock(m->dense_map, m->dense_map_bytes); /* best effort */
-        rc = make_rope(m, e);
-    }
-    if (rc >= 0)
-        rc = open_cache(m, files, cache_bytes, policy, e);
-    free(files);
-    return rc < 0 ? rc : OK;
+    TRY(check_types(m, d, e));
+    TRY(open_files(m, e));
+    TRY(model_add_mirrors(m, o->mirrors, o->n_mirrors, q, m->files, gguf_n_files(m->gguf), e));
+    TRY(load_scratch(m, e));
+    TRY(dense_load(m, (size_t)o->dense_bytes, progress, user, e));
+    return open_cache(m, cache_bytes, policy, e);
 }
 
 struct expert_cache *model_experts(struct model *m)

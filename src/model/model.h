@@ -5,10 +5,12 @@
  *   describe.c  opening, sizes by role, metadata
  *   config.c    a file's numbers, checked
  *   bind.c      tensor names -> weights, experts -> extents
- *   load.c      the dense part into memory
+ *   load.c      what it needs; loading
  *   mirror.c    copies of the model's files on other drives, checked
+ *   dense.c     the dense part: what stays in memory, what is read again
  *   state.c     KV cache and recurrent state of one session
  *   forward.c   tokens -> residual stream -> logits, layer by layer
+ *   rehearse.c  how long a token computes, without its weights
  *   moe.c       one mixture-of-experts block: routing, reads, experts
  *
  * Opening has three steps so that a refusal comes before anything large is
@@ -48,7 +50,7 @@ struct model_shape {
 };
 void model_shape(const struct model *m, struct model_shape *s);
 
-/* Metadata, for the tokeniser: borrowed until model_forget_header. */
+/* Metadata, for the tokeniser: borrowed from the model. */
 bool model_meta_str(const struct model *m, const char *key, struct str *out);
 bool model_meta_i64(const struct model *m, const char *key, int64_t *out);
 /* Arrays allocated with malloc, for the caller to free; E_FORMAT when absent. */
@@ -73,19 +75,26 @@ struct model_options {
     int max_tokens;   /* chunk */
     int64_t context;  /* longest session */
     bool kv_f16;
+    int64_t dense_bytes; /* most memory for the dense part; less than it all: what is missing is read
+                            again for every pass */
     int lookahead;    /* experts guessed ahead per layer; 0: none. Changes no result */
     const char *const *mirrors; /* folders with copies of the files; borrowed while loading */
     int n_mirrors;
 };
 
 struct model_needs {
-    int64_t dense;              /* memory for the dense part */
+    int64_t dense;              /* memory for the dense part, of what the options allow */
+    int64_t dense_full;         /* ... to hold it all, */
+    int64_t dense_no_embed;     /* ... all but the embedding table, whose rows are then read when needed, */
+    int64_t dense_min;          /* ... and the least that works */
+    int64_t dense_read;         /* bytes of it read again for every decoded token */
     int64_t state;              /* recurrent state of one session, with its snapshot */
     int64_t kv_per_token;       /* KV cache */
     int64_t scratch;            /* activations of a chunk, besides the device's */
     int64_t cache_min, cache_full;
     struct dev_sizes sizes;     /* for the device */
 };
+/* All zero for a family that cannot be run. */
 void model_needs(const struct model *m, const struct model_options *o, struct model_needs *n);
 
 /* ---- loading ----------------------------------------------------------- */
@@ -101,8 +110,6 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
  * the model and adds them to the queue's `files`; E_ARG when one is not the same. */
 int model_add_mirrors(const struct model *m, const char *const *folders, int n_folders, struct ioq *q,
                       const int *files, int n_files, struct err *e);
-/* Frees the header (metadata strings); borrowed strings become invalid. */
-void model_forget_header(struct model *m);
 struct expert_cache *model_experts(struct model *m);
 
 /* ---- state of one session ---------------------------------------------- */
@@ -112,13 +119,25 @@ void model_state_free(struct model_state *s);
 void model_state_reset(struct model_state *s);
 int64_t model_state_length(const struct model_state *s); /* positions held */
 /* Memory of the KV cache for `n` positions; grows in steps. */
-int64_t model_kv_bytes(const struct model *m, int64_t n);
+int64_t model_kv_bytes(const struct model *m, const struct model_options *o, int64_t n);
 /* Keeps a copy of the recurrent state as it is now. */
 void model_state_snapshot(struct model_state *s);
 int64_t model_state_snapshot_length(const struct model_state *s); /* -1: none */
 /* Back to `n` <= length positions: possible at the length, at the snapshot, at 0,
  * and anywhere when the model has no recurrent layers. False: not possible. */
 bool model_state_rewind(struct model_state *s, int64_t n);
+
+/* ---- rehearsing --------------------------------------------------------- */
+
+/* How long one decoded token computes with everything in memory; 0: unknown,
+ * because the family cannot be run or a matrix is larger than the memory. */
+struct model_pace {
+    int64_t token_ns, output_ns; /* output_ns: of it, the last matrix, when no read can be under way */
+};
+/* For a model that was only described, and is closed afterwards. `memory`:
+ * scratch, much larger than the caches. The device has been reserved. */
+int model_rehearse(struct model *m, const struct model_options *o, struct device *d, void *memory,
+                   size_t bytes, struct model_pace *pace, struct err *e);
 
 /* ---- computing ---------------------------------------------------------- */
 
@@ -129,12 +148,15 @@ bool model_state_rewind(struct model_state *s, int64_t n);
 int model_forward(struct model *m, struct model_state *s, const int32_t *ids, int64_t n,
                   struct err *e);
 /* Logits (n_rows, n_vocab), host memory, of tokens [row, row + n_rows) of the
- * last model_forward. */
-void model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits);
+ * last model_forward. Fails only where the output matrix is read again (E_IO). */
+int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e);
 
-/* Called once a layer while computing: a place for housekeeping that must not
- * wait for the end of a long step. May resize the expert cache. */
-typedef void model_pulse_fn(void *user);
+/* Called before each layer while computing: a place for what must not wait for
+ * the end of a long step. May resize the expert cache. Non-zero ends the step
+ * with E_CANCELLED. */
+typedef int model_pulse_fn(void *user, int layer);
+/* Gives back the memory of activations; what was computed stays. */
+void model_trim(struct model *m);
 void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user);
 
 /* Records layers and what the threads do in them; NULL: no more. */

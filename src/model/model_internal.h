@@ -73,13 +73,58 @@ struct layer {
 struct dense_weight {
     const struct gguf_tensor *t;
     const void **address;
+    int segment;
 };
 
-/* Neighbouring dense tensors, read together. */
+/* Neighbouring tensors of one segment, read together. */
 struct dense_run {
     int file;
     int64_t begin, end; /* wanted bytes of the file */
-    size_t at;          /* of the page that holds `begin`, in the dense mapping */
+    size_t at;          /* of the page that holds `begin`, in the segment */
+};
+
+/* ---- dense.c ---------------------------------------------------------- */
+
+/* What is kept, or read, together: layer il is segment il, then come the
+ * embedding table, the output matrix and what is small. */
+struct dense_segment {
+    int64_t first_weight, n_weights, first_run, n_runs;
+    size_t bytes;
+    bool stays;
+    int item; /* if it does not */
+};
+
+/* What of the dense part stays in memory under some allowance. */
+struct dense_layout {
+    size_t bytes;         /* memory that it takes */
+    bool embed_stays;
+    int n_streamed;       /* layers that are read again in every pass */
+    int64_t output_rows;  /* that stay */
+    size_t buffer;        /* bytes of one of the two buffers; 0: nothing but embedding rows is read again */
+    size_t read_per_pass, read_output; /* bytes read again for the layers, and for logits */
+};
+
+struct dense {
+    struct dense_segment *segments; /* (n_layers + 3) */
+    struct dense_run *runs;
+    int64_t n_runs;
+    const struct gguf_tensor *embed, *output; /* the same one when tied */
+    /* after dense_load */
+    struct dense_layout layout;
+    uint8_t *map;
+    size_t map_bytes;
+    uint8_t *rows; /* for embedding rows */
+    struct dense_item {
+        int segment;
+        int64_t row, n_rows; /* of the output matrix; n_rows 0: a layer */
+    } *items;
+    int n_items, first_piece;
+    struct dense_buffer {
+        uint8_t *memory;
+        int item; /* -1: none */
+        struct ioq_req *reads;
+        int n_reads; /* not yet waited for */
+    } buffers[2];
 };
 
 struct model {
@@ -92,9 +137,8 @@ struct model {
     const float *output_norm;
     struct dense_weight *weights;
     int64_t n_weights, cap_weights;
-    struct dense_run *runs;
-    int64_t n_runs;
-    size_t dense_map_bytes;
+    bool tied; /* the embedding table is the output matrix too */
+    struct dense dense;
 
     struct expert_layer *experts; /* (n_layers), file = shard */
     struct model_shape shape;
@@ -106,7 +150,7 @@ struct model {
     struct ioq *q;
     struct expert_cache *cache;
     size_t cache_full_bytes; /* a cache of this size holds every expert */
-    void *dense_map;
+    int *files; /* ioq file of each shard */
     float *rope_freq; /* (n_rot / 2) */
     struct scratch {
         void *map;
@@ -127,6 +171,30 @@ struct model {
 };
 
 int bind_model(struct model *m, struct err *e);
+
+/* ---- dense.c ---------------------------------------------------------- */
+
+static inline int dense_embed_segment(const struct model *m) { return m->c.n_layers; }
+static inline int dense_output_segment(const struct model *m) { return m->c.n_layers + 1; }
+static inline int dense_fixed_segment(const struct model *m) { return m->c.n_layers + 2; }
+enum { DENSE_EXTRA_SEGMENTS = 3 };
+
+/* The best use of `allowed` bytes; of the least that works if they are fewer. */
+void dense_layout(const struct model *m, size_t allowed, struct dense_layout *l);
+size_t dense_full_bytes(const struct model *m);
+size_t dense_no_embed_bytes(const struct model *m); /* all but the embedding table */
+size_t dense_min_bytes(const struct model *m);
+/* Reads what stays. `m->q`, `m->files` and `m->dev` are set. */
+int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, void *user, struct err *e);
+void dense_close(struct model *m);
+/* The weights of layer il are in place until dense_use of another layer. */
+int dense_use(struct model *m, int il, struct err *e);
+bool dense_stays(const struct model *m, int il);
+/* Rows of the embedding table as floats: x (n, n_embd). */
+int dense_embed(struct model *m, float *x, const int32_t *ids, int64_t n, struct err *e);
+/* Calls fn for the output matrix, or for runs of its rows, in order. */
+typedef void dense_rows_fn(void *user, const struct dev_mat *rows, int64_t first_row);
+int dense_output(struct model *m, dense_rows_fn *fn, void *user, struct err *e);
 
 /* ---- state.c ---------------------------------------------------------- */
 
@@ -165,7 +233,15 @@ static inline void work_label(struct model *m, enum work w)
         device_label(m->dev, &work_kinds[w], m->layer_now >= 0 ? m->layer_now : TRACE_NO_ARG);
 }
 
-/* ---- load.c, moe.c ---------------------------------------------------- */
+/* ---- load.c, forward.c, moe.c ------------------------------------------ */
+
+/* Rotary frequencies and scratch for m->options. */
+int load_scratch(struct model *m, struct err *e);
+/* Attention or gated delta net, added to the residual stream. */
+void mixer_block(struct model *m, struct model_state *s, const struct layer *l, int64_t n_tok);
+/* Logits of tokens [row, row + n_rows) for the rows of `w`. */
+void forward_logits(struct model *m, const struct dev_mat *w, int64_t row, int64_t n_rows, float *logits);
+struct dev_moe moe_of(const struct model *m, const struct layer *l, int64_t n_tok);
 
 size_t model_scratch_bytes(const struct config *c, int64_t max_tokens);
 int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e);

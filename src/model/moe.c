@@ -43,22 +43,24 @@ static int rank_of(const int32_t *picks, int n, int i)
     return rank;
 }
 
-/* Collects the arrived ones of the leases not yet done; returns how many. */
+/* Adds the arrived ones of the leases not yet done to the batch. A failed read
+ * counts as arrived, and may come at any moment: each is asked just before use. */
 static int collect_ready(struct model *m, const struct layer *l, const struct dev_moe *b,
                          const struct expert_lease *leases, bool *done, struct dev_expert *batch,
-                         int n_batch)
+                         int *n_batch, struct err *e)
 {
     int n = (int)b->n_used;
     for (int i = 0; i < n; i++) {
         if (done[i] || !expert_ready(m->cache, &leases[i]))
             continue;
+        TRY(expert_wait(m->cache, &leases[i], e));
         done[i] = true;
-        batch[n_batch] = expert_of(m, l, &leases[i]);
-        batch[n_batch].n_rows = 1;
-        batch[n_batch].slot = rank_of(b->picks, n, i);
-        n_batch++;
+        batch[*n_batch] = expert_of(m, l, &leases[i]);
+        batch[*n_batch].n_rows = 1;
+        batch[*n_batch].slot = rank_of(b->picks, n, i);
+        ++*n_batch;
     }
-    return n_batch;
+    return OK;
 }
 
 /* Guesses the next layer's picks from the residual stream as it is and lets
@@ -67,7 +69,7 @@ static void look_ahead(struct model *m, int il)
 {
     int32_t ids[DEV_MAX_USED];
     int n = MIN(m->options.lookahead, (int)m->c.n_used);
-    if (n <= 0 || il + 1 >= m->c.n_layers || expert_bytes(m->cache) >= m->cache_full_bytes)
+    if (n <= 0 || il + 1 >= m->c.n_layers || !dense_stays(m, il + 1) || expert_bytes(m->cache) >= m->cache_full_bytes)
         return;
     const struct layer *next = &m->layers[il + 1];
     work_label(m, WORK_GUESS);
@@ -86,10 +88,7 @@ static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
         batch[n++] = shared_of(l, 1);
     while (left > 0 || n > 0) {
         int shared = n;
-        for (int i = 0; i < b->n_used; i++) /* a failed read counts as ready: ask */
-            if (!done[i] && expert_ready(m->cache, &leases[i]))
-                TRY(expert_wait(m->cache, &leases[i], e));
-        n = collect_ready(m, l, b, leases, done, batch, n);
+        TRY(collect_ready(m, l, b, leases, done, batch, &n, e));
         left -= n - shared;
         work_label(m, WORK_EXPERTS);
         if (n > 0)
@@ -214,14 +213,19 @@ static int chunk(struct model *m, int il, const struct dev_moe *b, struct err *e
     return rc;
 }
 
+struct dev_moe moe_of(const struct model *m, const struct layer *l, int64_t n_tok)
+{
+    return (struct dev_moe){.x = m->scratch.x, .n_tok = n_tok, .n_embd = m->c.n_embd,
+                            .norm = l->ffn_norm, .eps = m->c.eps, .router = &l->router,
+                            .n_used = m->c.n_used, .renormalise = m->c.arch->renormalise,
+                            .shared_gate = l->shared_gate,
+                            .picks = m->scratch.picks, .weights = m->scratch.weights};
+}
+
 int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e)
 {
     const struct layer *l = &m->layers[il];
-    struct dev_moe b = {.x = m->scratch.x, .n_tok = n_tok, .n_embd = m->c.n_embd,
-                        .norm = l->ffn_norm, .eps = m->c.eps, .router = &l->router,
-                        .n_used = m->c.n_used, .renormalise = m->c.arch->renormalise,
-                        .shared_gate = l->shared_gate,
-                        .picks = m->scratch.picks, .weights = m->scratch.weights};
+    struct dev_moe b = moe_of(m, l, n_tok);
     work_label(m, WORK_ROUTER);
     device_moe_begin(m->dev, &b);
     if (m->route)

@@ -15,17 +15,17 @@ size_t state_layer_floats(const struct config *c)
     return (size_t)(c->n_v * c->dk * c->dv + 3 * config_delta_channels(c));
 }
 
-static size_t kv_row_bytes(const struct model *m)
+static size_t kv_row_bytes(const struct model *m, const struct model_options *o)
 {
-    size_t elem = m->options.kv_f16 ? sizeof(uint16_t) : sizeof(float);
+    size_t elem = o->kv_f16 ? sizeof(uint16_t) : sizeof(float);
     return (size_t)(m->c.n_kv * m->c.head_dim) * elem;
 }
 
-int64_t model_kv_bytes(const struct model *m, int64_t n)
+int64_t model_kv_bytes(const struct model *m, const struct model_options *o, int64_t n)
 {
     enum { STEP = 256 };
     int64_t steps = (n + STEP - 1) / STEP * STEP;
-    int64_t half = (int64_t)align_up((size_t)steps * kv_row_bytes(m), 4096);
+    int64_t half = (int64_t)align_up((size_t)steps * kv_row_bytes(m, o), 4096);
     return 2 * half * m->shape.n_attention_layers;
 }
 
@@ -36,7 +36,7 @@ int model_state_new(struct model *m, struct model_state **out, struct err *e)
         return err_set(e, E_NOMEM, "session: no memory for its description");
     s->m = m;
     s->snap_length = -1;
-    s->kv_half_bytes = align_up((size_t)m->options.context * kv_row_bytes(m), 4096);
+    s->kv_half_bytes = align_up((size_t)m->options.context * kv_row_bytes(m, &m->options), 4096);
     s->kv_bytes = 2 * s->kv_half_bytes * (size_t)m->shape.n_attention_layers;
     s->rec_bytes = align_up(
         state_layer_floats(&m->c) * sizeof(float) * (size_t)m->shape.n_recurrent_layers, 4096);

@@ -25,7 +25,7 @@ struct config {
     int64_t context, seed;
     double skew, rope_base;
     enum dtype type, dense, down, output;
-    bool mtp, fused;
+    bool mtp, fused, tied;
 };
 
 /* What a tensor is filled with: random numbers; embeddings, output, a router, ones,

@@ -128,6 +128,8 @@ void mk_tensors(struct model *m)
         add(m, n, "nextn.shared_head_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
     }
     add(m, -1, "output_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
+    if (c->tied)
+        return;
     add(m, -1, "output.weight", c->output, F_OUTPUT, c->hidden, c->vocab, 0);
     m->t[m->n - 1].std *= 3; /* logits that differ enough to have a clear winner */
 }
