@@ -5,7 +5,8 @@
  *
  * For each format and table: one token with weights far larger than the
  * caches (what decoding does), one token with weights in the second-level
- * cache, and 32 tokens (prefill). A rate is the best of several repetitions.
+ * cache, and 32 tokens (prefill; of quantised formats the packed product, with
+ * and without packing the rows). A rate is the best of several repetitions.
  * "/clk" are elements (multiply-adds) per clock; the clock is measured with a
  * chain of dependent shifts and exclusive ors, a clock each.
  */
@@ -92,8 +93,34 @@ static double best_ns(const struct run *r, int64_t n_rows, int64_t n_tok)
     return best;
 }
 
+/* Many tokens: packing PANEL rows at a time and multiplying, or only the latter. */
+enum { PANEL = 64 };
+
+struct packed {
+    const struct kern *k;
+    enum dtype type;
+    void *rows, *tokens;
+};
+
+static double packed_ns(const struct run *r, const struct packed *p, int64_t n_rows, bool pack)
+{
+    double best = 1e30;
+    for (int i = 0; i < REPETITIONS; i++) {
+        int64_t t0 = now_ns();
+        for (int64_t at = 0; at + PANEL <= n_rows; at += PANEL) {
+            if (pack || (i == 0 && at == 0))
+                p->k->pack_rows[p->type](p->rows, r->w + (size_t)at * r->row_bytes, r->row_bytes,
+                                         PANEL, row);
+            p->k->mul_packed[p->type](r->out + at, n_rows, p->rows, PANEL, p->tokens, TOKENS, row,
+                                      NULL, 0);
+        }
+        best = MIN(best, (double)(now_ns() - t0));
+    }
+    return best * (double)n_rows / (double)(n_rows / PANEL * PANEL);
+}
+
 static void bench(const struct kern *k, enum dtype t, bool quantised, uint8_t *w, float *x,
-                  uint8_t *acts, float *out, double ghz)
+                  uint8_t *acts, float *out, struct packed *p, double ghz)
 {
     struct run r = {quantised ? k->mulq[t] : k->mulf[t], out, w, dtype_row_bytes(t, row), 0, x};
     r.x_stride = quantised ? kern_act_bytes(row) : (size_t)row * sizeof *x;
@@ -103,12 +130,22 @@ static void bench(const struct kern *k, enum dtype t, bool quantised, uint8_t *w
         k->quantize(acts + (size_t)i * r.x_stride, x + i * row, row);
     int64_t big = (int64_t)(big_bytes / r.row_bytes), small = (int64_t)(small_bytes / r.row_bytes);
     double ns_big = best_ns(&r, big, 1), ns_small = best_ns(&r, small, 1);
-    double ns_many = best_ns(&r, small, TOKENS);
-    printf("%-8s %-8s %s  %7.2f GB/s %6.1f /clk   %7.2f GB/s %6.1f /clk   %6.1f /clk\n",
+    double ns_many, ns_mul;
+    small = MAX(small, PANEL);
+    if (quantised) {
+        *p = (struct packed){k, t, p->rows, p->tokens};
+        k->pack_tokens(p->tokens, acts, r.x_stride, NULL, TOKENS, row);
+        ns_many = packed_ns(&r, p, small, true);
+        ns_mul = packed_ns(&r, p, small, false);
+    } else {
+        ns_many = ns_mul = best_ns(&r, small, TOKENS);
+    }
+    printf("%-8s %-8s %s  %7.2f GB/s %6.1f /clk   %7.2f GB/s %6.1f /clk   %6.1f %6.1f /clk\n",
            dtype_info(t)->name, k->name, quantised ? "q8 " : "f32",
            (double)big * (double)r.row_bytes / ns_big, (double)(big * row) / ns_big / ghz,
            (double)small * (double)r.row_bytes / ns_small, (double)(small * row) / ns_small / ghz,
-           (double)(small * row * TOKENS) / ns_many / ghz);
+           (double)(small * row * TOKENS) / ns_many / ghz,
+           (double)(small * row * TOKENS) / ns_mul / ghz);
     fflush(stdout);
 }
 
@@ -123,12 +160,14 @@ int main(int argc, char **argv)
     float *x = malloc(sizeof *x * (size_t)row * TOKENS);
     uint8_t *acts = aligned_alloc(64, kern_act_bytes(row) * TOKENS);
     float *out = malloc(big_bytes);
-    if (!w || !x || !acts || !out)
+    struct packed p = {.rows = aligned_alloc(64, PANEL * kern_packed_row_bytes(row)),
+                       .tokens = aligned_alloc(64, TOKENS * kern_packed_token_bytes(row))};
+    if (!w || !x || !acts || !out || !p.rows || !p.tokens)
         return 1;
     for (int64_t i = 0; i < row * TOKENS; i++)
         x[i] = (float)((i * 7919) % 1999 - 999) / 999;
     printf("clock %.2f GHz, rows of %ld\n", ghz, (long)row);
-    printf("%-8s %-8s act  1 token, %zu MB of weights   1 token, %zu KB             %d tokens\n",
+    printf("%-8s %-8s act  1 token, %zu MB of weights   1 token, %zu KB          %d tokens, packed\n",
            "format", "table", big_bytes >> 20, small_bytes >> 10, TOKENS);
     for (int t = 0; t < DT_COUNT; t++) {
         if (!kern_supports(t) || (argc > 1 && strcmp(argv[1], dtype_info((uint32_t)t)->name) != 0))
@@ -138,11 +177,13 @@ int main(int argc, char **argv)
             if (argc > 2 && strcmp(argv[2], tables[k]->name) != 0)
                 continue;
             if (tables[k]->mulq[t])
-                bench(tables[k], t, true, w, x, acts, out, ghz);
+                bench(tables[k], t, true, w, x, acts, out, &p, ghz);
             else
-                bench(tables[k], t, false, w, x, acts, out, ghz);
+                bench(tables[k], t, false, w, x, acts, out, &p, ghz);
         }
     }
+    free(p.rows);
+    free(p.tokens);
     free(out);
     free(acts);
     free(x);

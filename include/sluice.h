@@ -65,7 +65,7 @@ typedef struct sluice_options {
     bool kv_f32;           /* F32 KV cache */
     bool tokenizer_only;   /* open no weights: tokenising works, sessions do not */
     /* Called now and then while loading or computing a prompt (`what` is
-     * "load" or "prompt"); non-zero cancels. May be NULL. */
+     * "load", "prompt", "pack" or "check"); non-zero cancels. May be NULL. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *user;
     /* Folders with a copy of every file of the model, on other drives: reads
@@ -94,6 +94,7 @@ SLUICE_API void sluice_set_progress(sluice *s,
 typedef struct sluice_model_info {
     const char *arch, *name;      /* general.architecture, general.name */
     const char *quantization;     /* type of most expert bytes, for example "Q4_K" */
+    bool packed;                  /* the file was written by sluice_pack: an expert is one read */
     const char *cpu, *io;         /* what was chosen, for example "avx512", "uring" */
     int threads;
     int n_layers, n_embd, n_vocab, n_context_train;
@@ -129,17 +130,21 @@ typedef struct sluice_plan {
     int64_t dense_read_per_token;   /* read from the drive: dense weights that do not stay */
     double hit_rate;                /* predicted for uniform routing, the worst there is */
     double typical_hit_rate;        /* ... for routing as recorded from real models */
+    bool packed;                    /* an expert is one read (sluice_pack), not one a matrix */
     /* predicted speeds; 0 unless a probe was given */
     double decode_tps, typical_tps; /* with those hit rates */
     double drive_gbs, memory_gbs;
     double compute_s;               /* of a token, with everything in memory */
+    double pack_gain;               /* decode_tps of the packed file is so many times this one's; >= 1 */
     bool limited_by_drive;
 } sluice_plan;
 
 typedef struct sluice_probe_result {
     double drive_gbs;       /* direct reads of expert size at the engine's own depth */
     double drive_gbs_big;   /* 4 MiB reads */
+    double drive_gbs_packed;/* reads of a whole packed expert */
     int64_t block_bytes;    /* the size used for drive_gbs */
+    int64_t packed_bytes;   /* the size used for drive_gbs_packed */
     bool direct;            /* the page cache was bypassed; otherwise figures are not the drive's */
     double memory_gbs;      /* streaming reads from memory, all threads */
     double dot_gbs;         /* the decode kernel over a large matrix, all threads */
@@ -165,13 +170,46 @@ SLUICE_API void sluice_get_plan(const sluice *s, sluice_plan *out);
 typedef struct sluice_visitor {
     /* `value` is printable text: long arrays and strings are cut with "..." */
     void (*on_meta)(void *user, const char *key, const char *type, const char *value);
-    /* role: "expert", "dense", "embedding", "output", "skipped" */
+    /* role: "expert", "packed" (experts, all matrices of one together), "dense",
+     * "embedding", "output", "skipped" */
     void (*on_tensor)(void *user, const char *name, const char *type, const int64_t shape[4],
                       int n_dims, int64_t bytes, int file, int64_t offset, const char *role);
+    /* a matrix of all experts of a layer that lies in the packed tensor `in`; may be NULL */
+    void (*on_packed)(void *user, const char *name, const char *type, const int64_t shape[4],
+                      int n_dims, int64_t bytes, const char *in);
     void *user;
 } sluice_visitor;
 /* Works for any valid GGUF file, also of families that cannot be run. */
 SLUICE_API int sluice_inspect(const char *path, const sluice_visitor *v, sluice_error *err);
+
+/* ---- packing ------------------------------------------------------------ */
+
+typedef struct sluice_pack_options {
+    const char *out; /* the file to write; NULL: the model's own file is replaced */
+    bool force;      /* `out` may be there already and is replaced */
+} sluice_pack_options;
+
+typedef struct sluice_pack_result {
+    bool was_packed;        /* the file was packed already (out == NULL): nothing was done */
+    int64_t bytes_before, bytes_after;
+    int n_layers;           /* whose experts were packed */
+    int64_t expert_bytes;   /* of the largest packed expert: one aligned read */
+} sluice_pack_result;
+
+/*
+ * Writes the model's file once more so that the matrices of an expert lie
+ * together and begin at a multiple of 4096: one read brings an expert, where it
+ * was three. Still a GGUF file, with the same metadata and weights; results are
+ * the same bits. Of the options it uses model, io, progress and user.
+ *
+ * The new file appears whole or not at all: it is written beside its place
+ * under another name, brought to the drive and renamed. Replacing a model also
+ * reads it back first; a crash at any time leaves the old or the new file.
+ * After an error or a cancellation nothing is left of it. A split model becomes
+ * one file and cannot be replaced. `out` may be NULL in the result.
+ */
+SLUICE_API int sluice_pack(const sluice_options *o, const sluice_pack_options *p,
+                           sluice_pack_result *out, sluice_error *err);
 
 /* ---- text --------------------------------------------------------------- */
 

@@ -23,4 +23,14 @@ after=$(killed)
 echo "alone:          $want"
 echo "under pressure: $got (exit $rc; the other process $other_rc; kills $before -> $after)"
 cat "$tokens.err"
-[ $rc = 0 ] && [ $other_rc = 0 ] && [ "$before" = "$after" ] && [ "$want" = "$got" ]
+[ $rc = 0 ] && [ $other_rc = 0 ] && [ "$before" = "$after" ] && [ "$want" = "$got" ] || exit 1
+
+# A budget that the cgroup does not have: the cache begins with what is there,
+# and long chunks take their scratch from it.
+heldout 2049 1024
+want=$("$SLUICE" eval -m "$MODEL" --tokens "$tokens" --json)
+echo $((46 << 20)) >"$group/$limit"
+got=$(inside "$SLUICE" eval -m "$MODEL" --memory 300M --tokens "$tokens" --json)
+rc=$?
+echo "budget of 300M in 46M: $got (exit $rc; kills $before -> $(killed))"
+[ $rc = 0 ] && [ "$before" = "$(killed)" ] && [ "$want" = "$got" ]

@@ -66,10 +66,10 @@ is_above() { awk "BEGIN { exit !($1 > $2) }"; }
 
 help() {
     run 0 "help" --help
-    for c in run chat plan inspect tokenize eval logits bench probe; do
+    for c in run chat plan inspect tokenize eval logits bench probe pack; do
         out_has "help names $c" "  $c "
     done
-    for c in run chat plan inspect tokenize eval logits bench probe; do
+    for c in run chat plan inspect tokenize eval logits bench probe pack; do
         run 0 "help of $c" $c --help
         out_has "help of $c" "Usage: sluice $c"
         out_has "help of $c" "--model MODEL"
@@ -131,7 +131,7 @@ failures() {
     refused 1 "no model" "no-such-file" run -m "$dir/no-such-file.gguf" x
     refused 1 "no model in the environment" "no-such-file" inspect "$dir/no-such-file.gguf"
     echo 'this is no model' >"$dir/text.gguf"
-    for c in "run x" chat plan "tokenize x" "logits --ids 1" bench inspect; do
+    for c in "run x" chat plan "tokenize x" "logits --ids 1" bench inspect "pack $dir/none"; do
         # shellcheck disable=SC2086
         refused 1 "no GGUF: $c" "text.gguf" $c -m "$dir/text.gguf"
     done
@@ -219,7 +219,12 @@ information() {
     run 0 "plan with probe" plan --json
     json "plan with probe" predicted.decode_tps
     if is_above "$value" 0; then pass; else broken "no predicted speed"; fi
+    json_is "plan with probe" packed false
+    json "plan with probe" predicted.pack_gain
+    if is_above "$value" 0.999999; then pass; else broken "packing gains $value"; fi
     run 0 "probe" probe --json
+    json "probe" drive_gbs_packed
+    if is_above "$value" 0; then pass; else broken "no drive speed for packed files"; fi
     json "probe" drive_gbs
     if is_above "$value" 0; then pass; else broken "no drive speed"; fi
     run 0 "probe as text" probe

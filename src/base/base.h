@@ -179,10 +179,47 @@ int64_t os_file_size(int fd); /* -1: not a regular file or block device */
 /* A number for the drive that a file lies on: the same for all partitions of a
  * disk where the system tells, else one for each filesystem. >= 0. */
 int64_t os_drive(int fd);
-bool os_same_file(int fd, int other_fd); /* one file under two names */
 /* Reads exactly n bytes at `offset`; short files give E_FORMAT. */
 int os_read_exact(int fd, void *buf, size_t n, int64_t offset,
                   const char *path, struct err *e);
+
+/* ---- os_write.c ------------------------------------------------------- */
+
+/*
+ * A new file that is there whole or not at all. It is written beside its
+ * place under a temporary name (path + OS_OUT_SUFFIX) and renamed when it is
+ * complete and on the drive. The temporary file is locked while it is written:
+ * one that nobody locks was left by an interrupted run and is removed.
+ */
+#define OS_OUT_SUFFIX ".sluice-part"
+
+struct os_out {
+    char *path, *temp; /* path with symbolic links resolved */
+    int fd;
+    int64_t n;         /* bytes written */
+    int64_t clean;     /* of them on the drive and out of the page cache */
+};
+
+/* E_STATE when another process is writing the same file. A file that is there
+ * lends its permissions and, where allowed, its owner. After any return
+ * os_out_close is safe. */
+int os_out_open(struct os_out *o, const char *path, struct err *e);
+/* E_IO unless `bytes` more fit the file system; reserves them where it can. */
+int os_out_reserve(struct os_out *o, int64_t bytes, struct err *e);
+int os_out_put(struct os_out *o, const void *p, size_t n, struct err *e);
+/* Everything that was written is on the drive. */
+int os_out_sync(struct os_out *o, struct err *e);
+/* Gives the file its name. `replace`: what has it now is replaced; else E_ARG if
+ * there is something. */
+int os_out_commit(struct os_out *o, bool replace, struct err *e);
+/* Removes the temporary file unless it was committed. */
+void os_out_close(struct os_out *o);
+
+enum os_same { OS_ABSENT, OS_OTHER, OS_SAME };
+/* Whether `path` is the same file as `other`, or not there. */
+enum os_same os_same_file(const char *path, const char *other);
+/* What changes when a file's contents change; 0: it is not there. */
+uint64_t os_file_stamp(const char *path);
 
 /* ---- os_cpu.c --------------------------------------------------------- */
 

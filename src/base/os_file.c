@@ -110,12 +110,6 @@ int64_t os_drive(int fd)
     return (int64_t)(dev & INT64_MAX);
 }
 
-bool os_same_file(int fd, int other_fd)
-{
-    struct stat a, b;
-    return fstat(fd, &a) == 0 && fstat(other_fd, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
 int os_read_exact(int fd, void *buf, size_t n, int64_t offset, const char *path, struct err *e)
 {
     size_t done = 0;

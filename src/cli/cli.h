@@ -16,6 +16,7 @@
  *   cmd_info.c     plan, probe, tokenize
  *   cmd_inspect.c  inspect
  *   cmd_bench.c    bench
+ *   cmd_pack.c     pack
  *
  * Rules
  *  1. Every word that a user may type after `sluice COMMAND`, and every
@@ -51,7 +52,7 @@ enum exit_status {
 
 enum { /* commands, as bits */
     C_RUN = 1, C_CHAT = 2, C_PLAN = 4, C_INSPECT = 8, C_TOKENIZE = 16,
-    C_EVAL = 32, C_LOGITS = 64, C_BENCH = 128, C_PROBE = 256
+    C_EVAL = 32, C_LOGITS = 64, C_BENCH = 128, C_PROBE = 256, C_PACK = 512
 };
 
 enum { MAX_TEXTS = 8 };
@@ -78,7 +79,7 @@ struct args {
     int think; /* -1: as the model likes it, 0: off, 1: on */
     int raw, markup;
     /* input and output of the other commands */
-    int json, stats, decode, no_probe, only_tensors, only_meta, all;
+    int json, stats, decode, no_probe, only_tensors, only_meta, all, replace, force;
     const char *tokens, *qa, *ids, *out;
     int context, limit, n_prompt, repetitions;
     /* words that are not options, at most one */
@@ -154,6 +155,7 @@ int cmd_eval(const struct args *a);
 int cmd_logits(const struct args *a);
 int cmd_bench(const struct args *a);
 int cmd_probe(const struct args *a);
+int cmd_pack(const struct args *a);
 
 /* ---- units.c -------------------------------------------------------------- */
 

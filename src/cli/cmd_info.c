@@ -48,7 +48,9 @@ static void print_plan(const sluice_plan *p)
     if (p->cgroup_limit != INT64_MAX)
         plan_line("cgroup", p->cgroup_limit, "limit");
     out_printf("\nEach decoded token\n");
-    plan_line("experts", p->expert_bytes_per_token, "picked by the routers");
+    plan_line("experts", p->expert_bytes_per_token,
+              p->packed ? "picked by the routers; the file is packed: one read each"
+                        : "picked by the routers; one read for each matrix");
     plan_line("dense", p->dense_bytes_per_token, "read from memory");
     if (p->dense_read_per_token > 0)
         plan_line("dense read", p->dense_read_per_token, "read from the drive: dense weights that do not stay");
@@ -58,6 +60,9 @@ static void print_plan(const sluice_plan *p)
         return;
     out_printf("  %-12s %12.2f   tok/s predicted for equal picks, where the limit is the %s; %.2f as in real models\n",
                "speed", p->decode_tps, p->limited_by_drive ? "drive" : "memory", p->typical_tps);
+    if (!p->packed)
+        out_printf("  %-12s %12.2f   times that for equal picks if the file were packed (sluice pack)\n",
+                   "packing", p->pack_gain);
     out_printf("  %-12s %12.2f   ms measured for a token with everything in memory\n", "computing", 1e3 * p->compute_s);
     out_printf("  %-12s %12.2f   GB/s measured\n", "drive", p->drive_gbs);
     out_printf("  %-12s %12.2f   GB/s measured\n", "memory", p->memory_gbs);
@@ -116,6 +121,9 @@ int cmd_probe(const struct args *a)
     if (a->json)
         return json_print(json_probe(&p));
     out_printf("drive    %8.2f GB/s  in reads of %s\n", p.drive_gbs, show_size(p.block_bytes).s);
+    if (p.packed_bytes != p.block_bytes)
+        out_printf("         %8.2f GB/s  in reads of %s, an expert of a packed file\n",
+                   p.drive_gbs_packed, show_size(p.packed_bytes).s);
     out_printf("         %8.2f GB/s  in reads of 4 MiB\n", p.drive_gbs_big);
     out_printf("memory   %8.2f GB/s  streaming reads\n", p.memory_gbs);
     out_printf("kernel   %8.2f GB/s  decode kernel over a large matrix\n", p.dot_gbs);

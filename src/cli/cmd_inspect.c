@@ -21,6 +21,7 @@ struct sum { /* of the tensors of one role and type */
 struct inspection {
     json_t *meta;    /* [{key, type, value}] */
     json_t *tensors; /* [{name, type, shape, bytes, file, offset, role}] */
+    json_t *packed;  /* [{name, type, shape, bytes, in}]: matrices inside packed tensors */
     struct sum sums[MAX_SUMS];
     size_t n_sums;
     bool failed; /* out of memory */
@@ -57,18 +58,33 @@ static void add_sum(struct inspection *in, const char *role, const char *type, i
     in->sums[i].bytes += bytes;
 }
 
+static json_t *shape_json(const int64_t shape[4], int n_dims)
+{
+    json_t *dims = json_array();
+    for (int i = 0; i < n_dims; i++)
+        json_array_append_new(dims, json_integer(shape[i]));
+    return dims;
+}
+
 static void on_tensor(void *user, const char *name, const char *type, const int64_t shape[4],
                       int n_dims, int64_t bytes, int file, int64_t offset, const char *role)
 {
     struct inspection *in = user;
-    json_t *dims = json_array();
-    for (int i = 0; i < n_dims; i++)
-        json_array_append_new(dims, json_integer(shape[i]));
     keep(in, in->tensors,
          json_pack("{so ss so sI si sI ss}", "name", json_bytes(name, strlen(name)), "type", type,
-                   "shape", dims, "bytes", (json_int_t)bytes, "file", file, "offset",
-                   (json_int_t)offset, "role", role));
+                   "shape", shape_json(shape, n_dims), "bytes", (json_int_t)bytes, "file", file,
+                   "offset", (json_int_t)offset, "role", role));
     add_sum(in, role, type, bytes);
+}
+
+static void on_packed(void *user, const char *name, const char *type, const int64_t shape[4],
+                      int n_dims, int64_t bytes, const char *tensor)
+{
+    struct inspection *in = user;
+    keep(in, in->packed,
+         json_pack("{so ss so sI so}", "name", json_bytes(name, strlen(name)), "type", type,
+                   "shape", shape_json(shape, n_dims), "bytes", (json_int_t)bytes, "in",
+                   json_bytes(tensor, strlen(tensor))));
 }
 
 /* ---- printing --------------------------------------------------------------------------- */
@@ -91,12 +107,12 @@ static void print_meta(const struct inspection *in)
     }
 }
 
-static void print_tensors(const struct inspection *in)
+/* last: the key whose text ends the line */
+static void print_list(const json_t *list, const char *last)
 {
     size_t i;
     const json_t *item;
-    out_printf("Tensors (%zu)\n", json_array_size(in->tensors));
-    json_array_foreach(in->tensors, i, item) {
+    json_array_foreach(list, i, item) {
         char dims[96] = "";
         size_t d, n = 0;
         const json_t *x;
@@ -105,8 +121,19 @@ static void print_tensors(const struct inspection *in)
                                   (int64_t)json_integer_value(x));
         out_printf("  %-36s %-8s %-24s %12s  %s\n", text_of(item, "name"), text_of(item, "type"),
                    dims, show_size(json_integer_value(json_object_get(item, "bytes"))).s,
-                   text_of(item, "role"));
+                   text_of(item, last));
     }
+}
+
+static void print_tensors(const struct inspection *in)
+{
+    out_printf("Tensors (%zu)\n", json_array_size(in->tensors));
+    print_list(in->tensors, "role");
+    if (!json_array_size(in->packed))
+        return;
+    out_printf("Packed matrices (%zu): those of an expert lie together in the tensor named last\n",
+               json_array_size(in->packed));
+    print_list(in->packed, "in");
 }
 
 static void print_sizes(const struct inspection *in)
@@ -139,8 +166,9 @@ static int print(const struct args *a, const struct inspection *in)
     bool some = a->only_meta || a->only_tensors;
     bool meta = a->only_meta || !some, tensors = a->only_tensors || !some;
     if (a->json)
-        return json_print(json_pack("{sO* sO* so*}", "metadata", meta ? in->meta : NULL, "tensors",
-                                    tensors ? in->tensors : NULL, "sizes",
+        return json_print(json_pack("{sO* sO* sO* so*}", "metadata", meta ? in->meta : NULL,
+                                    "tensors", tensors ? in->tensors : NULL, "packed",
+                                    tensors ? in->packed : NULL, "sizes",
                                     some ? NULL : sizes_json(in)));
     if (meta)
         print_meta(in);
@@ -154,8 +182,9 @@ static int print(const struct args *a, const struct inspection *in)
 int cmd_inspect(const struct args *a)
 {
     char path[PATH_MAX];
-    struct inspection in = {.meta = json_array(), .tensors = json_array()};
-    sluice_visitor v = {.on_meta = on_meta, .on_tensor = on_tensor, .user = &in};
+    struct inspection in = {.meta = json_array(), .tensors = json_array(), .packed = json_array()};
+    sluice_visitor v = {.on_meta = on_meta, .on_tensor = on_tensor, .on_packed = on_packed,
+                        .user = &in};
     sluice_error e = {0};
     int status = model_path(a, path);
     if (status == ST_OK && sluice_inspect(path, &v, &e) < 0)
@@ -166,5 +195,6 @@ int cmd_inspect(const struct args *a)
         status = print(a, &in);
     json_decref(in.meta);
     json_decref(in.tensors);
+    json_decref(in.packed);
     return status;
 }

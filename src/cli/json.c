@@ -116,7 +116,7 @@ static json_t *json_limit(int64_t bytes)
 json_t *json_plan(const sluice_plan *p)
 {
     json_t *j = json_pack(
-        "{sI sI sI sI sI sI sI sb sI sI sI sI si si sI sI so sI sI sI sI sf sf}",
+        "{sI sI sI sI sI sI sI sb sI sI sI sI si si sI sI so sI sI sI sI sf sf sb}",
         "process", (json_int_t)p->process,
         "dense", (json_int_t)p->dense,
         "state", (json_int_t)p->state,
@@ -139,21 +139,24 @@ json_t *json_plan(const sluice_plan *p)
         "dense_read_per_token", (json_int_t)p->dense_read_per_token,
         "dense_full", (json_int_t)p->dense_full,
         "hit_rate", p->hit_rate,
-        "typical_hit_rate", p->typical_hit_rate);
+        "typical_hit_rate", p->typical_hit_rate,
+        "packed", p->packed);
     if (j && p->decode_tps > 0)
         json_object_set_new(j, "predicted",
-                            json_pack("{sf sf sf sf sf ss}", "decode_tps", p->decode_tps, "typical_tps",
+                            json_pack("{sf sf sf sf sf ss sf}", "decode_tps", p->decode_tps, "typical_tps",
                                       p->typical_tps, "compute_s", p->compute_s, "drive_gbs",
                                       p->drive_gbs, "memory_gbs", p->memory_gbs, "limit",
-                                      p->limited_by_drive ? "drive" : "memory"));
+                                      p->limited_by_drive ? "drive" : "memory", "pack_gain",
+                                      p->pack_gain));
     return j;
 }
 
 json_t *json_probe(const sluice_probe_result *p)
 {
-    return json_pack("{sf sf sI sb sf sf sf sf}", "drive_gbs", p->drive_gbs, "drive_gbs_big",
-                     p->drive_gbs_big, "block_bytes", (json_int_t)p->block_bytes, "direct",
-                     p->direct, "memory_gbs", p->memory_gbs, "dot_gbs", p->dot_gbs,
+    return json_pack("{sf sf sf sI sI sb sf sf sf sf}", "drive_gbs", p->drive_gbs, "drive_gbs_big",
+                     p->drive_gbs_big, "drive_gbs_packed", p->drive_gbs_packed, "block_bytes",
+                     (json_int_t)p->block_bytes, "packed_bytes", (json_int_t)p->packed_bytes,
+                     "direct", p->direct, "memory_gbs", p->memory_gbs, "dot_gbs", p->dot_gbs,
                      "token_s", p->token_s, "output_s", p->output_s);
 }
 
@@ -167,10 +170,11 @@ json_t *json_model(const sluice *s)
     sluice_model_info i;
     sluice_info(s, &i);
     return json_pack(
-        "{so so so so so si si si si si si si si sb sI sI sI}",
+        "{so so so sb so so si si si si si si si si sb sI sI sI}",
         "arch", text_or_null(i.arch),
         "name", text_or_null(i.name),
         "quantization", text_or_null(i.quantization),
+        "packed", i.packed,
         "cpu", text_or_null(i.cpu),
         "io", text_or_null(i.io),
         "threads", i.threads,

@@ -61,6 +61,14 @@ static const struct command table[] = {
      "(nothing is written), reads from memory, and the decode kernel.",
      "  sluice probe -m MODEL.gguf\n"
      "  sluice probe --json\n"},
+    {"pack", C_PACK, cmd_pack, "OUT", "a copy of a model file that is read faster",
+     "Writes OUT, a GGUF file with the same metadata and weights in which the matrices of an "
+     "expert lie together and aligned: one read brings an expert, where it was three (\"sluice "
+     "plan\" predicts what that gains). The answers are the same bits. Only sluice can run such "
+     "a file. OUT appears whole or not at all; with --replace the packed file takes the model's "
+     "place, and a crash at any time leaves the old file or the new one.",
+     "  sluice pack -m MODEL.gguf PACKED.gguf\n"
+     "  sluice pack -m MODEL.gguf --replace\n"},
 };
 
 const struct command *commands_table(size_t *n)

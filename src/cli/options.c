@@ -17,7 +17,7 @@
 #define AT(field) offsetof(struct args, field)
 #define C_OPEN (C_RUN | C_CHAT | C_EVAL | C_LOGITS | C_BENCH)
 #define C_ENGINE (C_OPEN | C_PLAN | C_PROBE)
-#define C_ALL (C_ENGINE | C_INSPECT | C_TOKENIZE)
+#define C_ALL (C_ENGINE | C_INSPECT | C_TOKENIZE | C_PACK)
 #define C_TALK (C_RUN | C_CHAT)
 #define MAX_INT 2147483647.0
 
@@ -126,6 +126,11 @@ static const struct option_row table[] = {
      "only the metadata"},
     {"tensors", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_tensors), NULL, NULL, 1, 0, NULL, NULL,
      "only the tensors"},
+    {"replace", 0, O_FLAG, G_OUTPUT, C_PACK, AT(replace), NULL, NULL, 1, 0, NULL, NULL,
+     "put the packed file in the model's place; until it is whole, on the drive and read back, "
+     "the old one stays, so both need room for that time"},
+    {"force", 'f', O_FLAG, G_OUTPUT, C_PACK, AT(force), NULL, NULL, 1, 0, NULL, NULL,
+     "replace OUT when it is there already"},
     {"json", 0, O_FLAG, G_OUTPUT, C_ALL & ~C_CHAT, AT(json), NULL, NULL, 1, 0, NULL, NULL,
      "print one JSON value instead of text"},
 

@@ -67,7 +67,8 @@ void term_init(void)
     /* a shell starts background jobs with interrupts ignored; keep it so */
     if (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
         sigaction(SIGINT, &sa, NULL);
-    signal(SIGPIPE, SIG_IGN); /* seen as a failed write instead */
+    signal(SIGPIPE, SIG_IGN); /* seen as failed writes instead */
+    signal(SIGXFSZ, SIG_IGN);
     out.terminal = isatty(STDOUT_FILENO);
     out.dims = can_colour(STDOUT_FILENO);
     progress.terminal = isatty(STDERR_FILENO);

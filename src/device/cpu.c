@@ -9,9 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows and tokens computed per kernel call: rows of one tile stay in the
- * first-level cache while the tokens pass. */
-enum { TILE_ROWS = 32, TILE_TOKENS = 32, SPLIT_GRAIN = 16 };
+/* Rows and tokens of float weights computed per kernel call: rows of one tile
+ * stay in the first-level cache while the tokens pass. Packed rows, up to
+ * STRIP_BYTES of them, stay in the second-level cache. */
+enum { TILE_ROWS = 32, TILE_TOKENS = 32, SPLIT_GRAIN = 16, STRIP_BYTES = 384 << 10 };
 
 int device_cpu_open(const struct device_config *c, struct device **out, struct err *e)
 {
@@ -87,13 +88,38 @@ static void *carve(struct carve *c, int64_t count, size_t item)
     return c->base ? c->base + at : NULL;
 }
 
+/* Rows of n elements that are packed at a time. */
+static int64_t strip_rows(const struct device *d, int64_t n)
+{
+    int64_t fit = STRIP_BYTES / (int64_t)kern_packed_row_bytes(n);
+    return MAX(fit / d->k->tile_rows, 1) * d->k->tile_rows;
+}
+
+/* What one thread needs at a time: a normed row and its blob; a tile of blobs;
+ * a strip of packed rows; one delta head (q, k, v, o and gates); one attention
+ * head group's queries. */
+static size_t thread_bytes(const struct device *d, const struct dev_sizes *s)
+{
+    int64_t in = MAX(s->max_in, MAX(s->expert_width, s->shared_width));
+    size_t row = align_up((size_t)MAX(s->max_in, s->max_out) * sizeof(float), 64) +
+                 kern_act_bytes(s->max_in);
+    size_t tile = (size_t)d->k->tile_tokens * kern_act_bytes(in);
+    size_t strip = MAX((size_t)d->k->tile_rows * kern_packed_row_bytes(in), (size_t)STRIP_BYTES);
+    size_t delta = (size_t)(4 * s->delta_k_dim + 4 * s->delta_v_dim) * sizeof(float);
+    size_t attn = (size_t)(s->q_per_kv * s->head_dim) * 2 * sizeof(float);
+    size_t many = s->max_tokens > 1 ? MAX(tile, strip) : 0;
+    return MAX(MAX(row, many), MAX(delta, attn));
+}
+
 static void carve_all(struct device *d, const struct dev_sizes *s, struct carve *c)
 {
     int64_t t = s->max_tokens, width = MAX(s->expert_width, s->shared_width);
+    int64_t tiled = (int64_t)align_up((size_t)t, (size_t)d->k->tile_tokens);
     int64_t ffn_rows = MAX(t, s->n_used + 1);
     int64_t y_rows = MAX(t, s->n_used);
     d->norm = carve(c, t * s->max_in, sizeof(float));
-    d->act = carve(c, t, kern_act_bytes(s->max_in));
+    d->packed = carve(c, tiled, kern_packed_token_bytes(MAX(s->max_in, width)));
+    d->act = carve(c, 1, kern_act_bytes(s->n_embd));
     d->tmp = carve(c, t * s->max_out, sizeof(float));
     d->moe_h = carve(c, t * s->n_embd, sizeof(float));
     d->moe_act = carve(c, t, kern_act_bytes(s->n_embd));
@@ -104,16 +130,9 @@ static void carve_all(struct device *d, const struct dev_sizes *s, struct carve 
     d->moe_shared = carve(c, t * s->n_embd, sizeof(float));
     d->ffn_gate = carve(c, ffn_rows * width, sizeof(float));
     d->ffn_up = carve(c, ffn_rows * width, sizeof(float));
-    d->ffn_act = carve(c, ffn_rows, kern_act_bytes(width));
     d->rope = carve(c, t * s->head_dim, sizeof(float));
 
-    /* A thread needs room for: a normed row and its blob; one delta head
-     * (q, k, v, o and gates); one attention head group's queries. */
-    size_t row = align_up((size_t)MAX(s->max_in, s->max_out) * sizeof(float), 64) +
-                 kern_act_bytes(s->max_in);
-    size_t delta = (size_t)(4 * s->delta_k_dim + 4 * s->delta_v_dim) * sizeof(float);
-    size_t attn = (size_t)(s->q_per_kv * s->head_dim) * 2 * sizeof(float);
-    d->thread_stride = align_up(MAX(row, MAX(delta, attn)) + 4096, 4096);
+    d->thread_stride = align_up(thread_bytes(d, s) + 4096, 4096);
     d->thread = carve(c, d->n_threads, d->thread_stride);
 }
 
@@ -187,6 +206,51 @@ void cpu_mul(const struct device *d, const struct dev_mat *w, int64_t r0, int64_
     }
 }
 
+static const uint8_t *row_of(const struct dev_mat *w, int64_t r)
+{
+    return (const uint8_t *)w->data + (size_t)r * dtype_row_bytes(w->type, w->n_in);
+}
+
+void cpu_mul_many(const struct device *d, int i, const struct dev_mat *w, int64_t r0, int64_t r1,
+                  const float *x, int64_t x_stride, const void *packed, int64_t n_tok, float *out,
+                  int64_t out_stride, const struct dev_mat *then, int64_t then_row)
+{
+    if (!cpu_uses_act(d, w)) {
+        cpu_mul(d, w, r0, r1, x, x_stride, NULL, n_tok, out, out_stride);
+        return;
+    }
+    size_t row = dtype_row_bytes(w->type, w->n_in);
+    int64_t strip = strip_rows(d, w->n_in);
+    void *rows = cpu_thread_mem(d, i);
+    for (int64_t r = r0; r < r1; r += strip) {
+        int64_t n = MIN(strip, r1 - r), left = MIN(strip, r1 - r - n);
+        const uint8_t *soon = row_of(w, r + n);
+        size_t soon_bytes = (size_t)left * row;
+        if (left <= 0 && then) {
+            soon = row_of(then, then_row);
+            soon_bytes = (size_t)MIN(strip_rows(d, then->n_in), then->n_out - then_row) *
+                         dtype_row_bytes(then->type, then->n_in);
+        }
+        d->k->pack_rows[w->type](rows, row_of(w, r), row, n, w->n_in);
+        d->k->mul_packed[w->type](out + (r - r0), out_stride, rows, n, packed, n_tok, w->n_in, soon,
+                                  soon_bytes);
+    }
+}
+
+void cpu_pack(const struct device *d, int i, const float *x, int64_t x_stride, int64_t t0,
+              int64_t t1, int64_t n)
+{
+    uint8_t *blobs = cpu_thread_mem(d, i);
+    size_t blob = kern_act_bytes(n);
+    for (int64_t t = t0; t < t1; t += d->k->tile_tokens) {
+        int64_t tile = MIN((int64_t)d->k->tile_tokens, t1 - t);
+        for (int64_t k = 0; k < tile; k++)
+            d->k->quantize(blobs + (size_t)k * blob, x + (t + k) * x_stride, n);
+        d->k->pack_tokens(d->packed + (size_t)t * kern_packed_token_bytes(n), blobs, blob, NULL, tile,
+                          n);
+    }
+}
+
 struct project_job {
     struct device *d;
     const struct dev_project *p;
@@ -226,16 +290,11 @@ static void project_prepare(void *arg, int i, int n)
     const struct dev_project *p = j->p;
     const struct device *d = j->d;
     int64_t t0, t1;
-    size_t blob = kern_act_bytes(p->n_in);
-    pool_split(p->n_tok, 1, i, n, &t0, &t1);
-    for (int64_t t = t0; t < t1; t++) {
-        float *h = d->norm + t * p->n_in;
-        const float *x = p->x + t * p->x_stride;
-        if (p->norm)
-            d->k->rms_norm(h, x, p->norm, p->n_in, p->eps);
-        if (j->need_act)
-            d->k->quantize(d->act + (size_t)t * blob, p->norm ? h : x, p->n_in);
-    }
+    pool_split(p->n_tok, d->k->tile_tokens, i, n, &t0, &t1);
+    for (int64_t t = t0; p->norm && t < t1; t++)
+        d->k->rms_norm(d->norm + t * p->n_in, p->x + t * p->x_stride, p->norm, p->n_in, p->eps);
+    if (j->need_act)
+        cpu_pack(d, i, p->norm ? d->norm : p->x, p->norm ? p->n_in : p->x_stride, t0, t1, p->n_in);
 }
 
 static void project_rows(void *arg, int i, int n)
@@ -251,7 +310,7 @@ static void project_rows(void *arg, int i, int n)
         if (r0 == r1)
             continue;
         float *out = p->add ? d->tmp : p->out[m];
-        cpu_mul(d, p->w[m], r0, r1, x, stride, d->act, p->n_tok, out + r0, n_out);
+        cpu_mul_many(d, i, p->w[m], r0, r1, x, stride, d->packed, p->n_tok, out + r0, n_out, NULL, 0);
         for (int64_t t = 0; p->add && t < p->n_tok; t++)
             d->k->add(p->out[m] + t * n_out + r0, out + t * n_out + r0, r1 - r0);
     }

@@ -15,10 +15,11 @@ struct device {
     /* One mapping, carved once by device_reserve. */
     void *map;
     size_t map_bytes;
-    /* shared by the threads; during a mixture-of-experts block norm and act
+    /* shared by the threads; during a mixture-of-experts block norm and packed
      * hold the gathered inputs of one expert, tmp its outputs */
     float *norm;         /* (max_tokens, max_in) normed input */
-    uint8_t *act;        /* (max_tokens) activation blobs of max_in */
+    uint8_t *packed;     /* (max_tokens) packed tokens: the input of many-token products */
+    uint8_t *act;        /* one activation blob of n_embd, for device_moe_guess */
     float *tmp;          /* (max_tokens, max_out), max_out >= n_embd */
     /* mixture of experts */
     float *moe_h;        /* (max_tokens, n_embd) normed input */
@@ -29,7 +30,6 @@ struct device {
     float *moe_y;        /* one token: (n_used, n_embd) by slot; more: (max_tokens, n_embd) sums */
     float *moe_shared;   /* (max_tokens, n_embd) output of the shared expert */
     float *ffn_gate, *ffn_up; /* (max(max_tokens, n_used + 1), width) */
-    uint8_t *ffn_act;    /* same rows, blobs of width */
     float *rope;         /* (max_tokens, 2 * n_half) cos and sin */
     /* one of each per thread, `thread_stride` bytes apart */
     uint8_t *thread;
@@ -51,6 +51,17 @@ static inline bool cpu_uses_act(const struct device *d, const struct dev_mat *w)
 void cpu_mul(const struct device *d, const struct dev_mat *w, int64_t r0, int64_t r1,
              const float *x, int64_t x_stride, const void *act, int64_t n_tok, float *out,
              int64_t out_stride);
+
+/* The same for two tokens or more, in thread i: `packed` instead of blobs.
+ * `then`, a matrix or NULL, is the one whose rows from `then_row` follow. */
+void cpu_mul_many(const struct device *d, int i, const struct dev_mat *w, int64_t r0, int64_t r1,
+                  const float *x, int64_t x_stride, const void *packed, int64_t n_tok, float *out,
+                  int64_t out_stride, const struct dev_mat *then, int64_t then_row);
+
+/* Quantises tokens t0 (a multiple of tile_tokens) to t1 of x (n_tok, n), rows
+ * x_stride floats apart, into d->packed, in thread i. */
+void cpu_pack(const struct device *d, int i, const float *x, int64_t x_stride, int64_t t0,
+              int64_t t1, int64_t n);
 
 static inline void *cpu_thread_mem(const struct device *d, int i)
 {

@@ -197,20 +197,26 @@ static void batch_down(void *arg, int i, int n)
 
 /* ---- a chunk of tokens: one expert ------------------------------------ */
 
+/* Many experts of a chunk have a single token, which needs no packing. */
+static bool is_alone(const struct moe_job *j)
+{
+    return j->e->rows && j->e->n_rows == 1;
+}
+
 static void chunk_gather(void *arg, int i, int n)
 {
     const struct moe_job *j = arg;
     const struct device *d = j->d;
+    const struct dev_expert *e = j->e;
     int64_t t0, t1, n_embd = j->m->n_embd;
     size_t blob = kern_act_bytes(n_embd);
-    pool_split(j->e->n_rows, 1, i, n, &t0, &t1);
-    for (int64_t t = t0; t < t1; t++) {
-        int64_t row = j->e->rows[t];
-        if (j->want_act)
-            memcpy(d->act + (size_t)t * blob, d->moe_act + (size_t)row * blob, blob);
-        if (j->want_float)
-            memcpy(d->norm + t * n_embd, d->moe_h + row * n_embd, (size_t)n_embd * sizeof(float));
-    }
+    pool_split(e->n_rows, d->k->tile_tokens, i, n, &t0, &t1);
+    if (j->want_act)
+        d->k->pack_tokens(d->packed + (size_t)t0 * kern_packed_token_bytes(n_embd),
+                          e->rows ? d->moe_act : d->moe_act + (size_t)t0 * blob, blob,
+                          e->rows ? e->rows + t0 : NULL, t1 - t0, n_embd);
+    for (int64_t t = t0; j->want_float && e->rows && t < t1; t++)
+        memcpy(d->norm + t * n_embd, d->moe_h + e->rows[t] * n_embd, (size_t)n_embd * sizeof(float));
 }
 
 static void chunk_gate_up(void *arg, int i, int n)
@@ -219,17 +225,25 @@ static void chunk_gate_up(void *arg, int i, int n)
     const struct device *d = j->d;
     const struct dev_expert *e = j->e;
     int64_t r0, r1, width = e->gate.n_out, n_embd = j->m->n_embd;
-    const float *x = e->rows ? d->norm : d->moe_h;
-    const uint8_t *act = e->rows ? d->act : d->moe_act;
     pool_split(width, GRAIN, i, n, &r0, &r1);
     if (r0 == r1)
         return;
-    cpu_mul(d, &e->gate, r0, r1, x, n_embd, act, e->n_rows, d->ffn_gate + r0, width);
-    cpu_mul(d, &e->up, r0, r1, x, n_embd, act, e->n_rows, d->ffn_up + r0, width);
-    for (int64_t t = 0; t < e->n_rows; t++) {
-        float *g = d->ffn_gate + t * width + r0;
-        d->k->silu_mul(g, g, d->ffn_up + t * width + r0, r1 - r0);
+    float *gate = d->ffn_gate + r0, *up = d->ffn_up + r0;
+    if (is_alone(j)) {
+        const float *x = d->moe_h + e->rows[0] * n_embd;
+        const uint8_t *act = d->moe_act + (size_t)e->rows[0] * kern_act_bytes(n_embd);
+        cpu_mul(d, &e->gate, r0, r1, x, n_embd, act, 1, gate, width);
+        cpu_mul(d, &e->up, r0, r1, x, n_embd, act, 1, up, width);
+    } else {
+        const float *x = e->rows ? d->norm : d->moe_h;
+        cpu_mul_many(d, i, &e->gate, r0, r1, x, n_embd, d->packed, e->n_rows, gate, width, &e->up, r0);
+        int64_t down0, down1; /* this thread's rows in chunk_down */
+        pool_split(e->down.n_out, GRAIN, i, n, &down0, &down1);
+        cpu_mul_many(d, i, &e->up, r0, r1, x, n_embd, d->packed, e->n_rows, up, width,
+                     down0 < down1 ? &e->down : NULL, down0);
     }
+    for (int64_t t = 0; t < e->n_rows; t++)
+        d->k->silu_mul(gate + t * width, gate + t * width, up + t * width, r1 - r0);
 }
 
 static void chunk_quantize(void *arg, int i, int n)
@@ -237,9 +251,8 @@ static void chunk_quantize(void *arg, int i, int n)
     const struct moe_job *j = arg;
     const struct device *d = j->d;
     int64_t t0, t1, width = j->e->down.n_in;
-    pool_split(j->e->n_rows, 1, i, n, &t0, &t1);
-    for (int64_t t = t0; t < t1; t++)
-        d->k->quantize(d->ffn_act + (size_t)t * kern_act_bytes(width), d->ffn_gate + t * width, width);
+    pool_split(j->e->n_rows, d->k->tile_tokens, i, n, &t0, &t1);
+    cpu_pack(d, i, d->ffn_gate, width, t0, t1, width);
 }
 
 static void chunk_down(void *arg, int i, int n)
@@ -247,12 +260,20 @@ static void chunk_down(void *arg, int i, int n)
     const struct moe_job *j = arg;
     const struct device *d = j->d;
     const struct dev_expert *e = j->e;
-    int64_t r0, r1, n_embd = e->down.n_out;
+    int64_t r0, r1, n_embd = e->down.n_out, width = e->down.n_in;
     pool_split(n_embd, GRAIN, i, n, &r0, &r1);
     if (r0 == r1)
         return;
     float *out = e->shared ? d->moe_shared : d->tmp;
-    cpu_mul(d, &e->down, r0, r1, d->ffn_gate, e->down.n_in, d->ffn_act, e->n_rows, out + r0, n_embd);
+    if (is_alone(j)) {
+        void *act = cpu_thread_mem(d, i);
+        if (cpu_uses_act(d, &e->down))
+            d->k->quantize(act, d->ffn_gate, width);
+        cpu_mul(d, &e->down, r0, r1, d->ffn_gate, width, act, 1, out + r0, n_embd);
+    } else {
+        cpu_mul_many(d, i, &e->down, r0, r1, d->ffn_gate, width, d->packed, e->n_rows, out + r0,
+                     n_embd, NULL, 0);
+    }
     for (int64_t t = 0; !e->shared && t < e->n_rows; t++)
         d->k->axpy(d->moe_y + e->rows[t] * n_embd + r0, e->weight[t], out + t * n_embd + r0, r1 - r0);
 }
@@ -264,10 +285,10 @@ static void chunk_expert(struct moe_job *j, const struct dev_expert *e)
     bool gate_act = cpu_uses_act(j->d, &e->gate), up_act = cpu_uses_act(j->d, &e->up);
     j->want_act = gate_act || up_act;
     j->want_float = !gate_act || !up_act;
-    if (e->rows)
+    if (!is_alone(j) && (j->want_act || e->rows))
         pool_run(pool, chunk_gather, j);
     pool_run(pool, chunk_gate_up, j);
-    if (cpu_uses_act(j->d, &e->down))
+    if (!is_alone(j) && cpu_uses_act(j->d, &e->down))
         pool_run(pool, chunk_quantize, j);
     pool_run(pool, chunk_down, j);
 }

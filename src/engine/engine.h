@@ -11,6 +11,7 @@
  *   pressure.c  giving memory back while other programs grow
  *   inspect.c   looking into a file
  *   probe.c     what drive and memory can do
+ *   pack.c      a packed copy of a model's file
  *
  * Structs are open inside this folder. One thread at a time uses a `sluice`
  * and its sessions (the caller's), so nothing here is locked.
@@ -86,11 +87,14 @@ int plan_logits_rows(const struct sluice *s);
 int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes);
 
 /* ---- pressure.c ---- */
+/* How large the cache may be when it is opened, at most as planned. */
+int64_t pressure_start(struct sluice *s);
 void pressure_look(struct sluice *s); /* cheap; at least once a layer */
 
 /* ---- open.c ---- */
 /* Describes the model, opens its tokeniser and the device: all that a plan needs. */
 int open_header(struct sluice *s, struct err *e);
+int io_kind(const char *name, enum ioq_kind *kind, struct err *e);
 
 /* ---- session.c ---- */
 enum phase { PHASE_PROMPT, PHASE_DECODE };

@@ -32,7 +32,7 @@ static int check_options(const sluice_options *o, struct err *e)
     return OK;
 }
 
-static int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
+int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
 {
     *kind = IOQ_AUTO;
     if (!name || strcmp(name, "auto") == 0)
@@ -101,7 +101,7 @@ static int load_model(struct sluice *s, struct err *e)
 {
     static const struct trace_kind kind = {"load", "load", {NULL}};
     int64_t begin = os_clock_ns();
-    int rc = model_load(s->model, &s->mo, s->dev, s->q, s->plan.cache, s->o.policy, load_progress, s, e);
+    int rc = model_load(s->model, &s->mo, s->dev, s->q, pressure_start(s), s->o.policy, load_progress, s, e);
     if (s->trace)
         trace_add(s->trace, &kind, TRACE_DRIVER, begin, os_clock_ns(), NULL, 0);
     return rc;
@@ -128,7 +128,6 @@ static int load(struct sluice *s, struct err *e)
     s->mo.mirrors = NULL; /* borrowed only until here */
     s->mo.n_mirrors = 0;
     check_drives(s);
-    s->pressure_cap = INT64_MAX;
     model_set_pulse(s->model, session_pulse, s);
     s->cpu = strdup(device_name(s->dev));
     s->io = strdup(ioq_name(s->q));
@@ -196,6 +195,7 @@ void sluice_info(const sluice *s, sluice_model_info *out)
         .n_layers = m->n_layers, .n_embd = m->n_embd, .n_vocab = m->n_vocab,
         .n_context_train = m->n_context_train, .n_context = s->plan.n_context,
         .n_experts = m->n_experts, .n_experts_used = m->n_used,
+        .packed = m->packed,
         .has_thinking = chat_has_thinking(s->text),
         .file_bytes = m->file_bytes, .dense_bytes = m->dense_bytes, .expert_bytes = m->expert_bytes,
     };

@@ -157,6 +157,7 @@ int plan_make(struct sluice *s, struct err *e)
     p->process = os_rss() + PROCESS_RESERVE + (int64_t)device_threads(s->dev) * THREAD_RESERVE;
     p->expert_bytes_per_token = s->shape.expert_bytes_per_token;
     p->dense_bytes_per_token = s->shape.dense_bytes_per_token;
+    p->packed = s->shape.packed;
     s->mo.kv_f16 = !s->o.exact && !s->o.kv_f32;
     s->mo.lookahead = s->o.lookahead < 0 ? 0 : s->o.lookahead > 0 ? s->o.lookahead : DEFAULT_LOOKAHEAD;
 
@@ -189,6 +190,16 @@ double sluice_predict(const sluice_probe_result *probe, double read_bytes)
     return 1.0 / MAX(drive_s + (drive_s > 0 ? probe->output_s : 0), probe->token_s);
 }
 
+/* Packed, the experts' bytes come at another rate; dense weights do not change. */
+static double pack_gain(const sluice_probe_result *r, const sluice_plan *p)
+{
+    double experts = (1.0 - p->hit_rate) * (double)p->expert_bytes_per_token;
+    if (p->packed || r->drive_gbs_packed <= 0)
+        return 1.0;
+    experts *= r->drive_gbs / r->drive_gbs_packed;
+    return MAX(1.0, sluice_predict(r, experts + (double)p->dense_read_per_token) / p->decode_tps);
+}
+
 void plan_predict(const sluice_probe_result *probe, sluice_plan *p)
 {
     double experts = (double)p->expert_bytes_per_token, dense = (double)p->dense_read_per_token;
@@ -201,6 +212,7 @@ void plan_predict(const sluice_probe_result *probe, sluice_plan *p)
     p->decode_tps = sluice_predict(&r, (1.0 - p->hit_rate) * experts + dense);
     p->typical_tps = sluice_predict(&r, (1.0 - p->typical_hit_rate) * experts + dense);
     p->limited_by_drive = p->decode_tps * r.token_s < 0.999;
+    p->pack_gain = pack_gain(&r, p);
 }
 
 /* ---- the budget while running ------------------------------------------ */
@@ -219,6 +231,10 @@ int plan_take(struct sluice *s, int64_t bytes, struct err *e)
         return err_set(e, E_STATE,
                        "the memory budget is used up: a session needs %lld more bytes and the expert cache is at its smallest; raise --memory",
                        (long long)bytes);
+    /* While memory is short, what is taken comes from the cache in any case. */
+    if (s->pressure_cap != INT64_MAX)
+        s->pressure_cap -= bytes;
+    room = MAX(MIN(room, s->pressure_cap), s->plan.cache_min);
     struct expert_cache *c = model_experts(s->model);
     if ((int64_t)expert_bytes(c) > room)
         expert_resize(c, (size_t)room);
@@ -229,6 +245,8 @@ int plan_take(struct sluice *s, int64_t bytes, struct err *e)
 void plan_give(struct sluice *s, int64_t bytes)
 {
     s->kv_in_use -= bytes;
+    if (s->pressure_cap != INT64_MAX)
+        s->pressure_cap += bytes;
     int64_t want = MIN(s->plan.cache_full, MIN(budget_room(s), s->pressure_cap));
     struct expert_cache *c = model_experts(s->model);
     if (want > (int64_t)expert_bytes(c))

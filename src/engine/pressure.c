@@ -16,6 +16,23 @@ static int64_t low_water(const struct os_memory *m)
     return MAX((int64_t)4 << 20, MIN(total, (int64_t)256 << 20));
 }
 
+static int64_t free_now(const struct os_memory *m)
+{
+    return m->cgroup_limit == INT64_MAX ? m->available : MIN(m->available, m->cgroup_limit - m->cgroup_used);
+}
+
+int64_t pressure_start(struct sluice *s)
+{
+    struct os_memory m;
+    os_memory(&m);
+    /* a budget may be larger than the machine: the cache then begins with what
+     * is there and the rest of the plan leaves */
+    int64_t others = s->plan.budget - s->plan.cache - os_rss();
+    int64_t room = free_now(&m) - MAX(others, (int64_t)0) - 2 * low_water(&m);
+    s->pressure_cap = room < s->plan.cache ? MAX(room, s->plan.cache_min) : INT64_MAX;
+    return MIN(s->plan.cache, s->pressure_cap);
+}
+
 static bool all_slots_used(struct expert_cache *c)
 {
     struct expert_stats x;
@@ -31,10 +48,7 @@ void pressure_look(struct sluice *s)
         return;
     s->pressure_next_ns = now + PERIOD_NS;
     os_memory(&m);
-    int64_t free_bytes = m.available, low = low_water(&m);
-    if (m.cgroup_limit != INT64_MAX)
-        free_bytes = MIN(free_bytes, m.cgroup_limit - m.cgroup_used);
-
+    int64_t free_bytes = free_now(&m), low = low_water(&m);
     struct expert_cache *c = model_experts(s->model);
     int64_t cache = (int64_t)expert_bytes(c);
     if (free_bytes < low) {

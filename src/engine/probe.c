@@ -1,7 +1,8 @@
 /*
  * What drive and memory can do: the figures that every speed is held
  * against. The drive is measured with direct reads at random places of the
- * model file, at the engine's own depth, in expert-sized and in 4 MiB blocks.
+ * model file, at the engine's own depth, in the sizes that experts are read in
+ * (matrix by matrix, or whole where the file is packed) and in 4 MiB blocks.
  */
 #include "engine/engine.h"
 
@@ -60,6 +61,23 @@ static int measure_drive(struct drive *d, double *gbs, struct err *e)
     return rc;
 }
 
+/* The rates of the block sizes; equal sizes are measured once. */
+static int measure_blocks(struct drive *d, sluice_probe_result *r, struct err *e)
+{
+    d->block = (size_t)MIN(d->file_bytes, (int64_t)BIG_BLOCK);
+    TRY(measure_drive(d, &r->drive_gbs_big, e));
+    r->drive_gbs = r->drive_gbs_packed = r->drive_gbs_big;
+    if (r->packed_bytes != (int64_t)d->block) {
+        d->block = (size_t)r->packed_bytes;
+        TRY(measure_drive(d, &r->drive_gbs_packed, e));
+        r->drive_gbs = r->drive_gbs_packed;
+    }
+    if (r->block_bytes == (int64_t)d->block)
+        return OK;
+    d->block = (size_t)r->block_bytes;
+    return measure_drive(d, &r->drive_gbs, e);
+}
+
 static int probe_drive(const sluice_options *o, const struct model *model,
                        const struct model_shape *m, sluice_probe_result *r, struct err *e)
 {
@@ -78,14 +96,12 @@ static int probe_drive(const sluice_options *o, const struct model *model,
     if (rc >= 0)
         memset(d.buf, 1, bytes); /* first touch must not be in the measurement */
     r->direct = rc >= 0 && ioq_is_direct(d.q, d.file);
-    r->block_bytes = MIN(MAX(m->largest_expert_bytes / EXPERT_MAX_PARTS, (int64_t)IOQ_ALIGN),
-                         MIN(d.file_bytes, (int64_t)BIG_BLOCK));
-    d.block = (size_t)r->block_bytes;
+    int64_t most = MIN(d.file_bytes, (int64_t)BIG_BLOCK);
+    int64_t expert = MAX(m->largest_expert_bytes, (int64_t)IOQ_ALIGN);
+    r->packed_bytes = MIN((int64_t)align_up((size_t)expert, IOQ_ALIGN), most);
+    r->block_bytes = m->packed ? r->packed_bytes : MIN(MAX(expert / EXPERT_MAX_PARTS, (int64_t)IOQ_ALIGN), most);
     if (rc >= 0)
-        rc = measure_drive(&d, &r->drive_gbs, e);
-    d.block = (size_t)MIN(d.file_bytes, (int64_t)BIG_BLOCK);
-    if (rc >= 0)
-        rc = measure_drive(&d, &r->drive_gbs_big, e);
+        rc = measure_blocks(&d, r, e);
     ioq_close(d.q);
     if (d.buf)
         os_unmap(d.buf, bytes);

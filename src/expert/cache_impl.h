@@ -22,7 +22,7 @@ struct layer_plan {
     int part_extent[EXPERT_MAX_PARTS];    /* which extent holds a part */
     size_t part_delta[EXPERT_MAX_PARTS];  /* where in the extent it begins */
     int n_parts, n_experts;
-    size_t slot_bytes;                    /* sum of the extents' largest spans */
+    size_t slot_bytes;                    /* sum of the extents' rooms */
     int cls;
 };
 
@@ -81,6 +81,9 @@ struct expert_cache {
 };
 
 /* ---- slots.c ---- */
+/* Memory for reading any expert of the extent: no more than the read where all
+ * of them begin at a page of the file. */
+size_t extent_room(const struct extent *x);
 /* Fills plan and classes (no memory) for the layers; E_ARG, E_NOMEM. */
 int slots_plan(struct expert_cache *c, const struct expert_config *cfg, struct err *e);
 void slots_plan_free(struct expert_cache *c);

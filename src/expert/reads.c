@@ -23,7 +23,7 @@ void reads_start(struct expert_cache *c, int gid, enum ioq_class cls)
             .buf = at,
             .tag = {(int)(s->key / c->max_experts) + 1, (int)expert + 1},
         };
-        at += ioq_span_max(x->bytes);
+        at += extent_room(x);
     }
     for (int i = p->n_extents; i < EXPERT_MAX_PARTS; i++)
         s->reads[i] = (struct ioq_req){.state = IOQ_DONE};

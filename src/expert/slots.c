@@ -16,6 +16,7 @@
 #include <string.h>
 
 #define HUGE_BYTES ((size_t)2 << 20)
+#define JOIN_GAP 256 /* padding between parts that are read together must be less */
 #define HUGE_FROM_BYTES ((size_t)64 << 20) /* smaller caches: rounding would cost too much */
 
 /* ---- extents and classes ---------------------------------------------- */
@@ -32,10 +33,11 @@ static int plan_layer(struct layer_plan *p, const struct expert_layer *l, int la
     for (int i = 0; i < l->n_parts; i++) {
         const struct expert_part *part = &l->part[i];
         struct extent *x = p->n_extents ? &p->extent[p->n_extents - 1] : NULL;
+        int64_t delta = x ? part->offset - x->offset : -1;
         if (x && part->file == x->file && part->stride == x->stride &&
-            part->offset == x->offset + (int64_t)x->bytes) {
-            p->part_delta[i] = x->bytes;
-            x->bytes += part->bytes;
+            delta >= (int64_t)x->bytes && delta < (int64_t)x->bytes + JOIN_GAP) {
+            p->part_delta[i] = (size_t)delta;
+            x->bytes = (size_t)delta + part->bytes;
         } else {
             p->part_delta[i] = 0;
             p->extent[p->n_extents++] = (struct extent){part->file, part->offset,
@@ -44,8 +46,14 @@ static int plan_layer(struct layer_plan *p, const struct expert_layer *l, int la
         p->part_extent[i] = p->n_extents - 1;
     }
     for (int i = 0; i < p->n_extents; i++)
-        p->slot_bytes += ioq_span_max(p->extent[i].bytes);
+        p->slot_bytes += extent_room(&p->extent[i]);
     return OK;
+}
+
+size_t extent_room(const struct extent *x)
+{
+    bool aligned = x->offset % IOQ_ALIGN == 0 && x->stride % IOQ_ALIGN == 0;
+    return aligned ? align_up(x->bytes, IOQ_ALIGN) : ioq_span_max(x->bytes);
 }
 
 static int by_size_down(const void *a, const void *b)

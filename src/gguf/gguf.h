@@ -1,7 +1,7 @@
 /*
  * gguf: reads and validates the description part of GGUF files, versions 2
  * and 3, split files too. Answers "tensor name -> file, offset, bytes, shape,
- * type"; touches no tensor data.
+ * type"; touches no tensor data. Makes the description part of a new file.
  *
  * Everything in a file is untrusted. After gguf_open succeeds:
  *  1. every tensor's bytes lie inside its file and overlap no other tensor;
@@ -75,5 +75,28 @@ struct gguf_tensor {
 int64_t gguf_n_tensors(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, int64_t i);
 const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name);
+
+/* ---- writing: the description part of a new file ---- */
+
+struct gguf_writer;
+
+/* `alignment` of the tensors' data in the file: a power of two from 8 on; it
+ * becomes the key general.alignment. NULL: no memory. First all values, then
+ * all tensors; keys and names must be unique, which is not checked. Running
+ * out of memory is remembered and told by gguf_writer_end. */
+struct gguf_writer *gguf_writer_new(uint32_t alignment);
+void gguf_writer_free(struct gguf_writer *w);
+void gguf_write_value(struct gguf_writer *w, const struct gguf_value *v); /* as it is */
+void gguf_write_u32(struct gguf_writer *w, const char *key, uint32_t x);
+void gguf_write_u32s(struct gguf_writer *w, const char *key, const uint32_t *x, uint64_t n);
+void gguf_write_u64s(struct gguf_writer *w, const char *key, const uint64_t *x, uint64_t n);
+void gguf_write_strs(struct gguf_writer *w, const char *key, const char *const *x, uint64_t n);
+/* Data follow each other in this order, each padded to the alignment. */
+void gguf_write_tensor(struct gguf_writer *w, const char *name, enum dtype type, int n_dims,
+                       const int64_t *ne);
+/* The bytes of the file before the first tensor's data, padding included;
+ * they belong to the writer. data_bytes: of all data, padded. */
+int gguf_writer_end(struct gguf_writer *w, const void **header, size_t *header_bytes,
+                    int64_t *data_bytes, struct err *e);
 
 #endif

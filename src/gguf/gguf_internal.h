@@ -5,6 +5,7 @@
  *   gguf_parse.c  the header of one file -> values and tensors
  *   gguf_read.c   a bounded cursor over the header bytes; the error sentence
  *   gguf_value.c  conversions of metadata values
+ *   gguf_write.c  the header of a new file
  *
  * Memory: the header bytes of every file (at most GGUF_HEADER_MAX each), plus
  * tables that grow with what was parsed, never with what a file claims.

@@ -65,7 +65,7 @@ const char *ioq_path(const struct ioq *q, int file);
 /*
  * The aligned superset of [offset, offset + bytes): where it begins, how long
  * it is; the wanted bytes then lie `*skip` bytes into the buffer. A buffer
- * needs ioq_span_max(bytes) bytes and IOQ_ALIGN alignment.
+ * needs `*len` bytes, at most ioq_span_max(bytes), and IOQ_ALIGN alignment.
  */
 void ioq_span(int64_t offset, size_t bytes, int64_t *begin, size_t *len, size_t *skip);
 static inline size_t ioq_span_max(size_t bytes)
@@ -81,7 +81,7 @@ struct ioq_req {
     enum ioq_class cls;
     int64_t offset;    /* of the wanted bytes; not necessarily aligned */
     size_t bytes;
-    void *buf;         /* IOQ_ALIGN aligned, ioq_span_max(bytes) long */
+    void *buf;         /* IOQ_ALIGN aligned, room for the span */
     int tag[2];        /* for the timeline: layer and expert, from 1; 0: none */
     /* set by the queue */
     enum ioq_state state;

@@ -32,27 +32,28 @@ struct group {
 
 /*
  * The formats. X(name in lower case, id, elements, bytes in a block, has
- * a minimum); a name is part of function names. Where a format has one scale
- * for 32 elements its two sixteens have the same scale and minimum.
+ * a minimum, has a scale for each sixteen); a name is part of function names.
+ * Where a format has one scale for 32 elements its two sixteens have the same
+ * scale and minimum.
  */
 #define KERN_QUANT_FORMATS(X)                                                  \
-    X(q4_0, DT_Q4_0, 32, 18, 0)                                                \
-    X(q4_1, DT_Q4_1, 32, 20, 1)                                                \
-    X(q5_0, DT_Q5_0, 32, 22, 0)                                                \
-    X(q5_1, DT_Q5_1, 32, 24, 1)                                                \
-    X(q8_0, DT_Q8_0, 32, 34, 0)                                                \
-    X(q2_k, DT_Q2_K, 256, 84, 1)                                               \
-    X(q3_k, DT_Q3_K, 256, 110, 0)                                              \
-    X(q4_k, DT_Q4_K, 256, 144, 1)                                              \
-    X(q5_k, DT_Q5_K, 256, 176, 1)                                              \
-    X(q6_k, DT_Q6_K, 256, 210, 0)                                              \
-    X(iq4_nl, DT_IQ4_NL, 32, 18, 0)                                            \
-    X(iq4_xs, DT_IQ4_XS, 256, 136, 0)                                          \
-    X(mxfp4, DT_MXFP4, 32, 17, 0)
+    X(q4_0, DT_Q4_0, 32, 18, 0, 0)                                             \
+    X(q4_1, DT_Q4_1, 32, 20, 1, 0)                                             \
+    X(q5_0, DT_Q5_0, 32, 22, 0, 0)                                             \
+    X(q5_1, DT_Q5_1, 32, 24, 1, 0)                                             \
+    X(q8_0, DT_Q8_0, 32, 34, 0, 0)                                             \
+    X(q2_k, DT_Q2_K, 256, 84, 1, 1)                                            \
+    X(q3_k, DT_Q3_K, 256, 110, 0, 1)                                           \
+    X(q4_k, DT_Q4_K, 256, 144, 1, 0)                                           \
+    X(q5_k, DT_Q5_K, 256, 176, 1, 0)                                           \
+    X(q6_k, DT_Q6_K, 256, 210, 0, 1)                                           \
+    X(iq4_nl, DT_IQ4_NL, 32, 18, 0, 0)                                         \
+    X(iq4_xs, DT_IQ4_XS, 256, 136, 0, 0)                                       \
+    X(mxfp4, DT_MXFP4, 32, 17, 0, 0)
 
 /* Decodes n (1..256) elements at w, a multiple of the format's block. */
 typedef void group_fn(struct group *g, const uint8_t *w, int n);
-#define DECLARE_UNPACK(name, id, elems, bytes, min) group_fn kern_group_##name;
+#define DECLARE_UNPACK(name, id, elems, bytes, min, sixteens) group_fn kern_group_##name;
 KERN_QUANT_FORMATS(DECLARE_UNPACK)
 #undef DECLARE_UNPACK
 
@@ -129,8 +130,7 @@ static inline void unpack_q3_k_scales(const uint8_t s[12], int8_t scale[16])
 struct act {
     const int8_t *q;
     const float *d;
-    const float *s;
-    const float *t;
+    const int16_t *h;
 };
 
 static inline size_t act_d_offset(int64_t n)
@@ -138,36 +138,30 @@ static inline size_t act_d_offset(int64_t n)
     return align_up((size_t)n, 64);
 }
 
-static inline size_t act_s_offset(int64_t n)
+static inline size_t act_h_offset(int64_t n)
 {
     return act_d_offset(n) + align_up((size_t)n / 32 * sizeof(float), 64);
-}
-
-static inline size_t act_t_offset(int64_t n)
-{
-    return act_s_offset(n) + align_up((size_t)n / 16 * sizeof(float), 64);
 }
 
 static inline struct act act_view(const void *blob, int64_t n)
 {
     const char *p = blob;
     return (struct act){(const int8_t *)p, (const float *)(const void *)(p + act_d_offset(n)),
-                        (const float *)(const void *)(p + act_s_offset(n)),
-                        (const float *)(const void *)(p + act_t_offset(n))};
+                        (const int16_t *)(const void *)(p + act_h_offset(n))};
 }
 
 /* The same, to be written. */
 struct act_out {
     int8_t *q;
-    float *d, *s, *t;
+    float *d;
+    int16_t *h;
 };
 
 static inline struct act_out act_out(void *blob, int64_t n)
 {
     char *p = blob;
     return (struct act_out){(int8_t *)p, (float *)(void *)(p + act_d_offset(n)),
-                            (float *)(void *)(p + act_s_offset(n)),
-                            (float *)(void *)(p + act_t_offset(n))};
+                            (int16_t *)(void *)(p + act_h_offset(n))};
 }
 
 static inline void act_zero(void *end, void *next)
@@ -179,9 +173,8 @@ static inline void act_zero(void *end, void *next)
 static inline void act_pad(const struct act_out *a, int64_t n)
 {
     act_zero(a->q + n, a->d);
-    act_zero(a->d + n / 32, a->s);
-    act_zero(a->s + n / 16, a->t);
-    act_zero(a->t + n / 32, (char *)a->q + kern_act_bytes(n));
+    act_zero(a->d + n / 32, a->h);
+    act_zero(a->h + n / 16, (char *)a->q + kern_act_bytes(n));
 }
 
 #endif

@@ -18,9 +18,9 @@
  * every function below returns the SAME BITS in every table (where a result is
  * NaN it is NaN in every table, but its sign and payload are not promised).
  *  1. Sums of integer products inside a block of 32 are exact.
- *  2. Floats are accumulated in 16 virtual lanes, each by fused multiply-add in
- *     a fixed order; multiplications and additions are never contracted
- *     otherwise (-ffp-contract=off).
+ *  2. Floats are accumulated in 16 virtual lanes (8 in mulq), each by fused
+ *     multiply-add in a fixed order; multiplications and additions are never
+ *     contracted otherwise (-ffp-contract=off).
  *  3. Lanes are reduced by one tree: 16 -> 8 (i, i+8) -> 4 (i, i+4) ->
  *     2 (i, i+2) -> 1.
  *  4. exp and its kin are the same polynomial, operation by operation.
@@ -37,8 +37,7 @@
  * blocks of 32, q = nearest-even(x * (1 / d)), d = max|x| / 127, stored as
  *     int8_t q[n], padded to a multiple of 64 bytes
  *     float  d[n/32]
- *     float  s[n/16]      s = d * (sum of the 16 q), the offset terms of the formats
- *     float  t[n/32]      t = d * (sum of the 32 q), the same for coarser formats
+ *     int16  h[n/16]      sums of 16 q, for the offset terms of the formats
  * each array starting at a multiple of 64 bytes from the start, which must
  * itself be 64-byte aligned; padding bytes are zeros. A block with an infinity
  * or NaN becomes q = 0, d = NaN, so that its products are NaN; one with
@@ -57,6 +56,28 @@ typedef void kern_mul_fn(float *out, ptrdiff_t out_stride, const void *w,
                          size_t row_bytes, int64_t n_rows, const void *x,
                          size_t x_stride, int64_t n_tok, int64_t n);
 
+/*
+ * The same products for many tokens. Weight rows and tokens are first brought
+ * into the form that the inner loop reads, which is private to the table:
+ *   pack_rows    rows of a quantised type to 8-bit elements and float scales,
+ *                kern_packed_row_bytes(n) bytes for each row
+ *   pack_tokens  kern_act blobs, those of `index` or, if it is NULL, the first
+ *                n_tok; kern_packed_token_bytes(n) bytes for each token
+ *   mul_packed   out[t * out_stride + r] = the sum above; meanwhile `soon`
+ *                (soon_bytes, may be none) is brought near: what is packed next
+ * Packed memory is 64-byte aligned; rows must have room for a multiple of
+ * tile_rows, tokens of tile_tokens. Parts of it that start at such a multiple
+ * may be packed and used on their own.
+ */
+typedef void kern_pack_rows_fn(void *to, const void *w, size_t row_bytes, int64_t n_rows,
+                               int64_t n);
+typedef void kern_mul_packed_fn(float *out, ptrdiff_t out_stride, const void *rows,
+                                int64_t n_rows, const void *tokens, int64_t n_tok, int64_t n,
+                                const void *soon, size_t soon_bytes);
+enum { KERN_TILE_MAX = 64 };
+size_t kern_packed_row_bytes(int64_t n);
+size_t kern_packed_token_bytes(int64_t n);
+
 struct kern {
     const char *name; /* "portable", "avx2", "avx512" */
 
@@ -65,6 +86,12 @@ struct kern {
     kern_mul_fn *mulf[DT_COUNT];
     kern_mul_fn *mulq[DT_COUNT];
     void (*quantize)(void *act, const float *x, int64_t n);
+    /* NULL where mulq is. Both counts are powers of two, at most KERN_TILE_MAX. */
+    int tile_rows, tile_tokens;
+    kern_pack_rows_fn *pack_rows[DT_COUNT];
+    kern_mul_packed_fn *mul_packed[DT_COUNT];
+    void (*pack_tokens)(void *to, const void *acts, size_t act_stride, const int32_t *index,
+                        int64_t n_tok, int64_t n);
 
     /* y = x * w / sqrt(mean(x^2) + eps); w NULL: no weight. y may be x. */
     void (*rms_norm)(float *y, const float *x, const float *w, int64_t n, float eps);

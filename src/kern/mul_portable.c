@@ -4,18 +4,20 @@
  * but sign and payload of a NaN are not promised).
  *
  * mulq, every quantised format. A row is cut into groups of 256 elements,
- * decoded as in group.h to q, scale[16], min[16]. For each group in order
+ * decoded as in group.h to q, scale[16], min[16]. There are 8 lanes, one for
+ * each 32-block of a group. For each group in order and each of its blocks b:
  *
- *   the minima, for formats that have them (min of missing blocks is +0):
- *     one for each sixteen (Q2_K), j = 0..15: acc[j] = fma(-min[j], s[j], acc[j])
- *     one for each 32-block b, b = 0..7:      acc[b] = fma(-min[2 b], t[b], acc[b])
- *   then for each 32-block b that is there, for i = 0..7:
- *     isum   = sum of 4 products q * qx, elements 32 b + 4 i ... + 3  (exact)
- *     l      = 8 (b % 2) + i
- *     acc[l] = fma(round(scale[2 b + i / 4] * d[b]), (float)isum, acc[l])
+ *   formats with a scale for 32 elements
+ *     acc[b] = fma(-min[2 b], t, acc[b])                  if they have minima
+ *     acc[b] = fma(round(scale[2 b] * d[b]), (float)isum, acc[b])
+ *   formats with a scale for 16 elements, each line for h = 0, then h = 1
+ *     acc[b] = fma(-min[2 b + h], s[h], acc[b])           if they have minima
+ *     acc[b] = fma(round(scale[2 b + h] * d[b]), (float)isum[h], acc[b])
  *
- * where qx, d, s, t are the group's part of the activation blob. acc starts at
- * +0; after the last group the lanes are added by the tree of kern.h.
+ * where isum is the exact sum of q * qx over the 32 or 16 elements, qx, d, h
+ * are the group's part of the activation blob, s[h] = round(d[b] * (float)
+ * h[2 b + h]) and t = round(d[b] * (float)(h[2 b] + h[2 b + 1])). acc starts
+ * at +0; after the last group the lanes are added by the tree of kern.h.
  *
  * mulf, every format: element i is decoded to float exactly and goes to lane
  * i % 16: acc[l] = fma(w, x, acc[l]) in order of i. If n is no multiple of 16
@@ -24,8 +26,7 @@
  * quantize, for each 32 elements: the largest magnitude m is found;
  *   m infinite or NaN:   d = NaN, q = 0, so that every product is NaN
  *   m / 127 < 2^-126:    d = 0, q = 0 (1 / d would overflow)
- *   otherwise            d = m / 127, q = nearest even of x * (1 / d),
- *                        s = d * (float)sum of 16 q, t = d * (float)sum of 32 q
+ *   otherwise            d = m / 127, q = nearest even of x * (1 / d)
  * with every operation rounded to float. Padding bytes are zeros.
  */
 #include "kern/group.h"
@@ -36,26 +37,32 @@
 
 enum { TILE = 8 }; /* tokens that share one decoding of a weight group */
 
-static float reduce(const float acc[LANES])
+static float reduce_8(const float acc[GROUP_BLOCKS])
+{
+    float a[4];
+    for (int l = 0; l < 4; l++)
+        a[l] = acc[l] + acc[l + 4];
+    for (int l = 0; l < 2; l++)
+        a[l] = a[l] + a[l + 2];
+    return a[0] + a[1];
+}
+
+static float reduce_16(const float acc[LANES])
 {
     float a[LANES / 2];
     for (int l = 0; l < 8; l++)
         a[l] = acc[l] + acc[l + 8];
-    for (int l = 0; l < 4; l++)
-        a[l] = a[l] + a[l + 4];
-    for (int l = 0; l < 2; l++)
-        a[l] = a[l] + a[l + 2];
-    return a[0] + a[1];
+    return reduce_8(a);
 }
 
 /* ---- quantised activations ---------------------------------------------- */
 
 size_t kern_act_bytes(int64_t n)
 {
-    return act_t_offset(n) + align_up((size_t)n / 32 * sizeof(float), 64);
+    return act_h_offset(n) + align_up((size_t)n / 16 * sizeof(int16_t), 64);
 }
 
-static void quantize_block(int8_t q[32], float *d, float s[2], float *t, const float x[32])
+static void quantize_block(int8_t q[32], float *d, int16_t h[2], const float x[32])
 {
     uint32_t max_bits = 0;
     for (int i = 0; i < 32; i++)
@@ -69,54 +76,66 @@ static void quantize_block(int8_t q[32], float *d, float s[2], float *t, const f
     else
         inverse = 1.0f / scale;
     *d = scale;
-    int sums[2] = {0, 0};
     for (int half = 0; half < 2; half++) {
+        int sum = 0;
         for (int i = 16 * half; i < 16 * half + 16; i++) {
             /* Adding and taking away 1.5 * 2^23 rounds to the nearest integer. */
             float y = finite ? (x[i] * inverse + 0x1.8p23f) - 0x1.8p23f : 0;
             q[i] = (int8_t)y;
-            sums[half] += q[i];
+            sum += q[i];
         }
-        s[half] = scale * (float)sums[half];
+        h[half] = (int16_t)sum;
     }
-    *t = scale * (float)(sums[0] + sums[1]);
 }
 
 static void quantize(void *blob, const float *x, int64_t n)
 {
     struct act_out a = act_out(blob, n);
     for (int64_t b = 0; b < n / 32; b++)
-        quantize_block(a.q + 32 * b, a.d + b, a.s + 2 * b, a.t + b, x + 32 * b);
+        quantize_block(a.q + 32 * b, a.d + b, a.h + 2 * b, x + 32 * b);
     act_pad(&a, n);
-}
-
-enum minima { MIN_NONE, MIN_32, MIN_16 };
-
-static void group_dot(float acc[LANES], const struct group *g, const struct act *x, int64_t i,
-                      int n_blocks, enum minima minima)
-{
-    const int8_t *qx = x->q + i;
-    const float *d = x->d + i / 32, *s = x->s + i / 16, *t = x->t + i / 32;
-    if (minima == MIN_16)
-        for (int j = 0; j < SIXTEENS; j++)
-            acc[j] = fmaf(-g->min[j], s[j], acc[j]);
-    if (minima == MIN_32)
-        for (int b = 0; b < GROUP_BLOCKS; b++)
-            acc[b] = fmaf(-g->min[2 * b], t[b], acc[b]);
-    for (int b = 0; b < n_blocks; b++)
-        for (int k = 0; k < 8; k++) {
-            const int8_t *u = g->q + 32 * b + 4 * k, *v = qx + 32 * b + 4 * k;
-            int isum = u[0] * v[0] + u[1] * v[1] + u[2] * v[2] + u[3] * v[3];
-            float *a = &acc[8 * (b & 1) + k];
-            *a = fmaf(g->scale[2 * b + k / 4] * d[b], (float)isum, *a);
-        }
 }
 
 struct mulq_format {
     group_fn *unpack;
     size_t group_bytes;
-    enum minima minima;
+    bool has_min, sixteens;
 };
+
+static int dot_16(const int8_t q[16], const int8_t qx[16])
+{
+    int sum = 0;
+    for (int i = 0; i < 16; i++)
+        sum += q[i] * qx[i];
+    return sum;
+}
+
+/* The n_blocks first 32-blocks of the group that starts at element i. */
+static void group_dot(float acc[GROUP_BLOCKS], const struct group *g, const struct act *x,
+                      int64_t i, int n_blocks, const struct mulq_format *f)
+{
+    const float *d = x->d + i / 32;
+    const int16_t *h = x->h + i / 16;
+    for (int b = 0; b < n_blocks; b++) {
+        const float *scale = g->scale + 2 * b, *min = g->min + 2 * b;
+        const int8_t *q = g->q + 32 * b, *qx = x->q + i + 32 * b;
+        int first = dot_16(q, qx), second = dot_16(q + 16, qx + 16);
+        float a = acc[b];
+        if (f->sixteens) {
+            if (f->has_min) {
+                a = fmaf(-min[0], d[b] * (float)h[2 * b], a);
+                a = fmaf(-min[1], d[b] * (float)h[2 * b + 1], a);
+            }
+            a = fmaf(scale[0] * d[b], (float)first, a);
+            a = fmaf(scale[1] * d[b], (float)second, a);
+        } else {
+            if (f->has_min)
+                a = fmaf(-min[0], d[b] * (float)(h[2 * b] + h[2 * b + 1]), a);
+            a = fmaf(scale[0] * d[b], (float)(first + second), a);
+        }
+        acc[b] = a;
+    }
+}
 
 static void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_bytes,
                  int64_t n_rows, const void *x, size_t x_stride, int64_t n_tok, int64_t n,
@@ -129,18 +148,46 @@ static void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
             act[t] = act_view((const char *)x + (size_t)(t0 + t) * x_stride, n);
         for (int64_t r = 0; r < n_rows; r++) {
             const uint8_t *row = (const uint8_t *)w + (size_t)r * row_bytes;
-            float acc[TILE][LANES] = {{0}};
+            float acc[TILE][GROUP_BLOCKS] = {{0}};
             struct group g;
             for (int64_t i = 0; i < n; i += GROUP, row += f->group_bytes) {
                 int m = (int)MIN(n - i, GROUP);
                 f->unpack(&g, row, m);
                 for (int t = 0; t < tile; t++)
-                    group_dot(acc[t], &g, &act[t], i, m / 32, f->minima);
+                    group_dot(acc[t], &g, &act[t], i, m / 32, f);
             }
             for (int t = 0; t < tile; t++)
-                out[(t0 + t) * out_stride + r] = reduce(acc[t]);
+                out[(t0 + t) * out_stride + r] = reduce_8(acc[t]);
         }
     }
+}
+
+/* ---- packed: here simply copies ----------------------------------------- */
+
+size_t kern_packed_row_bytes(int64_t n)
+{
+    return (size_t)n / 32 * 48; /* 8 bits an element, up to four floats */
+}
+
+size_t kern_packed_token_bytes(int64_t n)
+{
+    return kern_act_bytes(n) + align_up((size_t)n / 32 * 24, 64);
+}
+
+static void pack_tokens(void *to, const void *acts, size_t act_stride, const int32_t *index,
+                        int64_t n_tok, int64_t n)
+{
+    for (int64_t t = 0; t < n_tok; t++)
+        memcpy((char *)to + (size_t)t * kern_packed_token_bytes(n),
+               (const char *)acts + (size_t)(index ? index[t] : t) * act_stride, kern_act_bytes(n));
+}
+
+static void pack_rows(void *to, const void *w, size_t row_bytes, int64_t n_rows, int64_t n,
+                      size_t bytes)
+{
+    for (int64_t r = 0; r < n_rows; r++)
+        memcpy((char *)to + (size_t)r * kern_packed_row_bytes(n),
+               (const char *)w + (size_t)r * row_bytes, bytes);
 }
 
 /* ---- float activations -------------------------------------------------- */
@@ -166,7 +213,7 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
                 }
             }
             for (int t = 0; t < tile; t++)
-                out[(t0 + t) * out_stride + r] = reduce(acc[t]);
+                out[(t0 + t) * out_stride + r] = reduce_16(acc[t]);
         }
 }
 
@@ -179,15 +226,29 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
     {                                                                                       \
         mulf(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, id, group_bytes); \
     }
-#define DEFINE_MUL(name, id, elems, bytes, min)                                             \
+#define DEFINE_MUL(name, id, elems, bytes, min, sixteens)                                   \
     DEFINE_MULF(name, id, GROUP_BYTES(elems, bytes))                                        \
     static void mulq_##name(float *out, ptrdiff_t out_stride, const void *w,                \
                             size_t row_bytes, int64_t n_rows, const void *x,                \
                             size_t x_stride, int64_t n_tok, int64_t n)                      \
     {                                                                                       \
-        const struct mulq_format f = {kern_group_##name, GROUP_BYTES(elems, bytes),         \
-                                      !(min) ? MIN_NONE : (id) == DT_Q2_K ? MIN_16 : MIN_32}; \
+        const struct mulq_format f = {kern_group_##name, GROUP_BYTES(elems, bytes), min,    \
+                                      sixteens};                                            \
         mulq(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, &f);             \
+    }                                                                                       \
+    static void pack_rows_##name(void *to, const void *w, size_t row_bytes, int64_t n_rows, \
+                                 int64_t n)                                                 \
+    {                                                                                       \
+        pack_rows(to, w, row_bytes, n_rows, n, (size_t)(n / (elems) * (bytes)));            \
+    }                                                                                       \
+    static void mul_packed_##name(float *out, ptrdiff_t out_stride, const void *rows,       \
+                                  int64_t n_rows, const void *tokens, int64_t n_tok,        \
+                                  int64_t n, const void *soon, size_t soon_bytes)           \
+    {                                                                                       \
+        (void)soon;                                                                         \
+        (void)soon_bytes;                                                                   \
+        mulq_##name(out, out_stride, rows, kern_packed_row_bytes(n), n_rows, tokens,        \
+                    kern_packed_token_bytes(n), n_tok, n);                                  \
     }
 
 DEFINE_MULF(f32, DT_F32, GROUP * 4)
@@ -198,12 +259,16 @@ KERN_QUANT_FORMATS(DEFINE_MUL)
 void kern_mul_init_portable(struct kern *k)
 {
     k->quantize = quantize;
+    k->tile_rows = k->tile_tokens = 1;
+    k->pack_tokens = pack_tokens;
     k->mulf[DT_F32] = mulf_f32;
     k->mulf[DT_F16] = mulf_f16;
     k->mulf[DT_BF16] = mulf_bf16;
-#define SET(name, id, elems, bytes, min)                                       \
+#define SET(name, id, elems, bytes, min, sixteens)                             \
     k->mulf[id] = mulf_##name;                                                 \
-    k->mulq[id] = mulq_##name;
+    k->mulq[id] = mulq_##name;                                                 \
+    k->pack_rows[id] = pack_rows_##name;                                       \
+    k->mul_packed[id] = mul_packed_##name;
     KERN_QUANT_FORMATS(SET)
 #undef SET
 }

@@ -1,6 +1,6 @@
 /*
  * mulf_x86: weight rows times float activations, and quantize, in 256-bit
- * registers. Included by mul_avx2.c and mul_avx512.c after mulq_x86.h. The
+ * registers. Included by mul_avx2.c and mul_avx512.c after packed_x86.h. The
  * arithmetic is that of mul_portable.c, bit for bit.
  *
  * GROUP elements of a few rows are decoded to float and then meet all tokens
@@ -11,7 +11,7 @@
 
 #include <float.h>
 
-#include "kern/mulq_x86.h"
+#include "kern/packed_x86.h"
 
 /* ---- decoding up to GROUP elements -------------------------------------- */
 
@@ -55,12 +55,12 @@ INLINE void decode_8(float *y, __m128i bytes, bool is_signed, __m256 scale, __m2
 INLINE void decode_pair(float y[64], const uint8_t *w, int p, const float scale[SIXTEENS],
                         const float min[SIXTEENS], struct format f)
 {
-    const bool is_signed = f.offset > 0 || f.eight;
-    struct pair q = f.pair(w, p);
+    const bool is_signed = f.offset > 0 || f.top > 127;
+    struct pair q = pair_in_order(w, p, f);
     for (int h = 0; h < 2; h++) {
         __m256i x = _mm256_sub_epi8(q.q[h], _mm256_set1_epi8((char)f.offset));
         for (int k = 0; k < 2; k++) {
-            const int j = f.sixteens ? 4 * p + 2 * h + k : 2 * p + h;
+            const int j = 2 * p + h + (f.sixteens ? 8 * k : 0);
             __m128i bytes = k ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x);
             __m256 sc = _mm256_broadcast_ss(scale + j), mn = _mm256_broadcast_ss(min + j);
             decode_8(y + 32 * h + 16 * k, bytes, is_signed, sc, mn);
@@ -83,7 +83,7 @@ INLINE void decode_group(float y[GROUP], const uint8_t *w, struct format f)
     decode_pair(y + 192, w, 3, scale, min, f);
 }
 
-#define DEFINE_DECODE(name, id, elems, block_bytes, min)                       \
+#define DEFINE_DECODE(name, id, elems, block_bytes, min, sixteens)             \
     static void decode_##name(float y[GROUP], const uint8_t *w, int n)         \
     {                                                                          \
         if (n < GROUP)                                                         \
@@ -95,6 +95,22 @@ KERN_QUANT_FORMATS(DEFINE_DECODE)
 #undef DEFINE_DECODE
 
 /* ---- products ----------------------------------------------------------- */
+
+enum { TOKEN_BATCH = 36 }; /* tokens whose accumulators wait on the stack */
+
+struct acc { /* lanes 0-7 and 8-15 */
+    __m256 half[2];
+};
+
+INLINE struct acc acc_zero(void)
+{
+    return (struct acc){{_mm256_setzero_ps(), _mm256_setzero_ps()}};
+}
+
+INLINE float reduce(struct acc acc)
+{
+    return reduce_8(_mm256_add_ps(acc.half[0], acc.half[1]));
+}
 
 /* Adds w times x, m (1..GROUP) elements of n_rows rows; what lies behind them
  * in w is zero up to the next multiple of 16. n_rows and n_tok are literals. */
@@ -241,7 +257,7 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
         mulf(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, decode_##name,   \
              group_size);                                                                   \
     }
-#define DEFINE_QUANT_MULF(name, id, elems, block_bytes, min)                                \
+#define DEFINE_QUANT_MULF(name, id, elems, block_bytes, min, sixteens)                      \
     DEFINE_MULF(name, GROUP_BYTES(elems, block_bytes))
 #define DEFINE_FLOAT_MULF(name, type, size)                                                 \
     static void mulf_##name(float *out, ptrdiff_t out_stride, const void *w,                \
@@ -282,7 +298,7 @@ INLINE int sum8(__m256i x)
     return _mm_cvtsi128_si32(s);
 }
 
-INLINE void quantize_block(int8_t q[32], float *d, float s[2], float *t, const float x[32])
+INLINE void quantize_block(int8_t q[32], float *d, int16_t h[2], const float x[32])
 {
     __m256 v[4];
     __m256i n[4];
@@ -294,18 +310,17 @@ INLINE void quantize_block(int8_t q[32], float *d, float s[2], float *t, const f
     float scale = bits_to_float(bits) / 127.0f;
     bool finite = bits < 0x7f800000;
     if (!finite || scale < FLT_MIN) {
-        *d = s[0] = s[1] = *t = finite ? 0.0f : bits_to_float(0x7fc00000);
+        *d = finite ? 0.0f : bits_to_float(0x7fc00000);
+        h[0] = h[1] = 0;
         memset(q, 0, 32);
         return;
     }
     float inverse = 1.0f / scale;
     for (int i = 0; i < 4; i++) /* rounds to nearest even */
         n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inverse)));
-    int first = sum8(_mm256_add_epi32(n[0], n[1])), second = sum8(_mm256_add_epi32(n[2], n[3]));
     *d = scale;
-    s[0] = scale * (float)first;
-    s[1] = scale * (float)second;
-    *t = scale * (float)(first + second);
+    h[0] = (int16_t)sum8(_mm256_add_epi32(n[0], n[1]));
+    h[1] = (int16_t)sum8(_mm256_add_epi32(n[2], n[3]));
     /* The packs work in 128-bit halves; the permutation mends the order. */
     __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]),
                                        _mm256_packs_epi32(n[2], n[3]));
@@ -317,7 +332,7 @@ static void quantize(void *blob, const float *x, int64_t n)
 {
     struct act_out a = act_out(blob, n);
     for (int64_t b = 0; b < n / 32; b++)
-        quantize_block(a.q + 32 * b, a.d + b, a.s + 2 * b, a.t + b, x + 32 * b);
+        quantize_block(a.q + 32 * b, a.d + b, a.h + 2 * b, x + 32 * b);
     act_pad(&a, n);
 }
 
@@ -326,12 +341,17 @@ static void quantize(void *blob, const float *x, int64_t n)
 static void set_mul(struct kern *k)
 {
     k->quantize = quantize;
+    k->tile_rows = PACK_ROWS;
+    k->tile_tokens = PACK_TOKENS;
+    k->pack_tokens = pack_tokens;
     k->mulf[DT_F32] = mulf_f32;
     k->mulf[DT_F16] = mulf_f16;
     k->mulf[DT_BF16] = mulf_bf16;
-#define SET(name, id, elems, bytes, min)                                       \
+#define SET(name, id, elems, bytes, min, sixteens)                             \
     k->mulf[id] = mulf_##name;                                                 \
-    k->mulq[id] = mulq_##name;
+    k->mulq[id] = mulq_##name;                                                 \
+    k->pack_rows[id] = pack_rows_##name;                                       \
+    k->mul_packed[id] = mul_packed_for(format_##name);
     KERN_QUANT_FORMATS(SET)
 #undef SET
 }

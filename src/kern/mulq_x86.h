@@ -1,22 +1,17 @@
 /*
- * mulq_x86: quantised weight rows times quantised activations in 256-bit
- * registers. Included by mul_avx2.c and mul_avx512.c after their primitives:
- * those of unpack_x86.h, and
- *   dot(init, q, a, eight)        init + sums of 4 products, q unsigned unless eight
- *                                 (the format needs all 8 bits) and SIGNED_128
- *   negative_sums(a, offset)      -offset * sums of 4
- *   ROWS                          rows that share the activations of one token
- *   TILE_ROWS, TILE_TOKENS        what is kept in registers with many tokens
+ * mulq_x86: quantised weight rows times the quantised activations of one token
+ * in 256-bit registers. Included by mul_avx2.c and mul_avx512.c after their
+ * primitives: those of unpack_x86.h, and
+ *   dot(sum, q, a, top)   sum + sums of 4 products, q unsigned unless top (the
+ *                         largest element) is above 127 and SIGNED_128
+ *   ROWS                  rows that share the activations
  * The arithmetic is that of mul_portable.c, bit for bit.
  *
- * One register holds a 32-block: 8 lanes of 4 neighbours, which is why the
- * lanes are what they are; even and odd blocks have an accumulator each.
- * Offsets of symmetric formats are taken away exactly: the integer sums start
- * at -offset * (sum of the 4 activations). Scales go through memory, from
- * where a broadcast costs no arithmetic.
- *
- * Registers of 512 bits were slower on Zen 4: they do the same work in each
- * cycle, but the two scales of a register need a shuffle.
+ * The eight 32-blocks of a group give eight registers of sums of 4 products
+ * (four registers, where the format lets two blocks share one); these are
+ * added up to one register with a lane for each block, as the scales are.
+ * Sums that fit 16 bits are added in pairs by an instruction which is there to
+ * multiply. Offsets of symmetric formats are taken away exactly.
  */
 #ifndef KERN_MULQ_X86_H
 #define KERN_MULQ_X86_H
@@ -24,10 +19,8 @@
 #include "kern/unpack_x86.h"
 
 enum {
-    PANEL_GROUPS = 8,
     NEAR_BYTES = 10240,  /* most to prefetch into the first-level cache */
-    STREAM_AHEAD = 4096, /* how far to prefetch when one row is read at a time */
-    TOKEN_BATCH = 36     /* tokens whose accumulators wait on the stack */
+    STREAM_AHEAD = 4096  /* how far to prefetch when one row is read at a time */
 };
 
 /* What the loops must know of a format; every use is inlined with literals. */
@@ -36,9 +29,10 @@ struct format {
     struct pair (*pair)(const uint8_t *w, int p);
     int block, bytes; /* elements and bytes of a block */
     int offset;       /* what `pair` added to each element */
-    bool eight;       /* elements need 8 bits */
+    int top;          /* largest unsigned element; above 127 it needs all 8 bits */
     bool sixteens;    /* a scale for each sixteen, not for each 32-block */
     bool has_min;
+    bool crossed;     /* `pair` returns the first sixteens of its two blocks, then the second */
 };
 
 struct weights { /* arguments of kern_mul_fn */
@@ -47,13 +41,23 @@ struct weights { /* arguments of kern_mul_fn */
     int64_t n;
 };
 
-struct acc { /* lanes 0-7 and 8-15 */
-    __m256 half[2];
-};
-
 INLINE int group_bytes(struct format f)
 {
     return GROUP / f.block * f.bytes;
+}
+
+/* Two blocks one after the other from two that are crossed, and the reverse. */
+INLINE struct pair crossed(__m256i a, __m256i b)
+{
+    return (struct pair){{_mm256_permute2x128_si256(a, b, 0x20),
+                          _mm256_permute2x128_si256(a, b, 0x31)}};
+}
+
+/* Pair p (a literal), never crossed. */
+INLINE struct pair pair_in_order(const uint8_t *w, int p, struct format f)
+{
+    struct pair q = f.pair(w, p);
+    return f.crossed ? crossed(q.q[0], q.q[1]) : q;
 }
 
 INLINE __m256i load_q(struct act x, int64_t g, int b)
@@ -61,62 +65,12 @@ INLINE __m256i load_q(struct act x, int64_t g, int b)
     return load256((const uint8_t *)x.q + GROUP * g + 32 * b);
 }
 
-/* The scales of 32-block b (a literal), each in its lanes. */
-INLINE __m256 block_scale(const float s[SIXTEENS], int b, struct format f)
-{
-    if (!f.sixteens)
-        return _mm256_set1_ps(s[b]);
-    const int i = 2 * (b % 4);
-    return _mm256_permutevar8x32_ps(_mm256_load_ps(s + 8 * (b / 4)),
-                                    _mm256_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1));
-}
-
-/* s = weight scales times activation scales of group g */
-INLINE void multiply_scales(float s[SIXTEENS], const __m256 scale[2], struct act x, int64_t g,
-                            struct format f)
-{
-    __m256 d = _mm256_loadu_ps(x.d + GROUP_BLOCKS * g);
-    if (!f.sixteens) {
-        _mm256_store_ps(s, _mm256_mul_ps(scale[0], d));
-        return;
-    }
-    __m256 low = _mm256_permutevar8x32_ps(d, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
-    __m256 high = _mm256_permutevar8x32_ps(d, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
-    _mm256_store_ps(s, _mm256_mul_ps(scale[0], low));
-    _mm256_store_ps(s + 8, _mm256_mul_ps(scale[1], high));
-}
-
-/* Makes the compiler take scales from memory: it would rather shuffle registers. */
-INLINE void keep_in_memory(float *s)
-{
-    __asm__ volatile("" : "+r"(s) : : "memory");
-}
-
-INLINE void subtract_minima(struct acc *acc, const __m256 min[2], struct act x, int64_t g,
-                            struct format f)
-{
-    if (f.has_min && f.sixteens) {
-        const float *s = x.s + SIXTEENS * g;
-        acc->half[0] = _mm256_fnmadd_ps(min[0], _mm256_loadu_ps(s), acc->half[0]);
-        acc->half[1] = _mm256_fnmadd_ps(min[1], _mm256_loadu_ps(s + 8), acc->half[1]);
-    } else if (f.has_min) {
-        acc->half[0] = _mm256_fnmadd_ps(min[0], _mm256_loadu_ps(x.t + GROUP_BLOCKS * g),
-                                        acc->half[0]);
-    }
-}
-
 /* The tree of kern.h. */
-INLINE float reduce(struct acc acc)
+INLINE float reduce_8(__m256 a)
 {
-    __m256 a = _mm256_add_ps(acc.half[0], acc.half[1]);
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
-}
-
-INLINE struct acc acc_zero(void)
-{
-    return (struct acc){{_mm256_setzero_ps(), _mm256_setzero_ps()}};
 }
 
 /* A last group of n_blocks < 8 32-blocks: returns w, or `copy` filled from it
@@ -131,56 +85,127 @@ INLINE const uint8_t *partial_group(uint8_t copy[GROUP / 32 * 34], const uint8_t
     return copy;
 }
 
-/* Keeps the minima of the first n_blocks, +0 for the rest. */
-INLINE void clear_missing_minima(struct scales *s, int n_blocks)
+/* Keeps the first n_blocks lanes, +0 for the rest. */
+INLINE __m256 first_lanes(__m256 x, int n_blocks)
 {
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     __m256i keep = _mm256_cmpgt_epi32(_mm256_set1_epi32(n_blocks), lane);
-    s->min[0] = _mm256_and_ps(s->min[0], _mm256_castsi256_ps(keep));
+    return _mm256_and_ps(x, _mm256_castsi256_ps(keep));
 }
 
-/* ---- one token ---------------------------------------------------------- */
+/* ---- a group ------------------------------------------------------------- */
 
-/* Pair p (a literal) of a group that has n_blocks 32-blocks. */
-INLINE void pair_one(struct acc acc[ROWS], const uint8_t *const w[ROWS],
-                     float s[ROWS][SIXTEENS], int n_rows, struct act x, int64_t g, int p,
+/* What rows share of a group of activations. Lane = 32-block. */
+struct group_act {
+    __m256 d;
+    __m256 sum[2];     /* what minima are multiplied with; [1] for sixteens */
+    __m256i excess[2]; /* offset * sum of activations; [1] for sixteens */
+    struct pair q[GROUP_BLOCKS / 2]; /* in the format's order */
+};
+
+INLINE struct group_act load_group(struct act x, int64_t g, int n_blocks, struct format f)
+{
+    struct group_act a = {.d = _mm256_loadu_ps(x.d + GROUP_BLOCKS * g)};
+    for (int p = 0; p < GROUP_BLOCKS / 2; p++) {
+        if (2 * p >= n_blocks)
+            break; /* an odd last block has its partner in the padding */
+        a.q[p] = (struct pair){{load_q(x, g, 2 * p), load_q(x, g, 2 * p + 1)}};
+        if (f.crossed)
+            a.q[p] = crossed(a.q[p].q[0], a.q[p].q[1]);
+    }
+    const __m256i h = load256((const uint8_t *)(x.h + SIXTEENS * g));
+    for (int k = 0; k < 2; k++) {
+        /* Pairs of 16-bit numbers: both, only the first, only the second. */
+        int which = !f.sixteens ? 0x10001 : k ? 0x10000 : 1;
+        if (f.has_min)
+            a.sum[k] = _mm256_mul_ps(
+                a.d, _mm256_cvtepi32_ps(_mm256_madd_epi16(h, _mm256_set1_epi32(which))));
+        else
+            a.excess[k] = _mm256_madd_epi16(h, _mm256_set1_epi32(f.offset * which));
+    }
+    return a;
+}
+
+/* Neighbouring dwords added; per 128-bit half two of a, then two of b. They
+ * are at most `top` in size. */
+INLINE __m256i add_pairs(__m256i a, __m256i b, int top)
+{
+    if (top > INT16_MAX)
+        return _mm256_hadd_epi32(a, b);
+    return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
+}
+
+/* Sums over the first and the second sixteens of eight 32-blocks; of crossed
+ * ones over both, in sum[0]. */
+INLINE void add_up(__m256i sum[2], const __m256i p[GROUP_BLOCKS], struct format f)
+{
+    const int four = 4 * 127 * f.top, eight = 2 * four, sixteen = 4 * four;
+    if (f.crossed) {
+        __m256i s = add_pairs(add_pairs(p[0], p[2], eight), add_pairs(p[4], p[6], eight), sixteen);
+        sum[0] = _mm256_permutevar8x32_epi32(s, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        return;
+    }
+    __m256i a = add_pairs(add_pairs(p[0], p[1], four), add_pairs(p[2], p[3], four), eight);
+    __m256i b = add_pairs(add_pairs(p[4], p[5], four), add_pairs(p[6], p[7], four), eight);
+    sum[0] = _mm256_permute2x128_si256(a, b, 0x20);
+    sum[1] = _mm256_permute2x128_si256(a, b, 0x31);
+}
+
+/* Pair p (a literal) of a group that has n_blocks 32-blocks; crossed ones
+ * leave to[2 p + 1] alone. */
+INLINE void pair_one(__m256i to[GROUP_BLOCKS], const uint8_t *w, const struct group_act *a, int p,
                      int n_blocks, struct format f)
 {
-    struct pair q[ROWS];
+    const __m256i zero = _mm256_setzero_si256();
+    to[2 * p] = to[2 * p + 1] = zero;
     if (2 * p >= n_blocks)
         return;
-    for (int r = 0; r < n_rows; r++)
-        q[r] = f.pair(w[r], p);
-    for (int h = 0; h < 2; h++) {
-        int b = 2 * p + h;
-        if (b >= n_blocks)
-            break;
-        __m256i a = load_q(x, g, b), init = negative_sums(a, f.offset);
-        for (int r = 0; r < n_rows; r++)
-            acc[r].half[h] = _mm256_fmadd_ps(block_scale(s[r], b, f),
-                                             _mm256_cvtepi32_ps(dot(init, q[r].q[h], a, f.eight)),
-                                             acc[r].half[h]);
+    struct pair q = f.pair(w, p);
+    to[2 * p] = dot(zero, q.q[0], a->q[p].q[0], f.top);
+    if (f.crossed)
+        to[2 * p] = dot(to[2 * p], q.q[1], a->q[p].q[1], f.top);
+    else
+        to[2 * p + 1] = dot(zero, q.q[1], a->q[p].q[1], f.top);
+}
+
+/* acc plus the products of n_blocks 32-blocks. */
+INLINE __m256 row_group(__m256 acc, const uint8_t *w, const struct group_act *a, int n_blocks,
+                        struct format f)
+{
+    __m256i p[GROUP_BLOCKS], sum[2];
+    struct scales s = f.scales(w);
+    pair_one(p, w, a, 0, n_blocks, f);
+    pair_one(p, w, a, 1, n_blocks, f);
+    pair_one(p, w, a, 2, n_blocks, f);
+    pair_one(p, w, a, 3, n_blocks, f);
+    add_up(sum, p, f);
+    if (!f.sixteens && !f.crossed)
+        sum[0] = _mm256_add_epi32(sum[0], sum[1]);
+    for (int k = 0; k < (f.sixteens ? 2 : 1); k++) {
+        if (n_blocks < GROUP_BLOCKS) {
+            s.scale[k] = first_lanes(s.scale[k], n_blocks);
+            s.min[k] = first_lanes(s.min[k], n_blocks);
+        }
+        if (f.has_min)
+            acc = _mm256_fnmadd_ps(s.min[k], a->sum[k], acc);
+        else if (f.offset)
+            sum[k] = _mm256_sub_epi32(sum[k], a->excess[k]);
     }
+    for (int k = 0; k < (f.sixteens ? 2 : 1); k++)
+        acc = _mm256_fmadd_ps(_mm256_mul_ps(s.scale[k], a->d), _mm256_cvtepi32_ps(sum[k]), acc);
+    return acc;
 }
 
 /* Adds the products of n_blocks 32-blocks, for each of n_rows rows. */
-INLINE void group_one(struct acc acc[ROWS], const uint8_t *const w[ROWS], int n_rows,
-                      struct act x, int64_t g, int n_blocks, struct format f)
+INLINE void group_one(__m256 acc[ROWS], const uint8_t *const w[ROWS], int n_rows, struct act x,
+                      int64_t g, int n_blocks, struct format f)
 {
-    _Alignas(32) float s[ROWS][SIXTEENS];
-    for (int r = 0; r < n_rows; r++) {
-        struct scales sc = f.scales(w[r]);
-        multiply_scales(s[r], sc.scale, x, g, f);
-        if (f.has_min && n_blocks < GROUP_BLOCKS)
-            clear_missing_minima(&sc, n_blocks);
-        subtract_minima(&acc[r], sc.min, x, g, f);
-    }
-    keep_in_memory(s[0]);
-    pair_one(acc, w, s, n_rows, x, g, 0, n_blocks, f);
-    pair_one(acc, w, s, n_rows, x, g, 1, n_blocks, f);
-    pair_one(acc, w, s, n_rows, x, g, 2, n_blocks, f);
-    pair_one(acc, w, s, n_rows, x, g, 3, n_blocks, f);
+    struct group_act a = load_group(x, g, n_blocks, f);
+    for (int r = 0; r < n_rows; r++)
+        acc[r] = row_group(acc[r], w[r], &a, n_blocks, f);
 }
+
+/* ---- rows ---------------------------------------------------------------- */
 
 /*
  * While n_rows rows are computed what follows them is prefetched in address
@@ -211,12 +236,12 @@ INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob,
 {
     const uint8_t *next = m.w + prefetch_distance(m, n_rows);
     struct act x = act_view(blob, m.n);
-    struct acc acc[ROWS];
+    __m256 acc[ROWS];
     int64_t n_groups = m.n / GROUP;
     int rest = (int)(m.n % GROUP / 32);
     const uint8_t *w[ROWS];
     for (int r = 0; r < n_rows; r++) {
-        acc[r] = acc_zero();
+        acc[r] = _mm256_setzero_ps();
         w[r] = m.w + (size_t)r * m.row_bytes;
     }
     for (int64_t g = 0; g < n_groups; g++) {
@@ -232,7 +257,7 @@ INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob,
         group_one(acc, w, n_rows, x, n_groups, rest, f);
     }
     for (int r = 0; r < n_rows; r++)
-        out[r] = reduce(acc[r]);
+        out[r] = reduce_8(acc[r]);
 }
 
 /* All rows, one token. */
@@ -248,133 +273,7 @@ INLINE void mulq_one(float *out, struct weights m, int64_t n_rows, const void *x
         rows_one(out + r, m, 1, x, false, f);
 }
 
-/* ---- many tokens -------------------------------------------------------- */
-
-struct panel_group {
-    __m256i q[GROUP_BLOCKS];
-    __m256 scale[2], min[2];
-};
-
-struct panel {
-    struct panel_group g[PANEL_GROUPS][TILE_ROWS];
-    struct acc acc[TOKEN_BATCH][TILE_ROWS];
-};
-
-INLINE void fill_panel(struct panel *p, struct weights m, int64_t g0, int n_groups,
-                       struct format f)
-{
-    for (int g = 0; g < n_groups; g++)
-        for (int r = 0; r < TILE_ROWS; r++) {
-            const uint8_t *w = m.w + (size_t)r * m.row_bytes + (g0 + g) * group_bytes(f);
-            int n_blocks = (int)MIN(m.n / 32 - (g0 + g) * GROUP_BLOCKS, GROUP_BLOCKS);
-            struct panel_group *to = &p->g[g][r];
-            uint8_t copy[GROUP / 32 * 34];
-            if (f.block == 32 && n_blocks < GROUP_BLOCKS)
-                w = partial_group(copy, w, m.end, n_blocks, f);
-            struct scales s = f.scales(w);
-            if (f.has_min && f.block == 32)
-                clear_missing_minima(&s, n_blocks);
-            for (int i = 0; i < 4; i++) {
-                struct pair q = f.pair(w, i);
-                to->q[2 * i] = q.q[0];
-                to->q[2 * i + 1] = q.q[1];
-            }
-            for (int i = 0; i < 2; i++) {
-                to->scale[i] = s.scale[i];
-                to->min[i] = s.min[i];
-            }
-        }
-}
-
-/* 32-block b, a literal. */
-INLINE void panel_block(struct acc acc[TILE_TOKENS][TILE_ROWS],
-                        const struct panel_group w[TILE_ROWS],
-                        float s[TILE_TOKENS][TILE_ROWS][SIXTEENS], int n_tok,
-                        const struct act *x, int64_t g, int b, struct format f)
-{
-    for (int t = 0; t < n_tok; t++) {
-        __m256i a = load_q(x[t], g, b), init = negative_sums(a, f.offset);
-        for (int r = 0; r < TILE_ROWS; r++)
-            acc[t][r].half[b % 2] = _mm256_fmadd_ps(
-                block_scale(s[t][r], b, f),
-                _mm256_cvtepi32_ps(dot(init, w[r].q[b], a, f.eight)), acc[t][r].half[b % 2]);
-    }
-}
-
-/* The first n_blocks 32-blocks of a group. */
-INLINE void panel_group_times(struct acc acc[TILE_TOKENS][TILE_ROWS],
-                              const struct panel_group w[TILE_ROWS], int n_tok,
-                              const struct act *x, int64_t g, int n_blocks, struct format f)
-{
-    _Alignas(32) float s[TILE_TOKENS][TILE_ROWS][SIXTEENS];
-    for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < TILE_ROWS; r++) {
-            multiply_scales(s[t][r], w[r].scale, x[t], g, f);
-            subtract_minima(&acc[t][r], w[r].min, x[t], g, f);
-        }
-    keep_in_memory(s[0][0]);
-#define BLOCK(b)                                                               \
-    if (f.block == 32 && n_blocks <= (b))                                      \
-        return;                                                                \
-    panel_block(acc, w, s, n_tok, x, g, b, f)
-    BLOCK(0);
-    BLOCK(1);
-    BLOCK(2);
-    BLOCK(3);
-    BLOCK(4);
-    BLOCK(5);
-    BLOCK(6);
-    BLOCK(7);
-#undef BLOCK
-}
-
-/* n_tok (a literal, at most TILE_TOKENS) tokens meet the panel. */
-INLINE void panel_times(struct acc to[][TILE_ROWS], const struct panel_group w[][TILE_ROWS],
-                        int n_tok, const struct act *x, int64_t g0, int n_groups,
-                        int64_t n, struct format f)
-{
-    struct acc acc[TILE_TOKENS][TILE_ROWS];
-    for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < TILE_ROWS; r++)
-            acc[t][r] = to[t][r];
-    for (int g = 0; g < n_groups; g++) {
-        int n_blocks = (int)MIN(n / 32 - (g0 + g) * GROUP_BLOCKS, GROUP_BLOCKS);
-        panel_group_times(acc, w[g], n_tok, x, g0 + g, n_blocks, f);
-    }
-    for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < TILE_ROWS; r++)
-            to[t][r] = acc[t][r];
-}
-
-/* TILE_ROWS rows, n_tok (at most TOKEN_BATCH) tokens. */
-INLINE void rows_batch(float *out, ptrdiff_t out_stride, struct weights m, const char *x,
-                       size_t x_stride, int n_tok, struct format f)
-{
-    struct panel p;
-    struct act a[TOKEN_BATCH];
-    const uint8_t *next = m.w + prefetch_distance(m, TILE_ROWS);
-    int64_t all_groups = (m.n + GROUP - 1) / GROUP;
-    for (int t = 0; t < n_tok; t++) {
-        a[t] = act_view(x + (size_t)t * x_stride, m.n);
-        for (int r = 0; r < TILE_ROWS; r++)
-            p.acc[t][r] = acc_zero();
-    }
-    for (int64_t g0 = 0; g0 < all_groups; g0 += PANEL_GROUPS) {
-        int n_groups = (int)MIN(all_groups - g0, PANEL_GROUPS), t = 0;
-        fill_panel(&p, m, g0, n_groups, f);
-        prefetch(&next, TILE_ROWS * n_groups * group_bytes(f), true);
-        for (; t + TILE_TOKENS <= n_tok; t += TILE_TOKENS)
-            panel_times(&p.acc[t], p.g, TILE_TOKENS, a + t, g0, n_groups, m.n, f);
-        for (; TILE_TOKENS > 2 && t + 2 <= n_tok; t += 2)
-            panel_times(&p.acc[t], p.g, 2, a + t, g0, n_groups, m.n, f);
-        for (; t < n_tok; t++)
-            panel_times(&p.acc[t], p.g, 1, a + t, g0, n_groups, m.n, f);
-    }
-    for (int t = 0; t < n_tok; t++)
-        for (int r = 0; r < TILE_ROWS; r++)
-            out[t * out_stride + r] = reduce(p.acc[t][r]);
-}
-
+/* The same rows for one token after the other: they stay in the cache. */
 INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_bytes,
                  int64_t n_rows, const void *x, size_t x_stride, int64_t n_tok, int64_t n,
                  struct format f)
@@ -383,38 +282,32 @@ INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
     if (n_rows <= 0)
         return;
     m.end = m.w + (size_t)(n_rows - 1) * row_bytes + (size_t)(n / f.block * f.bytes);
-    for (int64_t t = 0; t < n_tok; t += TOKEN_BATCH) {
-        int batch = (int)MIN(n_tok - t, TOKEN_BATCH);
-        const char *xt = (const char *)x + (size_t)t * x_stride;
-        float *to = out + t * out_stride;
-        int64_t r = 0;
-        m.w = w;
-        for (; batch > 1 && r + TILE_ROWS <= n_rows; r += TILE_ROWS, m.w += TILE_ROWS * row_bytes)
-            rows_batch(to + r, out_stride, m, xt, x_stride, batch, f);
-        for (int i = 0; r < n_rows && i < batch; i++) /* one token, or fewer rows than a tile */
-            mulq_one(to + i * out_stride + r, m, n_rows - r, xt + (size_t)i * x_stride, f);
-    }
+    int64_t strip = n_tok == 1 ? n_rows : ROWS;
+    for (int64_t r = 0; r < n_rows; r += strip, m.w += (size_t)strip * row_bytes)
+        for (int64_t t = 0; t < n_tok; t++)
+            mulq_one(out + t * out_stride + r, m, MIN(strip, n_rows - r),
+                     (const char *)x + (size_t)t * x_stride, f);
 }
 
-/* X(name, elements and bytes of a block, offset, needs 8 bits, sixteens, minima) */
+/* X(name, elements and bytes of a block, offset, largest, sixteens, minima, crossed) */
 #define FORMATS(X)                                                             \
-    X(q4_0, 32, 18, 8, false, false, false)                                    \
-    X(q4_1, 32, 20, 0, false, false, true)                                     \
-    X(q5_0, 32, 22, 16, false, false, false)                                   \
-    X(q5_1, 32, 24, 0, false, false, true)                                     \
-    X(q8_0, 32, 34, SIGNED_128 ? 0 : 128, true, false, false)                  \
-    X(q2_k, 256, 84, 0, false, true, true)                                     \
-    X(q3_k, 256, 110, 4, false, true, false)                                   \
-    X(q4_k, 256, 144, 0, false, false, true)                                   \
-    X(q5_k, 256, 176, 0, false, false, true)                                   \
-    X(q6_k, 256, 210, 32, false, true, false)                                  \
-    X(iq4_nl, 32, 18, SIGNED_128 ? 0 : 128, true, false, false)                \
-    X(iq4_xs, 256, 136, SIGNED_128 ? 0 : 128, true, false, false)              \
-    X(mxfp4, 32, 17, 12, false, false, false)
+    X(q4_0, 32, 18, 8, 15, false, false, true)                                 \
+    X(q4_1, 32, 20, 0, 15, false, true, true)                                  \
+    X(q5_0, 32, 22, 16, 31, false, false, false)                               \
+    X(q5_1, 32, 24, 0, 31, false, true, false)                                 \
+    X(q8_0, 32, 34, SIGNED_128 ? 0 : 128, 255, false, false, true)             \
+    X(q2_k, 256, 84, 0, 3, true, true, false)                                  \
+    X(q3_k, 256, 110, 4, 7, true, false, false)                                \
+    X(q4_k, 256, 144, 0, 15, false, true, false)                               \
+    X(q5_k, 256, 176, 0, 31, false, true, false)                               \
+    X(q6_k, 256, 210, 32, 63, true, false, false)                              \
+    X(iq4_nl, 32, 18, SIGNED_128 ? 0 : 128, 255, false, false, true)           \
+    X(iq4_xs, 256, 136, SIGNED_128 ? 0 : 128, 255, false, false, true)         \
+    X(mxfp4, 32, 17, 12, 24, false, false, true)
 
-#define DEFINE_MULQ(name, block, bytes, offset, eight, sixteens, minima)                    \
+#define DEFINE_MULQ(name, block, bytes, offset, top, sixteens, minima, crossed)             \
     static const struct format format_##name = {                                            \
-        scales_##name, pair_##name, block, bytes, offset, eight, sixteens, minima};         \
+        scales_##name, pair_##name, block, bytes, offset, top, sixteens, minima, crossed}; \
     static void mulq_##name(float *out, ptrdiff_t out_stride, const void *w,                \
                             size_t row_bytes, int64_t n_rows, const void *x,                \
                             size_t x_stride, int64_t n_tok, int64_t n)                      \

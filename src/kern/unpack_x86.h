@@ -7,11 +7,14 @@
  *                        0: they get an offset of 128
  *
  * For each format two functions:
- *   scales_X(w)   the group's scales and minima. Formats with a scale for each
- *                 32-block use scale[0], min[0], lane = block; the ones with a
- *                 scale for each sixteen use both registers, lane = sixteen.
+ *   scales_X(w)   the group's scales and minima, lane = 32-block. Formats with a
+ *                 scale for each 32-block use scale[0], min[0]; the ones with a
+ *                 scale for each sixteen have those of the first sixteens of the
+ *                 blocks in [0], of the second in [1].
  *   pair_X(w, p)  32-blocks 2 p and 2 p + 1 of the group as unsigned bytes: the
- *                 element plus the format's offset. p is a literal.
+ *                 element plus the format's offset. p is a literal. Formats
+ *                 for which it is cheaper (mulq_x86.h has the list) return them
+ *                 crossed: the first sixteens of both blocks, then the second.
  * They read within the bytes of a full group.
  */
 #ifndef KERN_UNPACK_X86_H
@@ -72,15 +75,30 @@ INLINE __m256i nibbles(const uint8_t *w)
     return low_nibble(_mm256_srlv_epi32(x, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)));
 }
 
+/* The nibbles of two blocks, their 16 bytes at a and b: the low ones of both,
+ * then the high ones. */
+INLINE struct pair crossed_nibbles(const uint8_t *a, const uint8_t *b)
+{
+    __m256i x = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(a)), load128(b), 1);
+    return (struct pair){{low_nibble(x), high_nibble(x)}};
+}
+
 INLINE __m256i table_lookup(__m256i nibble, const int8_t values[16], int offset)
 {
     __m128i t = _mm_add_epi8(load128((const uint8_t *)values), _mm_set1_epi8((char)offset));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(t), nibble);
 }
 
-INLINE __m256i iq4_values(__m256i nibble)
+INLINE struct pair crossed_values(const uint8_t *a, const uint8_t *b, const int8_t values[16],
+                                  int offset)
 {
-    return table_lookup(nibble, kern_iq4_values, SIGNED_128 ? 0 : 128);
+    struct pair q = crossed_nibbles(a, b);
+    return (struct pair){{table_lookup(q.q[0], values, offset), table_lookup(q.q[1], values, offset)}};
+}
+
+INLINE struct pair iq4_values(const uint8_t *a, const uint8_t *b)
+{
+    return crossed_values(a, b, kern_iq4_values, SIGNED_128 ? 0 : 128);
 }
 
 /* The halves at the start of eight blocks, `stride` bytes apart. */
@@ -116,7 +134,7 @@ INLINE struct scales scales_q4_0(const uint8_t *w)
 
 INLINE struct pair pair_q4_0(const uint8_t *w, int p)
 {
-    return (struct pair){{nibbles(w + 36 * p + 2), nibbles(w + 36 * p + 20)}};
+    return crossed_nibbles(w + 36 * p + 2, w + 36 * p + 20);
 }
 
 INLINE struct scales scales_q4_1(const uint8_t *w)
@@ -126,7 +144,7 @@ INLINE struct scales scales_q4_1(const uint8_t *w)
 
 INLINE struct pair pair_q4_1(const uint8_t *w, int p)
 {
-    return (struct pair){{nibbles(w + 40 * p + 4), nibbles(w + 40 * p + 24)}};
+    return crossed_nibbles(w + 40 * p + 4, w + 40 * p + 24);
 }
 
 INLINE struct scales scales_q5_0(const uint8_t *w)
@@ -161,8 +179,11 @@ INLINE struct scales scales_q8_0(const uint8_t *w)
 INLINE struct pair pair_q8_0(const uint8_t *w, int p)
 {
     const __m256i flip = _mm256_set1_epi8(SIGNED_128 ? 0 : -128);
-    return (struct pair){{_mm256_xor_si256(load256(w + 68 * p + 2), flip),
-                          _mm256_xor_si256(load256(w + 68 * p + 36), flip)}};
+    const uint8_t *a = w + 68 * p + 2, *b = a + 34;
+    __m256i first = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(a)), load128(b), 1);
+    __m256i second =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(load128(a + 16)), load128(b + 16), 1);
+    return (struct pair){{_mm256_xor_si256(first, flip), _mm256_xor_si256(second, flip)}};
 }
 
 INLINE struct scales scales_iq4_nl(const uint8_t *w)
@@ -172,7 +193,7 @@ INLINE struct scales scales_iq4_nl(const uint8_t *w)
 
 INLINE struct pair pair_iq4_nl(const uint8_t *w, int p)
 {
-    return (struct pair){{iq4_values(nibbles(w + 36 * p + 2)), iq4_values(nibbles(w + 36 * p + 20))}};
+    return iq4_values(w + 36 * p + 2, w + 36 * p + 20);
 }
 
 INLINE struct scales scales_mxfp4(const uint8_t *w)
@@ -189,15 +210,16 @@ INLINE struct scales scales_mxfp4(const uint8_t *w)
 
 INLINE struct pair pair_mxfp4(const uint8_t *w, int p)
 {
-    return (struct pair){{table_lookup(nibbles(w + 34 * p + 1), kern_mxfp4_values, 12),
-                          table_lookup(nibbles(w + 34 * p + 18), kern_mxfp4_values, 12)}};
+    return crossed_values(w + 34 * p + 1, w + 34 * p + 18, kern_mxfp4_values, 12);
 }
 
 /* ---- 256-element blocks ------------------------------------------------- */
 
-/* 16 bytes, signed or not, times a factor. */
+/* 16 bytes, signed or not, times a factor: the even ones, then the odd ones. */
 INLINE void scale_sixteens(__m256 out[2], __m128i bytes, bool is_signed, __m256 factor)
 {
+    bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11,
+                                                  13, 15));
     __m128i upper = _mm_unpackhi_epi64(bytes, bytes);
     __m256i a = is_signed ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes);
     __m256i b = is_signed ? _mm256_cvtepi8_epi32(upper) : _mm256_cvtepu8_epi32(upper);
@@ -321,7 +343,7 @@ INLINE struct scales scales_iq4_xs(const uint8_t *w)
 
 INLINE struct pair pair_iq4_xs(const uint8_t *w, int p)
 {
-    return (struct pair){{iq4_values(nibbles(w + 8 + 32 * p)), iq4_values(nibbles(w + 24 + 32 * p))}};
+    return iq4_values(w + 8 + 32 * p, w + 24 + 32 * p);
 }
 
 #endif

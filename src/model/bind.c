@@ -25,6 +25,9 @@ static const struct gguf_tensor *lookup(struct binder *b, const char *name, bool
     else
         snprintf(full, n, "%s", name);
     const struct gguf_tensor *t = gguf_tensor_find(b->m->gguf, full);
+    const struct packed_part *packed = t ? NULL : packed_find(&b->m->packed, full);
+    if (packed)
+        t = &packed->t;
     if (!t && required && b->rc == OK)
         b->rc = err_set(b->e, E_FORMAT,
                         "%s: tensor '%s' is missing; the file is incomplete or of another architecture than it says",
@@ -104,9 +107,10 @@ static void expert_matrix(struct binder *b, const char *name, int64_t n_in, int6
     if (!t || !has_shape(b, t, n_in, n_out, n_experts))
         return;
     *w = (struct dev_mat){.type = t->type, .n_in = n_in, .n_out = n_out};
-    int64_t stride = t->bytes / n_experts;
+    int64_t bytes = t->bytes / n_experts;
+    const struct packed_part *packed = packed_find(&b->m->packed, t->name);
     b->m->experts[b->layer].part[part] = (struct expert_part){
-        .file = t->file, .offset = t->offset, .stride = stride, .bytes = (size_t)stride};
+        .file = t->file, .offset = t->offset, .stride = packed ? packed->in->ne[0] : bytes, .bytes = (size_t)bytes};
 }
 
 static void bind_experts(struct binder *b, struct layer *l)

@@ -29,6 +29,8 @@ static const char *role_of(const struct model *m, const struct gguf_tensor *t)
 {
     if (!m->described_only && block_of(t->name) >= m->c.n_layers)
         return "skipped"; /* multi-token prediction */
+    if (packed_holds(&m->packed, t))
+        return "packed";
     if (strstr(t->name, "_exps."))
         return "expert";
     if (strcmp(t->name, "token_embd.weight") == 0)
@@ -56,6 +58,8 @@ static void measure_experts(struct model *m)
         if (strcmp(role_of(m, t), "expert") == 0)
             by_type[t->type] += t->bytes;
     }
+    for (int i = 0; i < m->packed.n; i++)
+        by_type[m->packed.part[i].t.type] += m->packed.part[i].t.bytes;
     for (int t = 0; t < DT_COUNT; t++)
         if (by_type[t] > best) {
             best = by_type[t];
@@ -77,12 +81,13 @@ static void measure(struct model *m)
     s->n_used = (int)c->n_used;
     s->expert_width = (int)c->expert_width;
     s->shared_width = (int)c->shared_width;
+    s->packed = m->packed.n > 0;
     for (int i = 0; i < gguf_n_files(m->gguf); i++)
         s->file_bytes += gguf_file_bytes(m->gguf, i);
     for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
         const char *role = role_of(m, t);
-        if (strcmp(role, "expert") == 0)
+        if (strcmp(role, "expert") == 0 || strcmp(role, "packed") == 0)
             s->expert_bytes += t->bytes;
         else if (strcmp(role, "skipped") == 0)
             s->skipped_bytes += t->bytes;
@@ -122,6 +127,8 @@ static int describe(struct model *m, bool any, struct err *e)
         struct err ignored = {0};
         int rc = config_read(m->gguf, &m->c, any ? &ignored : e);
         if (rc == OK)
+            rc = packed_read(m->gguf, &m->packed, any ? &ignored : e);
+        if (rc == OK)
             rc = bind_model(m, any ? &ignored : e);
         if (rc < 0 && !any)
             return rc;
@@ -157,6 +164,7 @@ void model_close(struct model *m)
     if (m->scratch.map)
         os_unmap(m->scratch.map, m->scratch.bytes);
     gguf_close(m->gguf);
+    packed_free(&m->packed);
     free(m->layers);
     free(m->experts);
     free(m->weights);
@@ -306,5 +314,9 @@ void model_visit(const struct model *m, const struct model_visitor *v)
         const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
         v->on_tensor(v->user, t->name, dtype_info(t->type)->name, t->ne, t->n_dims, t->bytes, t->file,
                      t->offset, role_of(m, t));
+    }
+    for (int i = 0; v->on_packed && i < m->packed.n; i++) {
+        const struct packed_part *p = &m->packed.part[i];
+        v->on_packed(v->user, p->name, dtype_info(p->t.type)->name, p->t.ne, p->t.n_dims, p->t.bytes, p->in->name);
     }
 }

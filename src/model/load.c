@@ -117,16 +117,25 @@ void model_needs(const struct model *m, const struct model_options *o, struct mo
 
 /* ---- loading ---------------------------------------------------------- */
 
+static int check_type(const struct model *m, const struct device *d, const struct gguf_tensor *t, struct err *e)
+{
+    if (device_supports(d, t->type))
+        return OK;
+    return err_set(e, E_UNSUPPORTED, "%s: tensor '%s' has type %s, for which there are no kernels yet; try a file in Q4_K_M or Q8_0",
+                   gguf_file_path(m->gguf, t->file), t->name, dtype_info(t->type)->name);
+}
+
 static int check_types(const struct model *m, const struct device *d, struct err *e)
 {
     for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
         int il;
         bool skipped = sscanf(t->name, "blk.%d.", &il) == 1 && il >= m->c.n_layers;
-        if (!skipped && !device_supports(d, t->type))
-            return err_set(e, E_UNSUPPORTED, "%s: tensor '%s' has type %s, for which there are no kernels yet; try a file in Q4_K_M or Q8_0",
-                           gguf_file_path(m->gguf, t->file), t->name, dtype_info(t->type)->name);
+        if (!skipped && !packed_holds(&m->packed, t))
+            TRY(check_type(m, d, t, e));
     }
+    for (int i = 0; i < m->packed.n; i++)
+        TRY(check_type(m, d, &m->packed.part[i].t, e));
     return OK;
 }
 

@@ -61,7 +61,7 @@ static int compare_samples(const struct pair *p, int64_t begin, struct err *e)
 static int check_open(const struct model *m, int file, struct pair *p, struct err *e)
 {
     int64_t got = os_file_size(p->copy_fd), header = gguf_header_bytes(m->gguf, file);
-    if (os_same_file(p->fd, p->copy_fd))
+    if (os_same_file(p->copy, p->path) == OS_SAME)
         return err_set(e, E_ARG, "mirror: %s is the model's own file %s, not a copy of it", p->copy, p->path);
     if (got != p->bytes)
         return err_set(e, E_ARG, "mirror: %s has %lld bytes, expected the %lld of %s; copy the file again",

@@ -5,6 +5,8 @@
  *   describe.c  opening, sizes by role, metadata
  *   config.c    a file's numbers, checked
  *   bind.c      tensor names -> weights, experts -> extents
+ *   packed.c    files in which the matrices of an expert lie together
+ *   pack.c      writing one
  *   load.c      what it needs; loading
  *   mirror.c    copies of the model's files on other drives, checked
  *   dense.c     the dense part: what stays in memory, what is read again
@@ -47,6 +49,7 @@ struct model_shape {
     int64_t expert_bytes_per_token; /* of the picked experts */
     int64_t dense_bytes_per_token;  /* read from memory: all dense but the embedding table */
     int64_t largest_expert_bytes;
+    bool packed;                /* the matrices of an expert lie together in the file */
 };
 void model_shape(const struct model *m, struct model_shape *s);
 
@@ -63,6 +66,9 @@ struct model_visitor {
     void (*on_meta)(void *user, const char *key, const char *type, const char *value);
     void (*on_tensor)(void *user, const char *name, const char *type, const int64_t shape[4],
                       int n_dims, int64_t bytes, int file, int64_t offset, const char *role);
+    /* a matrix of all experts of a layer that lies in the packed tensor `in` */
+    void (*on_packed)(void *user, const char *name, const char *type, const int64_t shape[4],
+                      int n_dims, int64_t bytes, const char *in);
     void *user;
 };
 void model_visit(const struct model *m, const struct model_visitor *v);
@@ -111,6 +117,27 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
 int model_add_mirrors(const struct model *m, const char *const *folders, int n_folders, struct ioq *q,
                       const int *files, int n_files, struct err *e);
 struct expert_cache *model_experts(struct model *m);
+
+/* ---- packing ------------------------------------------------------------ */
+
+/* The model's file as a packed one, in the making. The described model is
+ * borrowed. E_STATE when it is packed already. */
+struct model_pack;
+int model_pack_new(const struct model *m, struct model_pack **out, struct err *e);
+void model_pack_free(struct model_pack *p);
+struct model_pack_size {
+    int64_t bytes;        /* of the new file */
+    int n_layers;         /* whose experts are packed */
+    int64_t expert_bytes; /* of the largest packed expert, padding included: one read */
+};
+void model_pack_size(const struct model_pack *p, struct model_pack_size *s);
+/* Writes all of it, in order. Memory: about 20 MiB, whatever the model. */
+int model_pack_write(struct model_pack *p, enum ioq_kind kind, struct os_out *out,
+                     model_progress_fn *progress, void *user, struct err *e);
+/* `path`, which was written, must describe the same model; `bytes_too`: and its
+ * bytes, read from the drive, must be those written. */
+int model_pack_check(const struct model_pack *p, bool bytes_too, enum ioq_kind kind, const char *path,
+                     model_progress_fn *progress, void *user, struct err *e);
 
 /* ---- state of one session ---------------------------------------------- */
 

@@ -48,6 +48,43 @@ static inline int64_t config_delta_channels(const struct config *c)
     return 2 * c->n_k * c->dk + c->n_v * c->dv;
 }
 
+/* ---- packed.c --------------------------------------------------------- */
+
+/*
+ * A packed file has the experts of a layer in one tensor blk.N.ffn_exps.packed,
+ * I8 (stride, n_experts): the matrices of expert 0, then those of expert 1 and
+ * so on. A matrix begins at a multiple of PACK_PART_ALIGN inside its expert, an
+ * expert at a multiple of PACK_ALIGN in the file. What was packed says the
+ * metadata, layer by layer, in the order of the bytes:
+ *   sluice.pack.version     u32     PACK_VERSION
+ *   sluice.pack.part.name   string  the tensor's name, blk.N.ffn_gate_exps.weight
+ *   sluice.pack.part.type   u32     its type, as GGUF numbers them
+ *   sluice.pack.part.shape  u64     three for each: n_in, n_out, n_experts
+ * docs/packed.md has this for other programs.
+ */
+#define PACK_VERSION 1
+#define PACK_ALIGN 4096
+#define PACK_PART_ALIGN 64
+#define PACK_TENSOR "blk.%d.ffn_exps.packed"
+
+struct packed_part {
+    char name[64];
+    struct gguf_tensor t;          /* as it was; offset: that of expert 0's matrix */
+    const struct gguf_tensor *in;  /* the packed tensor; ne[0] is the stride */
+    int layer;
+};
+
+struct packed { /* n = 0: the file is not packed */
+    int n;
+    struct packed_part *part;
+};
+
+/* Everything about it is checked: each matrix of each expert lies in its tensor. */
+int packed_read(const struct gguf *g, struct packed *p, struct err *e);
+void packed_free(struct packed *p);
+const struct packed_part *packed_find(const struct packed *p, const char *name);
+bool packed_holds(const struct packed *p, const struct gguf_tensor *t); /* is a packed tensor */
+
 /* ---- bind.c ----------------------------------------------------------- */
 
 struct layer {
@@ -130,6 +167,7 @@ struct dense {
 struct model {
     struct gguf *gguf;
     struct config c;
+    struct packed packed;
     bool described_only; /* a family that cannot be run */
 
     struct layer *layers;

@@ -1,0 +1,350 @@
+/*
+ * packed_x86: quantised weight rows times the quantised activations of many
+ * tokens. Included by mul_avx2.c and mul_avx512.c after mulq_x86.h and these
+ * primitives over the widest registers, `wide`:
+ *   WIDE             32-bit lanes of a register
+ *   PACK_TOKENS      tokens of a tile
+ *   BIAS             what makes elements of symmetric formats unsigned; 0 for
+ *                    formats with SIGNED_128 that need 8 bits
+ *   wide_dot(acc, q, x, top)   acc + sums of 4 products as in dot
+ *   wide_transpose   WIDE rows of 8 dwords to 8 registers
+ *   wide_*, widef_*  loads, broadcasts, arithmetic
+ * The arithmetic is that of mul_portable.c, bit for bit.
+ *
+ * A register lane is a weight row here, so that the products of a 32-block are
+ * added up exactly without a shuffle and the scales of PACK_ROWS rows are
+ * plain vectors. Decoding weights and bringing them into that order costs
+ * about as much as multiplying with four tokens, and is done once for all.
+ *
+ * Packed rows, for each PACK_ROWS rows and 32-block:
+ *   uint8_t q[8][PACK_ROWS][4]        element 4 k + i of row r at [k][r][i]
+ *   float   scale[parts][PACK_ROWS]   parts: 2 for a scale for each sixteen
+ *   float   min[parts][PACK_ROWS]     formats with minima only
+ * Missing rows are zeros. Packed tokens, for each PACK_TOKENS:
+ *   struct token_block [n / 32]
+ *   struct token_halves [n / 32]      what only formats with sixteens read
+ * An instruction set with matrix registers can read the same forms: q is what
+ * a tile of weights looks like, a column of blocks a tile of tokens.
+ */
+#ifndef KERN_PACKED_X86_H
+#define KERN_PACKED_X86_H
+
+#include "kern/mulq_x86.h"
+
+enum { VECS = 2, PACK_ROWS = VECS * WIDE };
+
+struct token_block {
+    int8_t q[PACK_TOKENS][32];
+    float d[PACK_TOKENS];
+    float sum[PACK_TOKENS];   /* d * sum of q, for minima */
+    int32_t bias[PACK_TOKENS]; /* -BIAS * sum of q, where integer sums start */
+};
+
+struct token_halves {
+    float sum[2][PACK_TOKENS];
+    int32_t bias[2][PACK_TOKENS];
+};
+
+/* ---- tokens -------------------------------------------------------------- */
+
+static size_t tile_bytes(int64_t n)
+{
+    return PACK_TOKENS * kern_packed_token_bytes(n);
+}
+
+static struct token_halves *halves_of(void *tile, int64_t n)
+{
+    return (struct token_halves *)(void *)((struct token_block *)tile + n / 32);
+}
+
+static void pack_tokens(void *to, const void *acts, size_t act_stride, const int32_t *index,
+                        int64_t n_tok, int64_t n)
+{
+    for (int64_t i = 0; i < n_tok; i++) {
+        void *tile = (char *)to + (size_t)(i / PACK_TOKENS) * tile_bytes(n);
+        struct act x = act_view((const char *)acts + (size_t)(index ? index[i] : i) * act_stride, n);
+        struct token_block *block = tile;
+        struct token_halves *halves = halves_of(tile, n);
+        int t = (int)(i % PACK_TOKENS);
+        for (int64_t b = 0; b < n / 32; b++) {
+            int h[2] = {x.h[2 * b], x.h[2 * b + 1]}, sum = h[0] + h[1];
+            memcpy(block[b].q[t], x.q + 32 * b, 32);
+            block[b].d[t] = x.d[b];
+            block[b].sum[t] = x.d[b] * (float)sum;
+            block[b].bias[t] = -BIAS * sum;
+            for (int k = 0; k < 2; k++) {
+                halves[b].sum[k][t] = x.d[b] * (float)h[k];
+                halves[b].bias[k][t] = -BIAS * h[k];
+            }
+        }
+    }
+}
+
+/* ---- rows ---------------------------------------------------------------- */
+
+/* What the packed form of a format looks like; literals, as struct format. */
+struct packing {
+    int parts; /* scales of a 32-block */
+    bool has_min;
+    int top;
+};
+
+INLINE struct packing packing_of(struct format f)
+{
+    return (struct packing){f.sixteens ? 2 : 1, f.has_min, f.top};
+}
+
+INLINE bool is_biased(struct packing p)
+{
+    return !p.has_min && !(p.top > 127 && SIGNED_128);
+}
+
+INLINE size_t packed_block_bytes(struct packing p)
+{
+    return PACK_ROWS * (32 + sizeof(float) * (size_t)p.parts * (p.has_min ? 2 : 1));
+}
+
+/* A group of WIDE rows, decoded. */
+struct decoded {
+    uint8_t q[WIDE][GROUP];
+    float scale[2][WIDE][GROUP_BLOCKS], min[2][WIDE][GROUP_BLOCKS];
+};
+
+INLINE void decode_pair_bytes(uint8_t *to, const uint8_t *w, int p, struct format f)
+{
+    struct pair q = pair_in_order(w, p, f);
+    for (int i = 0; i < 2; i++) {
+        if (is_biased(packing_of(f)))
+            q.q[i] = _mm256_add_epi8(q.q[i], _mm256_set1_epi8((char)(BIAS - f.offset)));
+        _mm256_storeu_si256((__m256i *)(void *)(to + 64 * p + 32 * i), q.q[i]);
+    }
+}
+
+INLINE void decode_row(struct decoded *to, int r, const uint8_t *w, struct format f)
+{
+    struct scales s = f.scales(w);
+    decode_pair_bytes(to->q[r], w, 0, f);
+    decode_pair_bytes(to->q[r], w, 1, f);
+    decode_pair_bytes(to->q[r], w, 2, f);
+    decode_pair_bytes(to->q[r], w, 3, f);
+    for (int k = 0; k < packing_of(f).parts; k++) {
+        _mm256_storeu_ps(to->scale[k][r], s.scale[k]);
+        if (f.has_min)
+            _mm256_storeu_ps(to->min[k][r], s.min[k]);
+    }
+}
+
+/* Writes lanes v * WIDE ... of n_blocks packed blocks. */
+INLINE void pack_decoded(uint8_t *to, const struct decoded *from, int v, int n_blocks,
+                         struct packing p)
+{
+    const size_t block = packed_block_bytes(p), reg = WIDE * 4, row = PACK_ROWS * 4;
+    wide transposed[8];
+    to += (size_t)v * reg;
+    for (int b = 0; b < n_blocks; b++) {
+        wide_transpose(transposed, from->q[0] + 32 * b, GROUP);
+        for (int i = 0; i < 8; i++)
+            wide_store(to + (size_t)b * block + (size_t)i * row, transposed[i]);
+    }
+    for (int k = 0; k < 2 * p.parts; k++) {
+        const bool is_min = k >= p.parts;
+        if (is_min && !p.has_min)
+            break;
+        wide_transpose(transposed, is_min ? from->min[k - p.parts] : from->scale[k],
+                       sizeof from->scale[0][0]);
+        for (int b = 0; b < n_blocks; b++)
+            wide_store(to + (size_t)b * block + (size_t)(8 + k) * row, transposed[b]);
+    }
+}
+
+INLINE void pack_rows(void *to, const void *w, size_t row_bytes, int64_t n_rows, int64_t n,
+                      struct format f)
+{
+    const size_t block = packed_block_bytes(packing_of(f));
+    const uint8_t *end = (const uint8_t *)w + (size_t)(n_rows - 1) * row_bytes +
+                         (size_t)(n / f.block * f.bytes);
+    for (int64_t r0 = 0; r0 < n_rows; r0 += WIDE) {
+        uint8_t *panel = (uint8_t *)to + (size_t)(r0 / PACK_ROWS * PACK_ROWS) *
+                                             kern_packed_row_bytes(n);
+        int rows = (int)MIN(n_rows - r0, WIDE);
+        for (int64_t g = 0; g * GROUP < n; g++) {
+            int n_blocks = (int)MIN(n / 32 - g * GROUP_BLOCKS, GROUP_BLOCKS);
+            struct decoded d;
+            if (rows < WIDE)
+                memset(&d, 0, sizeof d);
+            for (int r = 0; r < rows; r++) {
+                const uint8_t *from = (const uint8_t *)w + (size_t)(r0 + r) * row_bytes +
+                                      g * group_bytes(f);
+                uint8_t copy[GROUP / 32 * 34];
+                if (f.block == 32 && n_blocks < GROUP_BLOCKS)
+                    from = partial_group(copy, from, end, n_blocks, f);
+                decode_row(&d, r, from, f);
+            }
+            pack_decoded(panel + (size_t)(g * GROUP_BLOCKS) * block, &d,
+                         (int)(r0 / WIDE % VECS), n_blocks, packing_of(f));
+        }
+    }
+}
+
+/* ---- products ------------------------------------------------------------ */
+
+/* Part k (the whole, or a sixteen) of a 32-block: exact sums of products. */
+INLINE void part_times(wide sum[PACK_TOKENS][VECS], const uint8_t *w, int k,
+                       const struct token_block *x, const struct token_halves *halves, int n_tok,
+                       struct packing p)
+{
+    const int steps = 8 / p.parts;
+    UNROLL for (int t = 0; t < n_tok; t++)
+        UNROLL for (int v = 0; v < VECS; v++)
+            sum[t][v] = !is_biased(p) ? wide_zero()
+                        : wide_splat(p.parts == 2 ? &halves->bias[k][t] : &x->bias[t]);
+    UNROLL for (int i = k * steps; i < (k + 1) * steps; i++) {
+        wide q[VECS];
+        UNROLL for (int v = 0; v < VECS; v++)
+            q[v] = wide_load(w + (size_t)(i * VECS + v) * sizeof(wide));
+        UNROLL for (int t = 0; t < n_tok; t++) {
+            wide a = wide_splat(x->q[t] + 4 * i);
+            UNROLL for (int v = 0; v < VECS; v++)
+                sum[t][v] = wide_dot(sum[t][v], q[v], a, p.top);
+        }
+    }
+}
+
+/* One 32-block: acc[t][v] += its products. */
+INLINE void block_times(float acc[PACK_TOKENS][PACK_ROWS], const uint8_t *w,
+                        const struct token_block *x, const struct token_halves *halves, int n_tok,
+                        struct packing p)
+{
+    const float *scale = (const float *)(const void *)(w + 32 * PACK_ROWS);
+    const float *min = scale + p.parts * PACK_ROWS;
+    if (p.has_min && p.parts == 2)
+        UNROLL for (int t = 0; t < n_tok; t++)
+            UNROLL for (int v = 0; v < VECS; v++) {
+                widef a = widef_load(acc[t] + v * WIDE);
+                UNROLL for (int k = 0; k < 2; k++)
+                    a = widef_fnmadd(widef_load(min + k * PACK_ROWS + v * WIDE),
+                                     widef_splat(&halves->sum[k][t]), a);
+                widef_store(acc[t] + v * WIDE, a);
+            }
+    UNROLL for (int k = 0; k < p.parts; k++) {
+        wide sum[PACK_TOKENS][VECS];
+        part_times(sum, w, k, x, halves, n_tok, p);
+        UNROLL for (int t = 0; t < n_tok; t++)
+            UNROLL for (int v = 0; v < VECS; v++) {
+                widef a = widef_load(acc[t] + v * WIDE);
+                if (p.has_min && p.parts == 1)
+                    a = widef_fnmadd(widef_load(min + v * WIDE), widef_splat(&x->sum[t]), a);
+                a = widef_fmadd(widef_mul(widef_load(scale + k * PACK_ROWS + v * WIDE),
+                                          widef_splat(&x->d[t])),
+                                wide_to_float(sum[t][v]), a);
+                widef_store(acc[t] + v * WIDE, a);
+            }
+    }
+}
+
+/* What to prefetch, `step` bytes for each 32-block that is computed. */
+struct soon {
+    const char *at, *end;
+    ptrdiff_t step;
+};
+
+INLINE void prefetch_soon(struct soon *s)
+{
+    const char *end = s->end - s->at > s->step ? s->at + s->step : s->end;
+    for (; s->at < end; s->at += 64)
+        _mm_prefetch(s->at, _MM_HINT_T1);
+}
+
+/* PACK_ROWS rows, of which n_rows are there, and n_tok (a literal) tokens. */
+INLINE void panel_times(float *out, ptrdiff_t out_stride, const uint8_t *w, int n_rows,
+                        const struct token_block *x, int n_tok, int64_t n, struct soon *soon,
+                        struct packing p)
+{
+    _Alignas(64) float acc[GROUP_BLOCKS][PACK_TOKENS][PACK_ROWS];
+    const struct token_halves *halves = (const struct token_halves *)(const void *)(x + n / 32);
+    for (int l = 0; l < GROUP_BLOCKS; l++)
+        memset(acc[l], 0, (size_t)n_tok * sizeof acc[l][0]);
+    for (int64_t b = 0; b < n / 32; b++) {
+        prefetch_soon(soon);
+        block_times(acc[b % GROUP_BLOCKS], w + (size_t)b * packed_block_bytes(p), x + b, halves + b,
+                    n_tok, p);
+    }
+    for (int t = 0; t < n_tok; t++) {
+        _Alignas(64) float sum[PACK_ROWS];
+        for (int v = 0; v < PACK_ROWS; v += WIDE) { /* the tree of kern.h */
+            widef s[GROUP_BLOCKS];
+            for (int l = 0; l < 4; l++)
+                s[l] = widef_add(widef_load(acc[l][t] + v), widef_load(acc[l + 4][t] + v));
+            s[0] = widef_add(widef_add(s[0], s[2]), widef_add(s[1], s[3]));
+            widef_store(sum + v, s[0]);
+        }
+        memcpy(out + t * out_stride, sum, (size_t)n_rows * sizeof *sum);
+    }
+}
+
+INLINE void mul_packed(float *out, ptrdiff_t out_stride, const void *rows, int64_t n_rows,
+                       const void *tokens, int64_t n_tok, int64_t n, const void *soon,
+                       size_t soon_bytes, struct packing p)
+{
+    int64_t blocks = (n_tok + PACK_TOKENS - 1) / PACK_TOKENS * ((n_rows + PACK_ROWS - 1) / PACK_ROWS) *
+                     (n / 32);
+    struct soon s = {soon, (const char *)soon + soon_bytes,
+                     (ptrdiff_t)align_up(soon_bytes / (size_t)blocks + 1, 64)};
+    for (int64_t t = 0; t < n_tok; t += PACK_TOKENS) {
+        const void *x = (const char *)tokens + (size_t)(t / PACK_TOKENS) * tile_bytes(n);
+        for (int64_t r = 0; r < n_rows; r += PACK_ROWS) {
+            const uint8_t *w = (const uint8_t *)rows + (size_t)r * kern_packed_row_bytes(n);
+            float *to = out + t * out_stride + r;
+            int here = (int)MIN(n_rows - r, PACK_ROWS);
+            switch (MIN(n_tok - t, PACK_TOKENS)) {
+#define TOKENS(k)                                                              \
+    case k:                                                                    \
+        panel_times(to, out_stride, w, here, x, k, n, &s, p);                     \
+        break
+                TOKENS(1);
+                TOKENS(2);
+                TOKENS(3);
+#if PACK_TOKENS_IS_8
+                TOKENS(4);
+                TOKENS(5);
+                TOKENS(6);
+                TOKENS(7);
+#endif
+                TOKENS(PACK_TOKENS);
+#undef TOKENS
+            }
+        }
+    }
+}
+
+/* One inner loop for each packing, shared by the formats. */
+#define DEFINE_PACKING(name, parts, has_min, top)                                           \
+    static void mul_##name(float *out, ptrdiff_t out_stride, const void *rows,              \
+                           int64_t n_rows, const void *tokens, int64_t n_tok, int64_t n,    \
+                           const void *soon, size_t soon_bytes)                             \
+    {                                                                                       \
+        mul_packed(out, out_stride, rows, n_rows, tokens, n_tok, n, soon, soon_bytes,       \
+                   (struct packing){parts, has_min, top});                                  \
+    }
+DEFINE_PACKING(blocks, 1, false, 127)
+DEFINE_PACKING(blocks_eight_bits, 1, false, 255)
+DEFINE_PACKING(blocks_minima, 1, true, 127)
+DEFINE_PACKING(sixteens, 2, false, 127)
+DEFINE_PACKING(sixteens_minima, 2, true, 127)
+
+static kern_mul_packed_fn *mul_packed_for(struct format f)
+{
+    if (f.sixteens)
+        return f.has_min ? mul_sixteens_minima : mul_sixteens;
+    return f.has_min ? mul_blocks_minima : f.top > 127 && SIGNED_128 ? mul_blocks_eight_bits : mul_blocks;
+}
+
+#define DEFINE_PACK_ROWS(name, id, elems, bytes, min, sixteens)                             \
+    static void pack_rows_##name(void *to, const void *w, size_t row_bytes, int64_t n_rows, \
+                                 int64_t n)                                                 \
+    {                                                                                       \
+        pack_rows(to, w, row_bytes, n_rows, n, format_##name);                              \
+    }
+KERN_QUANT_FORMATS(DEFINE_PACK_ROWS)
+
+#endif
