@@ -12,7 +12,7 @@
 /* Rows and tokens of float weights computed per kernel call: rows of one tile
  * stay in the first-level cache while the tokens pass. Packed rows, up to
  * STRIP_BYTES of them, stay in the second-level cache. */
-enum { TILE_ROWS = 32, TILE_TOKENS = 32, SPLIT_GRAIN = 16, STRIP_BYTES = 384 << 10 };
+enum { TILE_ROWS = 32, TILE_TOKENS = 32, SPLIT_GRAIN = 16, STRIP_BYTES = 192 << 10 };
 
 int device_cpu_open(const struct device_config *c, struct device **out, struct err *e)
 {

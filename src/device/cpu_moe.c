@@ -167,7 +167,7 @@ static void batch_gate_up(void *arg, int i, int n)
         const struct dev_expert *e = &j->e[b];
         int64_t r0, r1, at = ffn_row(j->m, e) * ffn_width(d);
         pool_split(e->gate.n_out, GRAIN, i, n, &r0, &r1);
-        if (r0 == r1)
+        if (r0 == r1 || e->step == DEV_DOWN)
             continue;
         float *g = d->ffn_gate + at + r0, *u = d->ffn_up + at + r0;
         cpu_mul(d, &e->gate, r0, r1, d->moe_h, j->m->n_embd, d->moe_act, 1, g, 0);
@@ -187,7 +187,7 @@ static void batch_down(void *arg, int i, int n)
         float *y = e->shared ? d->moe_shared : d->moe_y + e->slot * j->m->n_embd;
         int64_t r0, r1;
         pool_split(e->down.n_out, GRAIN, i, n, &r0, &r1);
-        if (r0 == r1)
+        if (r0 == r1 || e->step == DEV_GATE_UP)
             continue;
         if (cpu_uses_act(d, &e->down))
             d->k->quantize(act, h, e->down.n_in);
@@ -298,8 +298,15 @@ void device_moe_experts(struct device *d, const struct dev_moe *m, const struct 
 {
     struct moe_job j = {.d = d, .m = m, .e = experts, .n = n};
     if (m->n_tok == 1) {
-        pool_run(d->pool, batch_gate_up, &j);
-        pool_run(d->pool, batch_down, &j);
+        bool gate_up = false, down = false;
+        for (int i = 0; i < n; i++) {
+            gate_up |= experts[i].step != DEV_DOWN;
+            down |= experts[i].step != DEV_GATE_UP;
+        }
+        if (gate_up)
+            pool_run(d->pool, batch_gate_up, &j);
+        if (down)
+            pool_run(d->pool, batch_down, &j);
         return;
     }
     for (int i = 0; i < n; i++)

@@ -170,6 +170,8 @@ struct dev_expert {
     const float *weight;     /* (n_rows); NULL for the shared expert */
     int slot;                /* one-token calls: place in ascending order of id, 0..n_used-1 */
     bool shared;
+    enum { DEV_WHOLE, DEV_GATE_UP, DEV_DOWN } step; /* one-token calls: DOWN in a later call than
+                                                      GATE_UP of the same slot */
 };
 /* With n_tok = 1 experts may come in any order and in several calls; with more
  * tokens each call's experts and the calls themselves come in ascending id. */

@@ -280,6 +280,11 @@ bool expert_part_ready(struct expert_cache *c, const struct expert_lease *l, int
     return r->state == IOQ_DONE && r->status == OK;
 }
 
+void expert_wait_part(struct expert_cache *c, const struct expert_lease *l, int part)
+{
+    ioq_wait(c->ioq, &c->slots[l->slot].reads[c->plan[l->layer].part_extent[part]]);
+}
+
 int expert_wait(struct expert_cache *c, const struct expert_lease *l, struct err *e)
 {
     struct slot *s = &c->slots[l->slot];

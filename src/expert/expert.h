@@ -75,6 +75,8 @@ int expert_request(struct expert_cache *c, int layer, const int32_t *ids, int n,
 bool expert_ready(struct expert_cache *c, const struct expert_lease *l);
 /* True when part `part` has arrived: gate and up can start before down is there. */
 bool expert_part_ready(struct expert_cache *c, const struct expert_lease *l, int part);
+/* Sleeps until the part has arrived or its read failed. */
+void expert_wait_part(struct expert_cache *c, const struct expert_lease *l, int part);
 /* Sleeps until ready; E_IO names file, offset, layer and expert. */
 int expert_wait(struct expert_cache *c, const struct expert_lease *l, struct err *e);
 const void *expert_data(const struct expert_cache *c, const struct expert_lease *l, int part);

@@ -29,6 +29,7 @@
 /* Lookahead fills the drive up to here when the last demanded reads run out; a
  * demanded read that comes has no more than this before it. */
 #define AHEAD_INFLIGHT ((size_t)2 << 20)
+#define AHEAD_DEPTH 2
 #define MAX_TRIES 64 /* EINTR / EAGAIN in a row before it is an error */
 
 /* ---- opening ---------------------------------------------------------- */
@@ -290,6 +291,7 @@ static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
     const struct io_copy *copy = &q->files[r->file].copy[op->copy];
     size_t got = op->reached - op->begin;
     d->inflight_bytes -= op->end - op->begin;
+    d->n_ahead -= r->cls == IOQ_AHEAD;
     d->n_inflight--;
     if (--q->n_inflight == 0)
         q->stats.busy_ns += os_clock_ns() - q->busy_since_ns;
@@ -385,7 +387,7 @@ static void settle_due(struct ioq *q)
 static bool has_room(const struct ioq *q, const struct io_drive *d, size_t bytes, enum ioq_class cls)
 {
     size_t limit = cls == IOQ_AHEAD ? MIN(AHEAD_INFLIGHT, q->limit_bytes) : q->limit_bytes;
-    if (d->n_inflight >= q->depth)
+    if (d->n_inflight >= q->depth || (cls == IOQ_AHEAD && d->n_ahead >= AHEAD_DEPTH))
         return false;
     return d->n_inflight == 0 || d->inflight_bytes + bytes <= limit;
 }
@@ -432,6 +434,7 @@ static void start_piece(struct ioq *q, struct ioq_req *r, const struct io_piece 
     if (q->n_inflight++ == 0)
         q->busy_since_ns = r->t_start_ns;
     io_drive_used(d, r->t_start_ns);
+    d->n_ahead += r->cls == IOQ_AHEAD;
     d->n_inflight++;
     d->inflight_bytes += p->end - p->begin;
     start_op(q, op, p->begin);

@@ -61,7 +61,7 @@ void io_reaped(struct ioq *q, struct io_op *op, int64_t res);
 struct io_drive {
     int64_t id;          /* os_drive, or -1 - n: a drive of its own */
     struct io_op *ops;   /* depth */
-    int n_inflight;
+    int n_inflight, n_ahead; /* n_ahead: of class IOQ_AHEAD */
     size_t inflight_bytes;
     /* speed: bytes and the time that they took, older ones fading */
     double seen_bytes, seen_ns;

@@ -4,7 +4,8 @@
  *   kern.c          chooses a table for the processor
  *   mul_*.c         weight rows times activations, one file per instruction
  *                   set; mul_portable.c states the exact formula of each format
- *   *_x86.h         what the x86 ones share: formats in registers, loops
+ *   *_x86.h         what the x86 ones share: formats in registers (unpack), the
+ *                   loops for one token (mulq), many tokens (packed), floats (mulf)
  *   vec_tmpl.h      norms, activations, softmax, attention, recurrences: written
  *                   once over the 16-lane vector of simd_*.h, included by
  *                   vec_portable.c, vec_avx2.c, vec_avx512.c

@@ -286,8 +286,8 @@ INLINE void mul_packed(float *out, ptrdiff_t out_stride, const void *rows, int64
                        const void *tokens, int64_t n_tok, int64_t n, const void *soon,
                        size_t soon_bytes, struct packing p)
 {
-    int64_t blocks = (n_tok + PACK_TOKENS - 1) / PACK_TOKENS * ((n_rows + PACK_ROWS - 1) / PACK_ROWS) *
-                     (n / 32);
+    int64_t tiles = (n_tok + PACK_TOKENS - 1) / PACK_TOKENS;
+    int64_t panels = (n_rows + PACK_ROWS - 1) / PACK_ROWS, blocks = MAX(tiles * panels * (n / 32), 1);
     struct soon s = {soon, (const char *)soon + soon_bytes,
                      (ptrdiff_t)align_up(soon_bytes / (size_t)blocks + 1, 64)};
     for (int64_t t = 0; t < n_tok; t += PACK_TOKENS) {
@@ -336,7 +336,9 @@ static kern_mul_packed_fn *mul_packed_for(struct format f)
 {
     if (f.sixteens)
         return f.has_min ? mul_sixteens_minima : mul_sixteens;
-    return f.has_min ? mul_blocks_minima : f.top > 127 && SIGNED_128 ? mul_blocks_eight_bits : mul_blocks;
+    if (f.has_min)
+        return mul_blocks_minima;
+    return f.top > 127 && SIGNED_128 ? mul_blocks_eight_bits : mul_blocks;
 }
 
 #define DEFINE_PACK_ROWS(name, id, elems, bytes, min, sixteens)                             \

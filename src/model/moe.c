@@ -43,24 +43,72 @@ static int rank_of(const int32_t *picks, int n, int i)
     return rank;
 }
 
-/* Adds the arrived ones of the leases not yet done to the batch. A failed read
- * counts as arrived, and may come at any moment: each is asked just before use. */
-static int collect_ready(struct model *m, const struct layer *l, const struct dev_moe *b,
-                         const struct expert_lease *leases, bool *done, struct dev_expert *batch,
-                         int *n_batch, struct err *e)
+/* One token's experts on their way. */
+struct arrival {
+    struct model *m;
+    const struct layer *l;
+    const struct dev_moe *b;
+    const struct expert_lease *leases; /* (n_used) */
+    enum { NOTHING, GATE_UP, ALL } did[DEV_MAX_USED];
+    int left; /* not ALL */
+    struct dev_expert batch[DEV_MAX_USED + 1];
+    int n;
+};
+
+static void add_expert(struct arrival *a, int i, int step)
 {
-    int n = (int)b->n_used;
-    for (int i = 0; i < n; i++) {
-        if (done[i] || !expert_ready(m->cache, &leases[i]))
+    struct dev_expert *x = &a->batch[a->n++];
+    *x = expert_of(a->m, a->l, &a->leases[i]);
+    x->n_rows = 1;
+    x->slot = rank_of(a->b->picks, (int)a->b->n_used, i);
+    x->step = step;
+}
+
+/* Adds what has arrived whole. A failed read counts as arrived, and may come at
+ * any moment: each is asked just before use. */
+static int collect_ready(struct arrival *a, struct err *e)
+{
+    for (int i = 0; i < a->b->n_used; i++) {
+        if (a->did[i] == ALL || !expert_ready(a->m->cache, &a->leases[i]))
             continue;
-        TRY(expert_wait(m->cache, &leases[i], e));
-        done[i] = true;
-        batch[*n_batch] = expert_of(m, l, &leases[i]);
-        batch[*n_batch].n_rows = 1;
-        batch[*n_batch].slot = rank_of(b->picks, n, i);
-        ++*n_batch;
+        TRY(expert_wait(a->m->cache, &a->leases[i], e));
+        add_expert(a, i, a->did[i] == GATE_UP ? DEV_DOWN : DEV_WHOLE);
+        a->did[i] = ALL;
+        a->left--;
     }
     return OK;
+}
+
+/* The parts before the last, down: gate and up, or both in one. */
+static bool gate_up_here(const struct arrival *a, int i)
+{
+    for (int p = 0; p < (a->l->fused_gate_up ? 1 : 2); p++)
+        if (!expert_part_ready(a->m->cache, &a->leases[i], p))
+            return false;
+    return true;
+}
+
+/* With nothing whole left to compute: gates and ups whose down is on its way. */
+static void collect_parts(struct arrival *a)
+{
+    for (int i = 0; i < a->b->n_used; i++)
+        if (a->did[i] == NOTHING && gate_up_here(a, i)) {
+            add_expert(a, i, DEV_GATE_UP);
+            a->did[i] = GATE_UP;
+        }
+}
+
+/* Sleeps until the first expert that is not done, or its gate and up, are here. */
+static int wait_some(struct arrival *a, struct err *e)
+{
+    int i = 0;
+    while (a->did[i] == ALL)
+        i++;
+    if (a->did[i] == GATE_UP)
+        return expert_wait(a->m->cache, &a->leases[i], e);
+    for (int p = 0; p < (a->l->fused_gate_up ? 1 : 2); p++)
+        expert_wait_part(a->m->cache, &a->leases[i], p);
+    return gate_up_here(a, i) ? OK : expert_wait(a->m->cache, &a->leases[i], e);
 }
 
 /* Guesses the next layer's picks from the residual stream as it is and lets
@@ -80,28 +128,24 @@ static void look_ahead(struct model *m, int il)
 static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
                             const struct expert_lease *leases, struct err *e)
 {
-    struct dev_expert batch[DEV_MAX_USED + 1];
-    const struct layer *l = &m->layers[il];
-    bool done[DEV_MAX_USED] = {false}, looked = false;
-    int left = (int)b->n_used, n = 0;
+    struct arrival a = {.m = m, .l = &m->layers[il], .b = b, .leases = leases, .left = (int)b->n_used};
+    bool looked = false;
     if (b->shared_gate)
-        batch[n++] = shared_of(l, 1);
-    while (left > 0 || n > 0) {
-        int shared = n;
-        TRY(collect_ready(m, l, b, leases, done, batch, &n, e));
-        left -= n - shared;
+        a.batch[a.n++] = shared_of(a.l, 1);
+    while (a.left > 0 || a.n > 0) {
+        TRY(collect_ready(&a, e));
+        if (a.n == 0)
+            collect_parts(&a);
         work_label(m, WORK_EXPERTS);
-        if (n > 0)
-            device_moe_experts(m->dev, b, batch, n);
-        n = 0;
+        if (a.n > 0)
+            device_moe_experts(m->dev, b, a.batch, a.n);
+        bool idle = a.n == 0;
+        a.n = 0;
         if (!looked) /* after what is here, before sleeping for what is not */
             look_ahead(m, il);
         looked = true;
-        for (int i = 0; left > 0 && i < b->n_used; i++)
-            if (!done[i]) {
-                TRY(expert_wait(m->cache, &leases[i], e));
-                break;
-            }
+        if (idle && a.left > 0)
+            TRY(wait_some(&a, e));
     }
     return OK;
 }
