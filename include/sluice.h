@@ -68,6 +68,17 @@ typedef struct sluice_options {
      * "load", "prompt", "pack" or "check"); non-zero cancels. May be NULL. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *user;
+    /* Folders with a copy of every file of the model, on other drives: reads
+     * come from all at once. They are checked when opening. */
+    const char *const *mirrors;
+    int n_mirrors; /* at most 8 */
+    /* Called with one sentence about something that went wrong and was dealt
+     * with, for example a mirror that failed. May be NULL. */
+    void (*warning)(void *user, const char *text);
+    void *warning_user;
+    /* A file that gets a timeline when the model is closed, in the Chrome trace
+     * event format: reads, waiting, what each thread computed. NULL: none. */
+    const char *timeline;
 } sluice_options;
 
 SLUICE_API void sluice_options_init(sluice_options *o);
@@ -298,6 +309,7 @@ typedef struct sluice_stats {
      * still being read, never used */
     int64_t guesses, guesses_useful, guesses_late, guesses_wasted;
     int64_t read_busy_ns, read_wait_ns;     /* drive busy; compute waiting for it */
+    int64_t mirror_read_bytes;              /* of those read: from mirrors */
     int n_experts_used, n_experts_native;
     int64_t memory_budget, memory_peak;     /* peak resident set of the process */
 } sluice_stats;
@@ -312,7 +324,8 @@ typedef void sluice_route_fn(void *user, int layer, int64_t first_position, int6
 SLUICE_API void sluice_set_route_callback(sluice *s, sluice_route_fn *fn, void *user);
 
 /* Test hook: makes reads of expert data fail. kind: "none", "error", "short",
- * "slow"; after `skip` reads, `count` times (-1: always). */
+ * "slow"; after `skip` reads, `count` times (-1: always). With "@N" behind it
+ * only reads of copy N: 0 is the model, 1 the first mirror. */
 SLUICE_API int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int delay_ms,
                                    sluice_error *err);
 

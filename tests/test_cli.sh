@@ -120,6 +120,8 @@ nonsense() {
     refused 2 "tokenize rubbish" "not a list" tokenize --decode 1,x
     refused 2 "tokenize no token" "" tokenize --decode 99999999
     refused 2 "two models" "two models" inspect -m a b
+    refused 2 "mirrors" "at most 8 are possible" run --mirror 1 --mirror 2 --mirror 3 --mirror 4 \
+        --mirror 5 --mirror 6 --mirror 7 --mirror 8 --mirror 9 x
     SLUICE_MEMORY=much; export SLUICE_MEMORY
     refused 2 "environment" 'SLUICE_MEMORY: "much"' run x
     unset SLUICE_MEMORY
@@ -410,7 +412,65 @@ END
     unset input
 }
 
-for part in help nonsense failures answers information measurements lost_output interruption chat; do
+# A second copy of the model: used, refused when it is none, and of one drive said so.
+mirrors() {
+    mkdir -p "$dir/mirror" "$dir/none"
+    file=$dir/mirror/pocket-dictionary.gguf
+    refused 2 "mirror without files" "cannot be found" run --mirror "$dir/none" x
+    refused 2 "no such mirror" "no-such-folder" run --mirror "$dir/no-such-folder" x
+    refused 2 "the model as its mirror" "own file" run --mirror "$models" x
+    head -c 100000 "$models/pocket-dictionary.gguf" >"$file"
+    refused 2 "short mirror" "has 100000 bytes, expected" run --mirror "$dir/mirror" x
+    cp "$models/pocket-dictionary.gguf" "$file"
+    run 0 "mirror" run --mirror "$dir/mirror" --memory $memory "$question"
+    out_is "mirror" "$answer"
+    # twice the same drive: the second is worth a sentence
+    mkdir -p "$dir/again" && cp "$file" "$dir/again/"
+    run 0 "two mirrors" run --mirror "$dir/mirror" --mirror "$dir/again" "$question"
+    out_is "two mirrors" "$answer"
+    err_has "two mirrors" "sluice: warning: mirror $dir/again is on a drive that is read already"
+    printf '####' | dd of="$file" bs=1 seek=600 conv=notrunc 2>/dev/null
+    refused 2 "other header" "in the header: byte 60" run --mirror "$dir/mirror" x
+    cp "$models/pocket-dictionary.gguf" "$file"
+    printf '####' | dd of="$file" bs=1 seek=$(($(wc -c <"$file") - 4)) conv=notrunc 2>/dev/null
+    refused 2 "other weights" "in the weights" run --mirror "$dir/mirror" x
+    rm -r "$dir/mirror" "$dir/again"
+}
+
+# What happened when, as a file for trace viewers, and its picture.
+timeline() {
+    svg=$build/tools/timeline_svg
+    run 0 "timeline" run --timeline "$dir/t.json" --memory $memory "$question"
+    out_is "timeline" "$answer"
+    err_empty "timeline"
+    cp "$dir/t.json" "$dir/out"
+    json_is "timeline" otherData.complete true
+    json "timeline" traceEvents.20.ph
+    for name in token prompt load "expert layer" attention delta router experts projection output read; do
+        out_has "timeline" "\"name\":\"$name\""
+    done
+    if [ -x "$svg" ] && "$svg" "$dir/t.json" @2 10 >"$dir/out" 2>"$dir/err"; then
+        out_has "picture of a timeline" "</svg>"
+        out_has "picture of a timeline" "compute thread 0"
+        if "$svg" "$dir/t.json" @99999 10 >/dev/null 2>"$dir/err"; then broken "picture of nothing"; else pass; fi
+    else broken "picture of a timeline"; fi
+    for c in "eval --tokens $dir/one.json" "logits --ids 1,2" "bench -p 4 -n 2 -r 1 --no-probe" chat; do
+        echo '[1, 2, 3]' >"$dir/one.json"
+        rm -f "$dir/t.json"
+        # shellcheck disable=SC2086
+        run 0 "timeline of $c" $c --timeline "$dir/t.json"
+        if "$json_get" otherData.spans <"$dir/t.json" >/dev/null; then pass; else broken "timeline of $c"; fi
+    done
+    refused 2 "timeline in no folder" "cannot be written" run --timeline "$dir/nowhere/t" x
+    if [ -w /dev/full ]; then
+        run 0 "timeline on a full disk" run --timeline /dev/full "$question"
+        out_is "timeline on a full disk" "$answer"
+        err_has "timeline on a full disk" "sluice: warning: timeline: writing"
+        if [ "$(wc -l <"$dir/err")" -eq 1 ]; then pass; else broken "a full disk: not one sentence"; fi
+    fi
+}
+
+for part in help nonsense failures answers mirrors timeline information measurements lost_output interruption chat; do
     $part
 done
 echo "$passed checks passed, $failed failed"

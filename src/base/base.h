@@ -7,6 +7,7 @@
  *   os_*.c     every operating-system call that is not a plain file read:
  *              memory mappings, opening model files, limits, clock, CPU
  *   pool.c     the compute threads
+ *   trace.c    what happened when, for --timeline
  *
  * Nothing here knows a model, prints, reads the environment or exits.
  * Unless a comment says otherwise a function may be called from any thread
@@ -175,6 +176,9 @@ void os_cgroup(const char *root, struct os_cgroup *c);
  * was possible. Returns fd >= 0, or a status with its sentence. */
 int os_open_read(const char *path, bool *direct, struct err *e);
 int64_t os_file_size(int fd); /* -1: not a regular file or block device */
+/* A number for the drive that a file lies on: the same for all partitions of a
+ * disk where the system tells, else one for each filesystem. >= 0. */
+int64_t os_drive(int fd);
 /* Reads exactly n bytes at `offset`; short files give E_FORMAT. */
 int os_read_exact(int fd, void *buf, size_t n, int64_t offset,
                   const char *path, struct err *e);
@@ -230,6 +234,39 @@ unsigned os_cpu_features(void);
 int os_cpu_count(void);
 int64_t os_clock_ns(void);
 
+/* ---- trace.c ---------------------------------------------------------- */
+
+/*
+ * A recorder of spans, owned by the engine and handed down; NULL where nothing
+ * is recorded, which costs one branch. Spans of one track must nest.
+ */
+struct trace;
+
+enum { TRACE_MAX_ARGS = 6 };
+struct trace_kind { /* static: spans point at it */
+    const char *name, *category;
+    const char *arg[TRACE_MAX_ARGS];
+};
+#define TRACE_NO_ARG INT64_MIN /* an argument that is left out */
+
+enum { /* tracks */
+    TRACE_DRIVER = 1,      /* the thread that calls the library */
+    TRACE_THREADS = 2,     /* + compute thread */
+    TRACE_READS = 2000,    /* + TRACE_SLOTS * drive + place in flight */
+    TRACE_SLOTS = 4096,
+    TRACE_MAX_TRACK = TRACE_READS + 16 * TRACE_SLOTS
+};
+
+/* Takes `bytes` of memory for spans at once; NULL: no memory. */
+struct trace *trace_new(size_t bytes);
+/* Creates the file that trace_close writes; E_ARG when it cannot be written. */
+int trace_open(struct trace *t, const char *path, struct err *e);
+/* No other thread adds any more. E_IO: not written; E_STATE: written, and
+ * spans are missing because memory was full. */
+int trace_close(struct trace *t, struct err *e);
+void trace_add(struct trace *t, const struct trace_kind *k, int track, int64_t begin_ns,
+               int64_t end_ns, const int64_t *args, int n_args);
+
 /* ---- pool.c ----------------------------------------------------------- */
 
 struct pool;
@@ -244,6 +281,11 @@ int pool_size(const struct pool *p);
  * pool. Workers spin for some microseconds after a task and then sleep. */
 typedef void pool_fn(void *arg, int i, int n);
 void pool_run(struct pool *p, pool_fn *fn, void *arg);
+
+/* Records each thread's share of each task; NULL: no more. pool_label says what
+ * the next tasks are. Both between tasks. */
+void pool_set_trace(struct pool *p, struct trace *t);
+void pool_label(struct pool *p, const struct trace_kind *k, int64_t arg);
 
 /* The part of [0, total) that thread i of n works on, cut at multiples of
  * `grain`. */

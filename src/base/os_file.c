@@ -6,8 +6,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define DIRECT_ALIGN 4096
@@ -72,6 +74,40 @@ int64_t os_file_size(int fd)
     if (S_ISREG(st.st_mode))
         return st.st_size;
     return S_ISBLK(st.st_mode) ? lseek(fd, 0, SEEK_END) : -1;
+}
+
+/* The number "major:minor" in a file of /sys; -1: none. */
+static int64_t read_device(const char *path)
+{
+    char text[32];
+    unsigned major_no, minor_no;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t n = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    text[MAX(n, 0)] = '\0';
+    if (sscanf(text, "%u:%u", &major_no, &minor_no) != 2)
+        return -1;
+    return (int64_t)(makedev(major_no, minor_no) & INT64_MAX);
+}
+
+int64_t os_drive(int fd)
+{
+    struct stat st;
+    char path[96];
+    if (fstat(fd, &st) != 0)
+        return 0;
+    dev_t dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+    /* A partition's folder lies in that of its disk. */
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/partition", major(dev), minor(dev));
+    if (access(path, F_OK) == 0) {
+        snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/../dev", major(dev), minor(dev));
+        int64_t disk = read_device(path);
+        if (disk >= 0)
+            return disk;
+    }
+    return (int64_t)(dev & INT64_MAX);
 }
 
 int os_read_exact(int fd, void *buf, size_t n, int64_t offset, const char *path, struct err *e)

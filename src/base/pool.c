@@ -40,6 +40,9 @@ struct pool {
     bool stop; /* read by workers after a new round */
     pool_fn *fn;
     void *arg;
+    struct trace *trace; /* this and the label: like fn */
+    const struct trace_kind *kind;
+    int64_t kind_arg;
     struct worker *workers; /* n - 1 */
 
     pthread_mutex_t lock;
@@ -109,6 +112,17 @@ static void finish_share(struct pool *p)
     }
 }
 
+static void run_share(struct pool *p, pool_fn *fn, void *arg, int i)
+{
+    if (!p->trace) {
+        fn(arg, i, p->n);
+        return;
+    }
+    int64_t begin = os_clock_ns();
+    fn(arg, i, p->n);
+    trace_add(p->trace, p->kind, TRACE_THREADS + i, begin, os_clock_ns(), &p->kind_arg, 1);
+}
+
 static void *worker_main(void *arg)
 {
     struct worker *w = arg;
@@ -118,7 +132,7 @@ static void *worker_main(void *arg)
         seen++; /* the next round starts only after this one's last share */
         if (p->stop)
             return NULL;
-        p->fn(p->arg, w->index, p->n);
+        run_share(p, p->fn, p->arg, w->index);
         finish_share(p);
     }
 }
@@ -196,7 +210,20 @@ void pool_run(struct pool *p, pool_fn *fn, void *arg)
         atomic_store(&p->pending, p->n - 1);
         start_round(p);
     }
-    fn(arg, 0, p->n);
+    run_share(p, fn, arg, 0);
     if (p->n > 1)
         await_done(p);
+}
+
+void pool_set_trace(struct pool *p, struct trace *t)
+{
+    static const struct trace_kind other = {"work", "compute", {NULL}};
+    p->trace = t;
+    p->kind = &other;
+}
+
+void pool_label(struct pool *p, const struct trace_kind *k, int64_t arg)
+{
+    p->kind = k;
+    p->kind_arg = arg;
 }

@@ -55,11 +55,19 @@ enum { /* commands, as bits */
     C_EVAL = 32, C_LOGITS = 64, C_BENCH = 128, C_PROBE = 256, C_PACK = 512
 };
 
+enum { MAX_TEXTS = 8 };
+struct texts { /* of an option that may be given several times */
+    const char *v[MAX_TEXTS];
+    int n;
+};
+
 /* Values of all options. Strings are borrowed from argv or the environment. */
 struct args {
     unsigned command;
     /* the model and how it is run */
     const char *model, *cpu, *io, *policy, *kv;
+    struct texts mirrors;
+    const char *timeline;
     uint64_t memory; /* bytes; 0: what the machine allows */
     int threads, ctx, chunk, lookahead;
     int exact;
@@ -83,6 +91,7 @@ struct args {
 enum option_kind {
     O_FLAG,   /* no value; stores `low` */
     O_TEXT,
+    O_TEXTS,  /* struct texts: may be given several times */
     O_CHOICE, /* one of the words in `choices`, separated by '|' */
     O_INT,    /* int, low..high */
     O_U64,    /* any 64-bit number */

@@ -62,6 +62,12 @@ int model_path(const struct args *a, char *path)
     return ST_FAIL;
 }
 
+static void tell_warning(void *user, const char *text)
+{
+    (void)user;
+    complain("warning: %s", text);
+}
+
 int model_options(const struct args *a, char *path, sluice_options *o)
 {
     int status = model_path(a, path);
@@ -80,6 +86,10 @@ int model_options(const struct args *a, char *path, sluice_options *o)
     o->exact = a->exact;
     o->kv_f32 = a->kv && strcmp(a->kv, "f32") == 0;
     o->progress = progress_tell;
+    o->mirrors = a->mirrors.v;
+    o->n_mirrors = a->mirrors.n;
+    o->warning = tell_warning;
+    o->timeline = a->timeline;
     return ST_OK;
 }
 

@@ -40,6 +40,10 @@ static const struct option_row table[] = {
      "instruction set of the kernels; the results are the same bits with any"},
     {"io", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(io), "READER", "auto", 0, 0, "auto|uring|pread",
      NULL, "how experts are read: io_uring, or threads that call pread"},
+    {"mirror", 0, O_TEXTS, G_MODEL, C_ENGINE, AT(mirrors), "DIR", NULL, 0, 0, NULL, NULL,
+     "folder with a copy of every file of the model, on another drive: reads come from both at "
+     "once, split by their speed, and from the other one where one fails; may be given up to 8 "
+     "times; changes speed only"},
     {"policy", 0, O_TEXT, G_MODEL, C_ENGINE, AT(policy), "NAME", NULL, 0, 0, NULL, NULL,
      "which expert leaves a full cache first; changes speed only"},
     {"lookahead", 0, O_INT, G_MODEL, C_ENGINE, AT(lookahead), "N", "-1", -1, 64, NULL, NULL,
@@ -114,6 +118,10 @@ static const struct option_row table[] = {
      "output; without it the ten likeliest tokens are printed"},
     {"all", 0, O_FLAG, G_OUTPUT, C_LOGITS, AT(all), NULL, NULL, 1, 0, NULL, NULL,
      "logits of every position, not only of the last"},
+    {"timeline", 0, O_TEXT, G_OUTPUT, C_OPEN, AT(timeline), "FILE", NULL, 0, 0, NULL, NULL,
+     "record what each thread and the drive did when, and write it to FILE in the Chrome trace "
+     "event format (Perfetto and chrome://tracing show it); takes 8 MiB, which hold some 100000 "
+     "spans: what comes later is left out, with a warning"},
     {"meta", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_meta), NULL, NULL, 1, 0, NULL, NULL,
      "only the metadata"},
     {"tensors", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_tensors), NULL, NULL, 1, 0, NULL, NULL,
@@ -189,6 +197,11 @@ static bool store(const struct option_row *o, struct args *a, const char *v)
     case O_TEXT:
         *(const char **)field = v;
         return true;
+    case O_TEXTS:
+        if (((struct texts *)(void *)field)->n == MAX_TEXTS)
+            return false;
+        ((struct texts *)(void *)field)->v[((struct texts *)(void *)field)->n++] = v;
+        return true;
     case O_CHOICE:
         *(const char **)field = v;
         return is_choice(o->choices, v);
@@ -235,6 +248,9 @@ static void refuse_value(const struct option_row *o, const char *where, const ch
         break;
     case O_U64:
         complain("%s: \"%s\" is not a whole number below 2^64", where, v);
+        break;
+    case O_TEXTS:
+        complain("%s: \"%s\" is one too many, at most %d are possible", where, v, MAX_TEXTS);
         break;
     case O_SIZE:
         complain("%s: \"%s\" is not a size such as 64M, 1.5G or 12GiB", where, v);

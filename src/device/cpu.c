@@ -58,6 +58,16 @@ int device_threads(const struct device *d)
     return d->n_threads;
 }
 
+void device_set_trace(struct device *d, struct trace *t)
+{
+    pool_set_trace(d->pool, t);
+}
+
+void device_label(struct device *d, const struct trace_kind *k, int64_t layer)
+{
+    pool_label(d->pool, k, layer);
+}
+
 bool device_supports(const struct device *d, enum dtype t)
 {
     (void)d;

@@ -179,6 +179,10 @@ void device_moe_experts(struct device *d, const struct dev_moe *m, const struct 
                         int n);
 void device_moe_end(struct device *d, const struct dev_moe *m);
 
+/* Records what the threads do; device_label says what the next operations are. */
+void device_set_trace(struct device *d, struct trace *t);
+void device_label(struct device *d, const struct trace_kind *k, int64_t layer);
+
 /* Memory bandwidth figures for the probe: streams `bytes` with all threads
  * once; plain reads, or the dot kernel over Q4_K rows. Returns nanoseconds. */
 int64_t device_probe_memory(struct device *d, void *buf, size_t bytes, bool dot);

@@ -57,6 +57,7 @@ struct sluice {
     sluice_route_fn *route;
     void *route_user;
     char *quantization, *cpu, *io;
+    struct trace *trace; /* NULL: no timeline */
 };
 
 struct sluice_session {

@@ -25,6 +25,8 @@ static int check_options(const sluice_options *o, struct err *e)
         return err_set(e, E_ARG, "threads is %d, expected 1 to 1024, or 0 for one per processor", o->threads);
     if (o->context < 0 || o->chunk < 0 || o->chunk > 65536)
         return err_set(e, E_ARG, "context %d or chunk %d is out of range (chunk at most 65536)", o->context, o->chunk);
+    if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
+        return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors, IOQ_MAX_COPIES - 1);
     if (o->lookahead < -1 || o->lookahead > DEV_MAX_USED)
         return err_set(e, E_ARG, "lookahead is %d, expected 1 to %d, 0 for the default or -1 for none", o->lookahead, DEV_MAX_USED);
     return OK;
@@ -65,14 +67,67 @@ static int load_progress(void *user, int64_t done, int64_t total)
     return s->o.progress ? s->o.progress(s->o.user, "load", done, total) : 0;
 }
 
+static void pass_warning(void *user, const char *text)
+{
+    struct sluice *s = user;
+    if (s->o.warning)
+        s->o.warning(s->o.warning_user, text);
+}
+
+/* Nobody should believe that a second copy on one drive makes it faster. */
+static void check_drives(struct sluice *s)
+{
+    for (int k = 0; k < s->o.n_mirrors; k++)
+        if (ioq_shares_drive(s->q, 0, k + 1)) {
+            struct err w = {0};
+            err_set(&w, E_STATE, "mirror %s is on a drive that is read already: it stands in when a file fails, but makes nothing faster",
+                    s->o.mirrors[k]);
+            pass_warning(s, w.text);
+        }
+}
+
+enum { TRACE_BYTES = 8 << 20 }; /* 100 000 spans: seconds to minutes */
+
+static int open_timeline(struct sluice *s, struct err *e)
+{
+    TRY(trace_open(s->trace, s->o.timeline, e));
+    device_set_trace(s->dev, s->trace);
+    ioq_set_trace(s->q, s->trace);
+    model_set_trace(s->model, s->trace);
+    return OK;
+}
+
+static int load_model(struct sluice *s, struct err *e)
+{
+    static const struct trace_kind kind = {"load", "load", {NULL}};
+    int64_t begin = os_clock_ns();
+    int rc = model_load(s->model, &s->mo, s->dev, s->q, pressure_start(s), s->o.policy, load_progress, s, e);
+    if (s->trace)
+        trace_add(s->trace, &kind, TRACE_DRIVER, begin, os_clock_ns(), NULL, 0);
+    return rc;
+}
+
 static int load(struct sluice *s, struct err *e)
 {
     struct ioq_config qc = {0};
     TRY(io_kind(s->o.io, &qc.kind, e));
+    if (s->o.timeline) { /* before the plan, which counts its memory as the program's */
+        s->trace = trace_new(TRACE_BYTES);
+        if (!s->trace)
+            return err_set(e, E_NOMEM, "no memory to record a timeline");
+    }
     TRY(plan_make(s, e));
     TRY(ioq_open(&qc, &s->q, e));
+    ioq_set_warning(s->q, pass_warning, s);
+    if (s->trace)
+        TRY(open_timeline(s, e));
+    s->mo.mirrors = s->o.mirrors;
+    s->mo.n_mirrors = s->o.n_mirrors;
     TRY(device_reserve(s->dev, &s->needs.sizes, e));
-    TRY(model_load(s->model, &s->mo, s->dev, s->q, pressure_start(s), s->o.policy, load_progress, s, e));
+    TRY(load_model(s, e));
+    s->mo.mirrors = NULL; /* borrowed only until here */
+    s->mo.n_mirrors = 0;
+    check_drives(s);
     model_set_pulse(s->model, session_pulse, s);
     s->cpu = strdup(device_name(s->dev));
     s->io = strdup(ioq_name(s->q));
@@ -114,6 +169,9 @@ void sluice_close(sluice *s)
     if (s->q)
         ioq_close(s->q);
     device_close(s->dev);
+    struct err why = {0}; /* nothing records any more */
+    if (trace_close(s->trace, &why) < 0)
+        pass_warning(s, why.text);
     text_close(s->text);
     free(s->quantization);
     free(s->cpu);
@@ -196,11 +254,15 @@ int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int de
     static const char *const names[] = {"none", "error", "short", "slow"};
     struct ioq_fault f = {.file = -1, .begin = 0, .end = INT64_MAX, .skip = skip, .count = count,
                           .error = 5 /* EIO */, .delay_ms = delay_ms};
-    for (size_t i = 0; i < ARRAY_LEN(names); i++)
-        if (strcmp(kind, names[i]) == 0) {
+    size_t n = strcspn(kind, "@");
+    int copy = kind[n] == '@' ? kind[n + 1] - '0' : 0;
+    if (kind[n] == '@')
+        f.copies = 1u << (copy & 31);
+    for (size_t i = 0; i < ARRAY_LEN(names) && copy >= 0 && copy < IOQ_MAX_COPIES; i++)
+        if (strlen(names[i]) == n && strncmp(kind, names[i], n) == 0) {
             f.kind = (enum ioq_fault_kind)i;
             ioq_set_fault(s->q, &f);
             return OK;
         }
-    return err_set(err_of(err), E_ARG, "unknown fault '%s'; expected none, error, short or slow", kind);
+    return err_set(err_of(err), E_ARG, "unknown fault '%s'; expected none, error, short or slow, or one of them @0 to @8", kind);
 }

@@ -88,6 +88,8 @@ static int probe_drive(const sluice_options *o, const struct model *model,
     size_t bytes = SLOTS * ioq_span_max(BIG_BLOCK);
     TRY(ioq_open(&qc, &d.q, e));
     int rc = d.file = ioq_add_file(d.q, model_path(model, 0), e);
+    if (rc >= 0) /* what the engine reads from at once is probed at once */
+        rc = model_add_mirrors(model, o->mirrors, o->n_mirrors, d.q, &d.file, 1, e);
     d.buf = rc < 0 ? NULL : os_map(bytes, false);
     if (rc >= 0 && !d.buf)
         rc = err_set(e, E_NOMEM, "no memory for the drive probe");

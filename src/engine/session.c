@@ -105,7 +105,7 @@ static int grow(struct sluice_session *x, int64_t n, struct err *e)
 
 struct counters {
     int64_t ns, read, busy, wait, requests, hits;
-    int64_t guesses, useful, late, wasted;
+    int64_t guesses, useful, late, wasted, mirrors;
 };
 
 static void read_counters(struct sluice *s, struct counters *c)
@@ -115,7 +115,9 @@ static void read_counters(struct sluice *s, struct counters *c)
     ioq_get_stats(s->q, &q);
     expert_get_stats(model_experts(s->model), &x);
     *c = (struct counters){os_clock_ns(), q.bytes, q.busy_ns, q.wait_ns, x.n_requests, x.n_hits,
-                           x.hint_queued, x.hint_useful, x.hint_late, x.hint_wasted};
+                           x.hint_queued, x.hint_useful, x.hint_late, x.hint_wasted, 0};
+    for (int i = 1; i < IOQ_MAX_COPIES; i++)
+        c->mirrors += q.copy_bytes[i];
 }
 
 static void count_step(struct sluice *s, const struct counters *a, enum phase phase, int64_t n)
@@ -125,6 +127,7 @@ static void count_step(struct sluice *s, const struct counters *a, enum phase ph
     read_counters(s, &b);
     t->read_busy_ns += b.busy - a->busy;
     t->read_wait_ns += b.wait - a->wait;
+    t->mirror_read_bytes += b.mirrors - a->mirrors;
     t->guesses += b.guesses - a->guesses;
     t->guesses_useful += b.useful - a->useful;
     t->guesses_late += b.late - a->late;
@@ -164,6 +167,8 @@ static int chunk_logits(struct sluice_session *x, int64_t n, sluice_logits_fn *o
 static int append_chunk(struct sluice_session *x, const int32_t *ids, int64_t n, enum phase phase,
                         bool last, sluice_logits_fn *on_logits, void *user, struct err *e)
 {
+    static const struct trace_kind kinds[] = {[PHASE_PROMPT] = {"prompt", "token", {"position", "tokens"}},
+                                              [PHASE_DECODE] = {"token", "token", {"position", "tokens"}}};
     struct counters c;
     read_counters(x->s, &c);
     x->has_logits = false;
@@ -174,6 +179,8 @@ static int append_chunk(struct sluice_session *x, const int32_t *ids, int64_t n,
     if (last || on_logits)
         rc = chunk_logits(x, n, on_logits, user, e);
     count_step(x->s, &c, phase, n);
+    if (x->s->trace)
+        trace_add(x->s->trace, &kinds[phase], TRACE_DRIVER, c.ns, os_clock_ns(), (int64_t[]){x->n - n, n}, 2);
     return rc;
 }
 

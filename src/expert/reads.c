@@ -21,6 +21,7 @@ void reads_start(struct expert_cache *c, int gid, enum ioq_class cls)
             .offset = x->offset + expert * x->stride,
             .bytes = x->bytes,
             .buf = at,
+            .tag = {(int)(s->key / c->max_experts) + 1, (int)expert + 1},
         };
         at += extent_room(x);
     }

@@ -512,6 +512,11 @@ int64_t gguf_file_bytes(const struct gguf *g, int file)
     return file >= 0 && file < g->n_files ? g->files[file].bytes : -1;
 }
 
+int64_t gguf_header_bytes(const struct gguf *g, int file)
+{
+    return file >= 0 && file < g->n_files ? (int64_t)g->files[file].header_bytes : -1;
+}
+
 int gguf_version(const struct gguf *g)
 {
     return (int)g->files[0].version;

@@ -28,6 +28,7 @@ void gguf_close(struct gguf *g);
 int gguf_n_files(const struct gguf *g);
 const char *gguf_file_path(const struct gguf *g, int file);
 int64_t gguf_file_bytes(const struct gguf *g, int file);
+int64_t gguf_header_bytes(const struct gguf *g, int file); /* all before the padding and the tensors' data */
 int gguf_version(const struct gguf *g);
 
 /* ---- metadata: that of the first file ---- */

@@ -3,11 +3,16 @@
  * and injected faults. The system calls are in io_uring.c and io_pread.c.
  *
  * Invariants:
- *  (1) n_inflight = number of ops with a request = requests in IOQ_INFLIGHT.
- *  (2) n_inflight <= depth, and inflight_bytes <= limit unless n_inflight = 1.
- *  (3) A lookahead read starts only when nothing else is queued and few bytes
- *      are in flight.
+ *  (1) n_inflight = number of ops with a request = pieces of the requests in
+ *      IOQ_INFLIGHT. Most requests have one piece; those of a file with mirrors
+ *      may have one for each drive. All pieces of a request start together.
+ *  (2) On each drive n_inflight <= depth, and inflight_bytes <= limit unless
+ *      n_inflight = 1.
+ *  (3) A lookahead read starts only when nothing else is queued for its drives
+ *      and few bytes are in flight on them.
  *  (4) A request is in a queue exactly while its state is IOQ_QUEUED.
+ *  (5) Of two requests of a class that want the same drive the earlier starts
+ *      first; one that wants another drive may pass both.
  */
 #include "io/io_impl.h"
 
@@ -26,35 +31,6 @@
 #define AHEAD_INFLIGHT ((size_t)2 << 20)
 #define AHEAD_DEPTH 2
 #define MAX_TRIES 64 /* EINTR / EAGAIN in a row before it is an error */
-
-struct io_file {
-    int fd;
-    bool direct;
-    char *path;
-};
-
-struct io_list {
-    struct ioq_req *head, *tail;
-};
-
-struct ioq {
-    const struct io_backend *backend;
-    void *be;
-    int depth;
-    size_t limit_bytes;
-    bool buffered;
-    struct io_file *files;
-    int n_files;
-    struct io_list queue[IOQ_N_CLASSES];
-    struct io_op *ops; /* depth */
-    struct io_op *parked;
-    int n_inflight, n_ahead; /* n_ahead: of class IOQ_AHEAD */
-    size_t inflight_bytes;
-    int64_t n_completed;     /* tells ioq_wait_any that something happened */
-    int64_t busy_since_ns;
-    struct ioq_fault fault;
-    struct ioq_stats stats;
-};
 
 /* ---- opening ---------------------------------------------------------- */
 
@@ -77,13 +53,14 @@ int ioq_open(const struct ioq_config *c, struct ioq **out, struct err *e)
 {
     *out = NULL;
     if (c->depth < 0 || c->depth > 4096)
-        return err_set(e, E_ARG, "read queue: depth %d is outside 0..4096", c->depth);
+        return err_set(e, E_ARG, "read queue: depth %d is outside 0..4096", c->depth); /* TRACE_SLOTS */
     struct ioq *q = calloc(1, sizeof *q);
     if (!q)
         return err_set(e, E_NOMEM, "read queue: no memory");
     q->depth = c->depth ? c->depth : DEFAULT_DEPTH;
     q->limit_bytes = c->inflight_bytes ? c->inflight_bytes : DEFAULT_INFLIGHT;
     q->buffered = c->buffered;
+    q->split_always = c->split_always;
     int rc = choose_backend(q, c->kind, e);
     if (rc < 0) {
         free(q);
@@ -91,11 +68,6 @@ int ioq_open(const struct ioq_config *c, struct ioq **out, struct err *e)
     }
     if (q->backend->max_depth)
         q->depth = MIN(q->depth, q->backend->max_depth);
-    q->ops = calloc((size_t)q->depth, sizeof *q->ops);
-    if (!q->ops) {
-        ioq_close(q);
-        return err_set(e, E_NOMEM, "read queue: no memory for %d reads", q->depth);
-    }
     *out = q;
     return OK;
 }
@@ -110,12 +82,12 @@ void ioq_close(struct ioq *q)
     while (q->n_inflight)
         ioq_wait_any(q);
     q->backend->close(q->be);
-    for (int i = 0; i < q->n_files; i++) {
-        close(q->files[i].fd);
-        free(q->files[i].path);
-    }
+    for (int i = 0; i < q->n_files; i++)
+        for (int k = 0; k < q->files[i].n_copies; k++)
+            io_close_copy(&q->files[i].copy[k]);
     free(q->files);
-    free(q->ops);
+    for (int i = 0; i < q->n_drives; i++)
+        free(q->drive[i].ops);
     free(q);
 }
 
@@ -137,29 +109,20 @@ int ioq_add_file(struct ioq *q, const char *path, struct err *e)
     if (!files)
         return err_set(e, E_NOMEM, "read queue: no memory to add %s", path);
     q->files = files;
-    struct io_file f = {.fd = -1};
-    bool direct = false;
-    f.fd = os_open_read(path, q->buffered ? NULL : &direct, e);
-    if (f.fd < 0)
-        return f.fd;
-    f.direct = direct;
-    f.path = strdup(path);
-    if (!f.path) {
-        close(f.fd);
-        return err_set(e, E_NOMEM, "read queue: no memory to add %s", path);
-    }
-    q->files[q->n_files] = f;
+    struct io_file *f = &files[q->n_files];
+    *f = (struct io_file){.n_copies = 1};
+    TRY(io_open_copy(q, path, &f->copy[0], e));
     return q->n_files++;
 }
 
 bool ioq_is_direct(const struct ioq *q, int file)
 {
-    return q->files[file].direct;
+    return q->files[file].copy[0].direct;
 }
 
 const char *ioq_path(const struct ioq *q, int file)
 {
-    return q->files[file].path;
+    return q->files[file].copy[0].path;
 }
 
 void ioq_span(int64_t offset, size_t bytes, int64_t *begin, size_t *len, size_t *skip)
@@ -224,7 +187,10 @@ static enum ioq_fault_kind fault_of(struct ioq *q, const struct io_op *op)
 {
     struct ioq_fault *f = &q->fault;
     const struct ioq_req *r = op->req;
-    int64_t begin = MAX(r->offset, op->offset), end = r->offset + (int64_t)r->bytes;
+    int64_t begin = MAX(r->offset, op->offset);
+    int64_t end = MIN(r->offset + (int64_t)r->bytes, op->offset + (int64_t)op->len);
+    if (f->copies && !(f->copies >> op->copy & 1))
+        return IOQ_FAULT_NONE;
     if (f->kind == IOQ_FAULT_NONE || f->count == 0)
         return IOQ_FAULT_NONE;
     if ((f->file >= 0 && f->file != r->file) || begin >= f->end || end <= f->begin)
@@ -254,18 +220,15 @@ static void park(struct ioq *q, struct io_op *op, int64_t res, int delay_ms)
 
 /* ---- starting and finishing ops --------------------------------------- */
 
-/* Starts what is missing of the request: from `from` to the end of the span. */
+/* Starts what is missing of the piece: from `from` to its end. */
 static void start_op(struct ioq *q, struct io_op *op, size_t from)
 {
     struct ioq_req *r = op->req;
-    int64_t begin;
-    size_t len, skip;
-    ioq_span(r->offset, r->bytes, &begin, &len, &skip);
-    op->fd = q->files[r->file].fd;
+    op->fd = q->files[r->file].copy[op->copy].fd;
     op->from = from;
     op->buf = (char *)r->buf + from;
-    op->len = len - from;
-    op->offset = begin + (int64_t)from;
+    op->len = op->end - from;
+    op->offset = align_down64(r->offset, IOQ_ALIGN) + (int64_t)from;
     op->delay_ms = 0;
     op->parked = false;
     switch (fault_of(q, op)) {
@@ -288,19 +251,85 @@ static void start_op(struct ioq *q, struct io_op *op, size_t from)
     q->backend->start(q->be, op);
 }
 
+/* ---- the timeline ------------------------------------------------------ */
+
+void ioq_set_trace(struct ioq *q, struct trace *t)
+{
+    q->trace = t;
+}
+
+_Static_assert(TRACE_READS + IO_MAX_DRIVES * TRACE_SLOTS <= TRACE_MAX_TRACK, "a track for each place in flight");
+
+static void record_read(struct ioq *q, const struct io_op *op)
+{
+#define ARGS {"file", "copy", "offset", "bytes", "layer", "expert"}
+    static const struct trace_kind kinds[IOQ_N_CLASSES] = {
+        {"read", "demand", ARGS}, {"read dense", "dense", ARGS}, {"read ahead", "ahead", ARGS}};
+#undef ARGS
+    const struct ioq_req *r = op->req;
+    int slot = (int)(op - q->drive[op->drive].ops);
+    int64_t args[] = {r->file, op->copy, align_down64(r->offset, IOQ_ALIGN) + (int64_t)op->begin,
+                      (int64_t)(op->end - op->begin), r->tag[0] ? r->tag[0] - 1 : TRACE_NO_ARG,
+                      r->tag[1] ? r->tag[1] - 1 : TRACE_NO_ARG};
+    trace_add(q->trace, &kinds[r->cls], TRACE_READS + op->drive * TRACE_SLOTS + slot, op->t_start_ns,
+              os_clock_ns(), args, 6);
+}
+
+static void record_wait(struct ioq *q, int64_t begin_ns, int64_t end_ns)
+{
+    static const struct trace_kind kind = {"wait for read", "wait", {"in_flight"}};
+    int64_t n = q->n_inflight;
+    trace_add(q->trace, &kind, TRACE_DRIVER, begin_ns, end_ns, &n, 1);
+}
+
+/* ---- the end of an op ---------------------------------------------------- */
+
 static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
 {
     struct ioq_req *r = op->req;
-    q->inflight_bytes -= op->held_bytes;
-    q->n_ahead -= r->cls == IOQ_AHEAD;
-    op->req = NULL;
+    struct io_drive *d = &q->drive[op->drive];
+    const struct io_copy *copy = &q->files[r->file].copy[op->copy];
+    size_t got = op->reached - op->begin;
+    d->inflight_bytes -= op->end - op->begin;
+    d->n_ahead -= r->cls == IOQ_AHEAD;
+    d->n_inflight--;
     if (--q->n_inflight == 0)
         q->stats.busy_ns += os_clock_ns() - q->busy_since_ns;
-    const struct io_file *f = &q->files[r->file];
-    if (!f->direct)
-        (void)posix_fadvise(f->fd, align_down64(r->offset, IOQ_ALIGN),
-                            (off_t)ioq_span_max(r->bytes), POSIX_FADV_DONTNEED);
-    finish(q, r, status, sys_errno);
+    if (!copy->direct)
+        (void)posix_fadvise(copy->fd, align_down64(r->offset, IOQ_ALIGN) + (int64_t)op->begin,
+                            (off_t)(op->end - op->begin), POSIX_FADV_DONTNEED);
+    r->got += got;
+    if (status == OK) {
+        q->stats.copy_pieces[op->copy]++;
+        q->stats.copy_bytes[op->copy] += (int64_t)got;
+        if (q->n_drives > 1)
+            io_learn(q, op, os_clock_ns());
+    } else if (r->status == OK) {
+        r->status = status;
+        r->sys_errno = sys_errno;
+    }
+    if (q->trace)
+        record_read(q, op);
+    op->req = NULL;
+    if (--r->n_pieces == 0)
+        finish(q, r, r->status, r->sys_errno);
+}
+
+/* The piece cannot be read from its copy; another one may have it. */
+static void fail_op(struct ioq *q, struct io_op *op, int sys_errno)
+{
+    if (q->files[op->req->file].n_copies > 1) {
+        int copy = io_next_copy(q, op, sys_errno);
+        if (copy >= 0) {
+            op->copy = copy;
+            op->reached = op->begin;
+            op->tries = 0;
+            start_op(q, op, op->begin);
+            return;
+        }
+        sys_errno = op->first_errno;
+    }
+    end_op(q, op, E_IO, sys_errno);
 }
 
 /* A result for an op: done, failed, or there is more to read. */
@@ -315,17 +344,17 @@ static void settle(struct ioq *q, struct io_op *op, int64_t res)
         }
     }
     if (res < 0) {
-        end_op(q, op, E_IO, (int)-res);
+        fail_op(q, op, (int)-res);
         return;
     }
-    size_t had = r->got;
-    r->got = op->from + (size_t)res;
-    if (r->got >= skip + r->bytes)
+    size_t had = op->reached;
+    op->reached = op->from + (size_t)res;
+    if (op->reached >= MIN(skip + r->bytes, op->end))
         end_op(q, op, OK, 0);
-    else if (r->got <= had) /* no progress: the file ends here */
-        end_op(q, op, E_IO, 0);
+    else if (op->reached <= had) /* no progress: the file ends here */
+        fail_op(q, op, 0);
     else
-        start_op(q, op, r->got & ~(size_t)(IOQ_ALIGN - 1));
+        start_op(q, op, op->reached & ~(size_t)(IOQ_ALIGN - 1));
 }
 
 void io_reaped(struct ioq *q, struct io_op *op, int64_t res)
@@ -355,47 +384,74 @@ static void settle_due(struct ioq *q)
     }
 }
 
-/* The request that may start now; NULL: none may. */
-static struct ioq_req *next_request(const struct ioq *q)
+static bool has_room(const struct ioq *q, const struct io_drive *d, size_t bytes, enum ioq_class cls)
 {
-    if (q->n_inflight >= q->depth)
-        return NULL;
-    for (int c = 0; c < IOQ_N_CLASSES; c++) {
-        struct ioq_req *r = q->queue[c].head;
-        if (!r)
-            continue;
-        if (c == IOQ_AHEAD && q->n_ahead >= AHEAD_DEPTH)
-            return NULL;
-        size_t limit = c == IOQ_AHEAD ? MIN(AHEAD_INFLIGHT, q->limit_bytes) : q->limit_bytes;
-        if (q->n_inflight && q->inflight_bytes + ioq_span_max(r->bytes) > limit)
-            return NULL;
-        return r;
-    }
+    size_t limit = cls == IOQ_AHEAD ? MIN(AHEAD_INFLIGHT, q->limit_bytes) : q->limit_bytes;
+    if (d->n_inflight >= q->depth || (cls == IOQ_AHEAD && d->n_ahead >= AHEAD_DEPTH))
+        return false;
+    return d->n_inflight == 0 || d->inflight_bytes + bytes <= limit;
+}
+
+/* The request that may start now, and how it is cut; NULL: none may. */
+static struct ioq_req *next_request(const struct ioq *q, struct io_piece *pieces, int *n)
+{
+    unsigned blocked = 0, all = (1u << q->n_drives) - 1; /* drives that an earlier one waits for */
+    for (int c = 0; c < IOQ_N_CLASSES; c++)
+        for (struct ioq_req *r = q->queue[c].head; r; r = r->next) {
+            const struct io_file *f = &q->files[r->file];
+            unsigned wants = 0;
+            bool room = true;
+            *n = io_cut(q, r, pieces);
+            for (int i = 0; i < *n; i++) {
+                int d = f->copy[pieces[i].copy].drive;
+                wants |= 1u << d;
+                room = room && has_room(q, &q->drive[d], pieces[i].end - pieces[i].begin, r->cls);
+            }
+            if (room && !(wants & blocked))
+                return r;
+            blocked |= wants;
+            if (blocked == all)
+                return NULL;
+        }
     return NULL;
 }
 
-static struct io_op *free_op(struct ioq *q)
+static struct io_op *free_op(const struct ioq *q, const struct io_drive *d)
 {
     for (int i = 0; i < q->depth; i++)
-        if (!q->ops[i].req)
-            return &q->ops[i];
+        if (!d->ops[i].req)
+            return &d->ops[i];
     return NULL; /* cannot be: n_inflight < depth */
+}
+
+static void start_piece(struct ioq *q, struct ioq_req *r, const struct io_piece *p)
+{
+    int drive = q->files[r->file].copy[p->copy].drive;
+    struct io_drive *d = &q->drive[drive];
+    struct io_op *op = free_op(q, d);
+    *op = (struct io_op){.req = r, .begin = p->begin, .end = p->end, .reached = p->begin,
+                         .drive = drive, .copy = p->copy, .t_start_ns = r->t_start_ns};
+    if (q->n_inflight++ == 0)
+        q->busy_since_ns = r->t_start_ns;
+    io_drive_used(d, r->t_start_ns);
+    d->n_ahead += r->cls == IOQ_AHEAD;
+    d->n_inflight++;
+    d->inflight_bytes += p->end - p->begin;
+    start_op(q, op, p->begin);
 }
 
 static void pump(struct ioq *q)
 {
     struct ioq_req *r;
-    while ((r = next_request(q)) != NULL) {
-        struct io_op *op = free_op(q);
+    struct io_piece pieces[IOQ_MAX_COPIES];
+    int n;
+    while ((r = next_request(q, pieces, &n)) != NULL) {
         list_remove(&q->queue[r->cls], r);
-        *op = (struct io_op){.req = r, .held_bytes = ioq_span_max(r->bytes)};
         r->state = IOQ_INFLIGHT;
         r->t_start_ns = os_clock_ns();
-        if (q->n_inflight++ == 0)
-            q->busy_since_ns = r->t_start_ns;
-        q->n_ahead += r->cls == IOQ_AHEAD;
-        q->inflight_bytes += op->held_bytes;
-        start_op(q, op, 0);
+        r->n_pieces = n;
+        for (int i = 0; i < n; i++)
+            start_piece(q, r, &pieces[i]);
     }
     q->backend->flush(q->be);
 }
@@ -404,21 +460,36 @@ static void pump(struct ioq *q)
  * op it holds fails. */
 static void fail_all(struct ioq *q, int sys_errno)
 {
-    for (int i = 0; i < q->depth; i++)
-        if (q->ops[i].req && !q->ops[i].parked)
-            end_op(q, &q->ops[i], E_IO, sys_errno);
+    for (int d = 0; d < q->n_drives; d++)
+        for (int i = 0; i < q->depth; i++) {
+            struct io_op *op = &q->drive[d].ops[i];
+            if (op->req && !op->parked)
+                end_op(q, op, E_IO, sys_errno);
+        }
 }
 
 static void reap(struct ioq *q, bool sleep)
 {
+    if (sleep && q->n_drives > 1) { /* what ended while nobody looked tells no speed */
+        int before = q->n_inflight;
+        int64_t completed = q->n_completed;
+        reap(q, false);
+        if (q->n_inflight != before || q->n_completed != completed)
+            return;
+    }
+    q->slept = sleep;
     int64_t timeout = sleep ? -1 : 0, now = os_clock_ns();
     for (const struct io_op *op = q->parked; op && timeout; op = op->next) {
         int64_t left = MAX(op->due_ns - now, 0);
         timeout = timeout < 0 ? left : MIN(timeout, left);
     }
     int rc = q->backend->reap(q, q->be, timeout);
-    if (timeout)
-        q->stats.wait_ns += os_clock_ns() - now;
+    if (timeout) {
+        int64_t end = os_clock_ns();
+        q->stats.wait_ns += end - now;
+        if (q->trace)
+            record_wait(q, now, end);
+    }
     if (rc < 0)
         fail_all(q, -rc);
     settle_due(q);
@@ -434,6 +505,7 @@ void ioq_submit(struct ioq *q, struct ioq_req *r)
     r->sys_errno = 0;
     r->data = NULL;
     r->got = 0;
+    r->n_pieces = 0;
     r->t_submit_ns = os_clock_ns();
     r->t_start_ns = r->t_done_ns = 0;
     if (r->bytes == 0) {
@@ -498,12 +570,14 @@ int ioq_error(const struct ioq *q, const struct ioq_req *r, const char *what, st
     const char *name = what ? what : "read";
     if (r->status != E_IO)
         return r->status == OK ? OK : err_set(e, r->status, "%s: read of %s was cancelled", name, path);
+    const char *mirrors = q->files[r->file].n_copies > 1 ? ", as every mirror," : "";
     if (r->sys_errno == 0)
         return err_set(e, E_IO,
-                       "%s: %s ends early: expected %zu bytes at offset %lld; is the file complete?",
-                       name, path, r->bytes, (long long)r->offset);
-    return err_errno(e, E_IO, r->sys_errno, "%s: reading %zu bytes at offset %lld of %s failed",
-                     name, r->bytes, (long long)r->offset, path);
+                       "%s: %s%s ends early: expected %zu bytes at offset %lld; is the file complete?",
+                       name, path, mirrors, r->bytes, (long long)r->offset);
+    mirrors = q->files[r->file].n_copies > 1 ? " and of every mirror" : "";
+    return err_errno(e, E_IO, r->sys_errno, "%s: reading %zu bytes at offset %lld of %s%s failed",
+                     name, r->bytes, (long long)r->offset, path, mirrors);
 }
 
 void ioq_get_stats(const struct ioq *q, struct ioq_stats *s)

@@ -2,6 +2,7 @@
  * io: a queue of positioned reads with priorities. Knows nothing of experts.
  *
  *   io.c        files, queue, priorities, limits, counters, fault injection
+ *   io_mirror.c drives, further copies of a file, who reads what, who failed
  *   io_uring.c  the ring (liburing)
  *   io_pread.c  a few threads with pread, where there is no io_uring
  *
@@ -13,6 +14,12 @@
  * done. Files are opened for direct I/O where the filesystem can; there reads
  * cover an aligned superset of what was asked. Where it cannot, reads are
  * buffered and the page cache is dropped behind them.
+ *
+ * Limits count for each drive, so files on different drives are read at the
+ * same time. A file may have mirrors, copies on other drives: a read that is
+ * large enough is cut into one piece for each drive, sized so that all should
+ * end together at the speeds seen so far. What one copy cannot give comes from
+ * another; that copy is then out of use, with one warning.
  */
 #ifndef IO_H
 #define IO_H
@@ -26,9 +33,10 @@ enum ioq_class { IOQ_DEMAND, IOQ_DENSE, IOQ_AHEAD, IOQ_N_CLASSES }; /* strict pr
 
 struct ioq_config {
     enum ioq_kind kind;
-    int depth;              /* reads in flight, 0: default */
-    size_t inflight_bytes;  /* bytes in flight, 0: default (a single read may exceed it) */
+    int depth;              /* reads in flight on a drive, 0: default */
+    size_t inflight_bytes;  /* bytes in flight on a drive, 0: default (a single read may exceed it) */
     bool buffered;          /* do not use direct I/O */
+    bool split_always;      /* tests: take every file and every copy for a drive of its own */
 };
 
 int ioq_open(const struct ioq_config *c, struct ioq **out, struct err *e);
@@ -37,6 +45,18 @@ const char *ioq_name(const struct ioq *q); /* "uring" or "pread" */
 
 /* Opens a file; returns its index >= 0. */
 int ioq_add_file(struct ioq *q, const char *path, struct err *e);
+#define IOQ_MAX_COPIES 9 /* of a file, itself included */
+/* Adds a copy of a file, which must have the same bytes; returns its number,
+ * 1 or more (the file itself is copy 0). Copies of one number belong together
+ * over all files: where one of them fails, all are out of use. */
+int ioq_add_mirror(struct ioq *q, int file, const char *path, struct err *e);
+/* Whether a copy lies on the same drive as another copy of its file. */
+bool ioq_shares_drive(const struct ioq *q, int file, int copy);
+/* Called on the driver's thread with one sentence when a copy goes out of use. */
+typedef void ioq_warning_fn(void *user, const char *text);
+void ioq_set_warning(struct ioq *q, ioq_warning_fn *fn, void *user);
+/* Records reads, and the driver's sleeping for them; NULL: no more. */
+void ioq_set_trace(struct ioq *q, struct trace *t);
 bool ioq_is_direct(const struct ioq *q, int file);
 const char *ioq_path(const struct ioq *q, int file);
 
@@ -62,13 +82,15 @@ struct ioq_req {
     int64_t offset;    /* of the wanted bytes; not necessarily aligned */
     size_t bytes;
     void *buf;         /* IOQ_ALIGN aligned, room for the span */
+    int tag[2];        /* for the timeline: layer and expert, from 1; 0: none */
     /* set by the queue */
     enum ioq_state state;
     int status;        /* when done: OK, E_IO, E_CANCELLED */
     int sys_errno;     /* the reason of E_IO; 0: the file ended early */
     void *data;        /* when done and OK: the wanted bytes inside buf */
     struct ioq_req *next;
-    size_t got;        /* bytes of the superset read so far */
+    size_t got;        /* bytes of the superset read, once done */
+    int n_pieces;      /* under way */
     int64_t t_submit_ns, t_start_ns, t_done_ns;
 };
 
@@ -93,6 +115,7 @@ struct ioq_stats {
     int64_t busy_ns;                 /* time with something in flight */
     int64_t wait_ns;                 /* time the driver slept in ioq_wait* */
     int64_t n_errors, n_cancelled;
+    int64_t copy_pieces[IOQ_MAX_COPIES], copy_bytes[IOQ_MAX_COPIES]; /* read from each copy */
 };
 void ioq_get_stats(const struct ioq *q, struct ioq_stats *s);
 
@@ -107,6 +130,7 @@ struct ioq_fault {
     int file;
     int64_t begin, end;
     int skip, count;
+    unsigned copies; /* bit i: reads of copy i; 0: of all copies */
     int error;     /* errno for IOQ_FAULT_ERROR */
     int delay_ms;  /* for IOQ_FAULT_SLOW, and before an IOQ_FAULT_ERROR shows */
 };

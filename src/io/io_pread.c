@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define N_THREADS 4
+#define N_THREADS 4 /* for each drive, so that a slow one keeps no other waiting */
 
 struct op_list {
     struct io_op *head, *tail;
@@ -24,8 +24,8 @@ struct preader {
     pthread_cond_t todo_cond, done_cond;
     struct op_list todo, done;
     bool stop;
-    pthread_t threads[N_THREADS];
-    int n_threads;
+    pthread_t threads[N_THREADS * IO_MAX_DRIVES];
+    int n_threads, n_drives;
 };
 
 static void list_add(struct op_list *l, struct io_op *op)
@@ -99,20 +99,23 @@ static int pread_open(struct ioq *q, void **be, struct err *e)
     pthread_cond_init(&p->done_cond, &attr);
     pthread_condattr_destroy(&attr);
 
+    *be = p;
+    return OK;
+}
+
+static int pread_add_drive(void *be, struct err *e)
+{
+    struct preader *p = be;
+    int want = N_THREADS * MIN(++p->n_drives, IO_MAX_DRIVES);
     /* Signals belong to the threads of the host program. */
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (p->n_threads < N_THREADS &&
+    while (p->n_threads < want &&
            pthread_create(&p->threads[p->n_threads], NULL, reader, p) == 0)
         p->n_threads++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (p->n_threads == 0) {
-        pread_close(p);
-        return err_set(e, E_NOMEM, "read queue: the system refused a reader thread");
-    }
-    *be = p;
-    return OK;
+    return p->n_threads ? OK : err_set(e, E_NOMEM, "read queue: the system refused a reader thread");
 }
 
 static void pread_start(void *be, struct io_op *op)
@@ -159,6 +162,7 @@ const struct io_backend io_backend_pread = {
     .open = pread_open,
     .close = pread_close,
     .max_depth = N_THREADS,
+    .add_drive = pread_add_drive,
     .start = pread_start,
     .flush = pread_flush,
     .reap = pread_reap,

@@ -27,7 +27,8 @@ static int uring_open(struct ioq *q, void **be, struct err *e)
     struct uring *u = calloc(1, sizeof *u);
     if (!u)
         return err_set(e, E_NOMEM, "io_uring: no memory");
-    int rc = io_uring_queue_init((unsigned)io_depth(q), &u->ring, 0);
+    /* for several drives at full depth; more only cost a system call */
+    int rc = io_uring_queue_init((unsigned)MIN(4 * io_depth(q), 4096), &u->ring, 0);
     if (rc < 0) {
         free(u);
         return err_errno(e, E_UNSUPPORTED, -rc,
@@ -85,7 +86,7 @@ static void uring_start(void *be, struct io_op *op)
     if (u->broken)
         return; /* the next reap reports it */
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
-    if (!sqe) { /* continued reads can fill a ring of exactly `depth` entries */
+    if (!sqe) { /* full of reads not yet handed over */
         uring_flush(u);
         sqe = io_uring_get_sqe(&u->ring);
     }

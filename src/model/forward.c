@@ -7,6 +7,42 @@
 
 #include <string.h>
 
+/* ---- the timeline ------------------------------------------------------ */
+
+#define LAYER {"layer"}
+const struct trace_kind work_kinds[WORK_COUNT] = {
+    [WORK_PROJECTION] = {"projection", "compute", LAYER}, [WORK_ATTENTION] = {"attention", "compute", LAYER},
+    [WORK_DELTA] = {"delta", "compute", LAYER},           [WORK_ROUTER] = {"router", "compute", LAYER},
+    [WORK_SHARED] = {"shared expert", "compute", LAYER},  [WORK_EXPERTS] = {"experts", "compute", LAYER},
+    [WORK_SUM] = {"sum", "compute", LAYER},               [WORK_GUESS] = {"guess", "compute", LAYER},
+    [WORK_OUTPUT] = {"output", "compute", LAYER},
+};
+static const struct trace_kind attention_layer = {"attention layer", "layer", LAYER},
+                               delta_layer = {"delta layer", "layer", LAYER},
+                               expert_layer = {"expert layer", "layer", LAYER},
+                               output_layer = {"output", "layer", {NULL}};
+#undef LAYER
+
+void model_set_trace(struct model *m, struct trace *t)
+{
+    m->trace = t;
+    m->layer_now = -1;
+}
+
+static int64_t begin(const struct model *m)
+{
+    return m->trace ? os_clock_ns() : 0;
+}
+
+static void end(const struct model *m, const struct trace_kind *k, int64_t begin_ns)
+{
+    int64_t layer = m->layer_now;
+    if (m->trace)
+        trace_add(m->trace, k, TRACE_DRIVER, begin_ns, os_clock_ns(), &layer, 1);
+}
+
+/* ---- blocks -------------------------------------------------------------- */
+
 static void project(struct model *m, const float *x, int64_t n_tok, int64_t n_in, const float *norm,
                     bool add, int n, const struct dev_mat **w, float **out)
 {
@@ -23,6 +59,7 @@ static void project(struct model *m, const float *x, int64_t n_tok, int64_t n_in
 static void project_back(struct model *m, const struct dev_mat *w, int64_t n_tok)
 {
     float *x = m->scratch.x;
+    work_label(m, WORK_PROJECTION);
     project(m, m->scratch.o, n_tok, w->n_in, NULL, true, 1, &w, &x);
 }
 
@@ -33,7 +70,9 @@ static void attention_block(struct model *m, struct model_state *s, const struct
     struct scratch *t = &m->scratch;
     const struct dev_mat *w[] = {&l->q, &l->k, &l->v};
     float *out[] = {t->a, t->b, t->g};
+    work_label(m, WORK_PROJECTION);
     project(m, t->x, n_tok, c->n_embd, l->attn_norm, false, 3, w, out);
+    work_label(m, WORK_ATTENTION);
     device_attention(m->dev, &(struct dev_attention){
         .n_tok = n_tok, .pos = s->length,
         .n_head = c->n_head, .n_kv = c->n_kv, .head_dim = c->head_dim, .n_rot = c->n_rot,
@@ -53,7 +92,9 @@ static void delta_block(struct model *m, struct model_state *s, const struct lay
     float *S = s->rec + (size_t)l->state_index * state_layer_floats(c);
     const struct dev_mat *w[] = {&l->qkv, &l->z, &l->alpha, &l->beta};
     float *out[] = {t->a, t->b, alpha, beta};
+    work_label(m, WORK_PROJECTION);
     project(m, t->x, n_tok, c->n_embd, l->attn_norm, false, 4, w, out);
+    work_label(m, WORK_DELTA);
     device_delta(m->dev, &(struct dev_delta){
         .n_tok = n_tok, .n_k = c->n_k, .n_v = c->n_v, .dk = c->dk, .dv = c->dv,
         .u = t->a, .z = t->b, .alpha = alpha, .beta = beta, .a = l->a, .dt = l->dt,
@@ -77,9 +118,14 @@ static int run_layers(struct model *m, struct model_state *s, int64_t n, struct 
         if (m->pulse && m->pulse(m->pulse_user, il))
             return err_set(e, E_CANCELLED, "stopped in layer %d of %d", il, m->c.n_layers);
         s->broken = true; /* recurrent layers move on one by one */
+        m->layer_now = il;
+        int64_t t0 = begin(m);
         TRY(dense_use(m, il, e));
         mixer_block(m, s, l, n);
+        end(m, l->recurrent ? &delta_layer : &attention_layer, t0);
+        t0 = begin(m);
         TRY(moe_block(m, il, s->length, n, e));
+        end(m, &expert_layer, t0);
     }
     return OK;
 }
@@ -122,6 +168,7 @@ struct logits_job {
 void forward_logits(struct model *m, const struct dev_mat *w, int64_t row, int64_t n_rows, float *logits)
 {
     const float *x = m->scratch.x + row * m->c.n_embd;
+    work_label(m, WORK_OUTPUT);
     project(m, x, n_rows, m->c.n_embd, m->output_norm, false, 1, &w, &logits);
 }
 
@@ -137,7 +184,11 @@ static void output_rows(void *user, const struct dev_mat *w, int64_t first)
 int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e)
 {
     struct logits_job j = {.m = m, .row = row, .n_rows = n_rows, .logits = logits};
-    return dense_output(m, output_rows, &j, e);
+    int64_t t0 = begin(m);
+    m->layer_now = -1;
+    int rc = dense_output(m, output_rows, &j, e);
+    end(m, &output_layer, t0);
+    return rc;
 }
 
 void model_trim(struct model *m)

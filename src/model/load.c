@@ -198,6 +198,7 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
     m->q = q;
     TRY(check_types(m, d, e));
     TRY(open_files(m, e));
+    TRY(model_add_mirrors(m, o->mirrors, o->n_mirrors, q, m->files, gguf_n_files(m->gguf), e));
     TRY(load_scratch(m, e));
     TRY(dense_load(m, (size_t)o->dense_bytes, progress, user, e));
     return open_cache(m, cache_bytes, policy, e);

@@ -8,6 +8,7 @@
  *   packed.c    files in which the matrices of an expert lie together
  *   pack.c      writing one
  *   load.c      what it needs; loading
+ *   mirror.c    copies of the model's files on other drives, checked
  *   dense.c     the dense part: what stays in memory, what is read again
  *   state.c     KV cache and recurrent state of one session
  *   forward.c   tokens -> residual stream -> logits, layer by layer
@@ -83,6 +84,8 @@ struct model_options {
     int64_t dense_bytes; /* most memory for the dense part; less than it all: what is missing is read
                             again for every pass */
     int lookahead;    /* experts guessed ahead per layer; 0: none. Changes no result */
+    const char *const *mirrors; /* folders with copies of the files; borrowed while loading */
+    int n_mirrors;
 };
 
 struct model_needs {
@@ -109,6 +112,10 @@ typedef int model_progress_fn(void *user, int64_t done, int64_t total); /* non-z
 int model_load(struct model *m, const struct model_options *o, struct device *d, struct ioq *q,
                int64_t cache_bytes, const char *policy, model_progress_fn *progress, void *user,
                struct err *e);
+/* Compares the copies of the model's first n_files files in each folder with
+ * the model and adds them to the queue's `files`; E_ARG when one is not the same. */
+int model_add_mirrors(const struct model *m, const char *const *folders, int n_folders, struct ioq *q,
+                      const int *files, int n_files, struct err *e);
 struct expert_cache *model_experts(struct model *m);
 
 /* ---- packing ------------------------------------------------------------ */
@@ -178,6 +185,9 @@ typedef int model_pulse_fn(void *user, int layer);
 /* Gives back the memory of activations; what was computed stays. */
 void model_trim(struct model *m);
 void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user);
+
+/* Records layers and what the threads do in them; NULL: no more. */
+void model_set_trace(struct model *m, struct trace *t);
 
 typedef void model_route_fn(void *user, int layer, int64_t first_position, int64_t n_tokens,
                             int n_used, const int32_t *experts);

@@ -204,6 +204,8 @@ struct model {
     void *pulse_user;
     model_route_fn *route;
     void *route_user;
+    struct trace *trace; /* NULL: no timeline */
+    int layer_now;       /* for it; -1: none */
 };
 
 int bind_model(struct model *m, struct err *e);
@@ -254,6 +256,19 @@ static inline void *state_k(const struct model_state *s, int index)
 static inline void *state_v(const struct model_state *s, int index)
 {
     return s->kv + ((size_t)index * 2 + 1) * s->kv_half_bytes;
+}
+
+/* ---- forward.c: the timeline ------------------------------------------- */
+
+enum work { WORK_PROJECTION, WORK_ATTENTION, WORK_DELTA, WORK_ROUTER, WORK_SHARED, WORK_EXPERTS,
+            WORK_SUM, WORK_GUESS, WORK_OUTPUT, WORK_COUNT };
+extern const struct trace_kind work_kinds[WORK_COUNT];
+
+/* What the device's next operations are. */
+static inline void work_label(struct model *m, enum work w)
+{
+    if (m->trace)
+        device_label(m->dev, &work_kinds[w], m->layer_now >= 0 ? m->layer_now : TRACE_NO_ARG);
 }
 
 /* ---- load.c, forward.c, moe.c ------------------------------------------ */

@@ -120,6 +120,7 @@ static void look_ahead(struct model *m, int il)
     if (n <= 0 || il + 1 >= m->c.n_layers || !dense_stays(m, il + 1) || expert_bytes(m->cache) >= m->cache_full_bytes)
         return;
     const struct layer *next = &m->layers[il + 1];
+    work_label(m, WORK_GUESS);
     device_moe_guess(m->dev, m->scratch.x, next->ffn_norm, m->c.eps, &next->router, ids, n);
     expert_hint(m->cache, il + 1, ids, n);
 }
@@ -135,6 +136,7 @@ static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
         TRY(collect_ready(&a, e));
         if (a.n == 0)
             collect_parts(&a);
+        work_label(m, WORK_EXPERTS);
         if (a.n > 0)
             device_moe_experts(m->dev, b, a.batch, a.n);
         bool idle = a.n == 0;
@@ -229,8 +231,10 @@ static int chunk(struct model *m, int il, const struct dev_moe *b, struct err *e
     int rc = refill(m, il, &w, e);
     if (rc == OK && b->shared_gate) {
         struct dev_expert shared = shared_of(l, b->n_tok);
+        work_label(m, WORK_SHARED);
         device_moe_experts(m->dev, b, &shared, 1);
     }
+    work_label(m, WORK_EXPERTS);
     while (rc == OK && w.n > 0) {
         struct expert_lease *lease = &w.lease[w.head];
         rc = expert_wait(m->cache, lease, e);
@@ -266,10 +270,12 @@ int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e
 {
     const struct layer *l = &m->layers[il];
     struct dev_moe b = moe_of(m, l, n_tok);
+    work_label(m, WORK_ROUTER);
     device_moe_begin(m->dev, &b);
     if (m->route)
         m->route(m->route_user, il, pos, n_tok, (int)b.n_used, b.picks);
     TRY(n_tok == 1 ? one_token(m, il, &b, e) : chunk(m, il, &b, e));
+    work_label(m, WORK_SUM);
     device_moe_end(m->dev, &b);
     return OK;
 }

@@ -1,0 +1,174 @@
+/*
+ * The timeline recorder: spans into memory that was taken at the start, and
+ * written at the end as Chrome trace events (JSON), which any trace viewer
+ * shows. Any thread may add a span: it claims a place of its own by one atomic
+ * addition. When all places are taken later spans are only counted.
+ */
+#include "base/base.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct span {
+    const struct trace_kind *kind;
+    int64_t begin_ns, end_ns;
+    int track;
+    int n_args;
+    int64_t arg[TRACE_MAX_ARGS];
+};
+
+struct trace {
+    FILE *file;
+    char *path;
+    int64_t zero_ns;
+    struct span *spans;
+    size_t map_bytes;
+    int64_t cap;
+    atomic_int_fast64_t n; /* asked for; those above cap are lost */
+};
+
+struct trace *trace_new(size_t bytes)
+{
+    struct trace *t = calloc(1, sizeof(*t));
+    if (!t)
+        return NULL;
+    t->map_bytes = align_up(bytes, 4096);
+    t->spans = os_map(t->map_bytes, false);
+    if (!t->spans) {
+        free(t);
+        return NULL;
+    }
+    memset(t->spans, 0, t->map_bytes); /* physical now: the plan that follows counts it */
+    t->cap = (int64_t)(t->map_bytes / sizeof(struct span));
+    t->zero_ns = os_clock_ns();
+    atomic_init(&t->n, 0);
+    return t;
+}
+
+int trace_open(struct trace *t, const char *path, struct err *e)
+{
+    t->path = strdup(path);
+    t->file = t->path ? fopen(path, "we") : NULL;
+    if (!t->path)
+        return err_set(e, E_NOMEM, "timeline: no memory for its path");
+    if (!t->file)
+        return err_errno(e, E_ARG, errno, "timeline: '%s' cannot be written", path);
+    return OK;
+}
+
+void trace_add(struct trace *t, const struct trace_kind *k, int track, int64_t begin_ns,
+               int64_t end_ns, const int64_t *args, int n_args)
+{
+    int64_t i = atomic_fetch_add_explicit(&t->n, 1, memory_order_relaxed);
+    if (i >= t->cap)
+        return;
+    struct span *s = &t->spans[i];
+    *s = (struct span){.kind = k, .begin_ns = begin_ns, .end_ns = end_ns, .track = track,
+                       .n_args = n_args};
+    for (int a = 0; a < n_args; a++)
+        s->arg[a] = args[a];
+}
+
+/* ---- writing ---------------------------------------------------------- */
+
+/* Nanoseconds as microseconds with three places: exact. */
+static void put_time(FILE *f, const char *key, int64_t ns)
+{
+    fprintf(f, ",\"%s\":%" PRId64 ".%03d", key, ns / 1000, (int)(ns % 1000));
+}
+
+static void put_span(FILE *f, const struct trace *t, const struct span *s)
+{
+    const char *comma = "";
+    fprintf(f, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\"", s->track,
+            s->kind->name, s->kind->category);
+    put_time(f, "ts", MAX(s->begin_ns - t->zero_ns, (int64_t)0));
+    put_time(f, "dur", MAX(s->end_ns - s->begin_ns, (int64_t)0));
+    fputs(",\"args\":{", f);
+    for (int a = 0; a < s->n_args; a++)
+        if (s->kind->arg[a] && s->arg[a] != TRACE_NO_ARG) {
+            fprintf(f, "%s\"%s\":%" PRId64, comma, s->kind->arg[a], s->arg[a]);
+            comma = ",";
+        }
+    fputs("}}", f);
+}
+
+static void put_track(FILE *f, int track)
+{
+    char name[64];
+    if (track == TRACE_DRIVER)
+        snprintf(name, sizeof(name), "driver");
+    else if (track < TRACE_READS)
+        snprintf(name, sizeof(name), "compute thread %d", track - TRACE_THREADS);
+    else
+        snprintf(name, sizeof(name), "drive %d slot %d", (track - TRACE_READS) / TRACE_SLOTS,
+                 (track - TRACE_READS) % TRACE_SLOTS);
+    fprintf(f, ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}"
+            ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_sort_index\",\"args\":{\"sort_index\":%d}}",
+            track, name, track, track);
+}
+
+/* Names of the tracks that have spans. */
+static void put_tracks(FILE *f, const struct trace *t, int64_t n)
+{
+    uint8_t *seen = calloc(TRACE_MAX_TRACK, 1);
+    for (int64_t i = 0; seen && i < n; i++) { /* without memory: no names */
+        int track = t->spans[i].track;
+        if (track < 0 || track >= TRACE_MAX_TRACK || seen[track])
+            continue;
+        seen[track] = 1;
+        put_track(f, track);
+    }
+    free(seen);
+}
+
+static int write_all(struct trace *t, int64_t n, int64_t lost, struct err *e)
+{
+    FILE *f = t->file;
+    fprintf(f, "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"spans\":%" PRId64 ",\"lost_spans\":%" PRId64
+            ",\"complete\":%s},\n\"traceEvents\":[\n"
+            "{\"ph\":\"M\",\"pid\":1,\"tid\":0,\"name\":\"process_name\",\"args\":{\"name\":\"sluice\"}}",
+            n, lost, lost ? "false" : "true");
+    put_tracks(f, t, n);
+    int why = 0;
+    errno = 0;
+    for (int64_t i = 0; i < n && !why; i++) {
+        put_span(f, t, &t->spans[i]);
+        if (ferror(f)) /* asked at once: the reason does not last */
+            why = errno ? errno : EIO;
+    }
+    fputs("\n]}\n", f);
+    if (fflush(f) != 0 && !why)
+        why = errno;
+    if (fclose(f) != 0 && !why)
+        why = errno;
+    t->file = NULL;
+    if (why) {
+        struct stat st;
+        if (stat(t->path, &st) == 0 && S_ISREG(st.st_mode))
+            unlink(t->path); /* half a file misleads */
+        return err_errno(e, E_IO, why, "timeline: writing %" PRId64 " spans to '%s' failed", n, t->path);
+    }
+    return OK;
+}
+
+int trace_close(struct trace *t, struct err *e)
+{
+    if (!t)
+        return OK;
+    int64_t asked = atomic_load(&t->n), n = MIN(asked, t->cap);
+    int rc = t->file ? write_all(t, n, asked - n, e) : OK;
+    if (rc == OK && asked > n && t->path)
+        rc = err_set(e, E_STATE, "timeline: '%s' ends early, its %" PRId64 " places were full (%" PRId64
+                     " later spans are missing); record a shorter run", t->path, n, asked - n);
+    os_unmap(t->spans, t->map_bytes);
+    free(t->path);
+    free(t);
+    return rc;
+}
