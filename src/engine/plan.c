@@ -12,7 +12,6 @@
 enum {
     LARGEST_CHUNK = 4096,
     BASE_CHUNK = 16,
-    DEFAULT_LOOKAHEAD = 4,
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
     /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
     PROCESS_RESERVE = 4 << 20,
@@ -159,7 +158,7 @@ int plan_make(struct sluice *s, struct err *e)
     p->dense_bytes_per_token = s->shape.dense_bytes_per_token;
     p->packed = s->shape.packed;
     s->mo.kv_f16 = !s->o.exact && !s->o.kv_f32;
-    s->mo.lookahead = s->o.lookahead < 0 ? 0 : s->o.lookahead > 0 ? s->o.lookahead : DEFAULT_LOOKAHEAD;
+    s->mo.lookahead = s->o.lookahead;
 
     int64_t wanted = s->o.context > 0 ? s->o.context : s->shape.n_context_train;
     int64_t smallest = s->o.context > 0 ? wanted : MIN(wanted, (int64_t)SMALLEST_CONTEXT);

@@ -156,6 +156,11 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
     s->broken = false;
     s->length += n;
     expert_tick(m->cache);
+    if (n == 1) {
+        struct expert_stats x;
+        expert_get_stats(m->cache, &x);
+        guess_tick(&m->guess, x.hint_queued, x.hint_wasted);
+    }
     return OK;
 }
 

@@ -196,6 +196,7 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
     m->options = *o;
     m->dev = d;
     m->q = q;
+    guess_open(&m->guess, o->lookahead, (int)MIN(m->c.n_used, (int64_t)DEV_MAX_USED));
     TRY(check_types(m, d, e));
     TRY(open_files(m, e));
     TRY(model_add_mirrors(m, o->mirrors, o->n_mirrors, q, m->files, gguf_n_files(m->gguf), e));

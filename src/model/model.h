@@ -13,6 +13,7 @@
  *   state.c     KV cache and recurrent state of one session
  *   forward.c   tokens -> residual stream -> logits, layer by layer
  *   rehearse.c  how long a token computes, without its weights
+ *   guess.c     lookahead: what later routers may pick
  *   moe.c       one mixture-of-experts block: routing, reads, experts
  *
  * Opening has three steps so that a refusal comes before anything large is
@@ -83,7 +84,8 @@ struct model_options {
     bool kv_f16;
     int64_t dense_bytes; /* most memory for the dense part; less than it all: what is missing is read
                             again for every pass */
-    int lookahead;    /* experts guessed ahead per layer; 0: none. Changes no result */
+    int lookahead;    /* experts guessed ahead for each of the next two layers; 0: as many as pay,
+                         -1: none. Changes no result */
     const char *const *mirrors; /* folders with copies of the files; borrowed while loading */
     int n_mirrors;
 };

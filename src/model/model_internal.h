@@ -164,6 +164,18 @@ struct dense {
     } buffers[2];
 };
 
+/* ---- guess.c ---------------------------------------------------------- */
+
+struct guess {
+    bool adapts;
+    int most, n;             /* experts guessed for a layer */
+    int64_t tokens, queued, wasted; /* seen at the last look */
+};
+void guess_open(struct guess *g, int wanted, int n_used);
+void guess_tick(struct guess *g, int64_t queued, int64_t wasted);
+/* Queues reads for the layers after il; one token only. */
+void guess_next(struct model *m, int il);
+
 struct model {
     struct gguf *gguf;
     struct config c;
@@ -187,6 +199,7 @@ struct model {
     struct device *dev;
     struct ioq *q;
     struct expert_cache *cache;
+    struct guess guess;
     size_t cache_full_bytes; /* a cache of this size holds every expert */
     int *files; /* ioq file of each shard */
     float *rope_freq; /* (n_rot / 2) */

@@ -111,20 +111,6 @@ static int wait_some(struct arrival *a, struct err *e)
     return gate_up_here(a, i) ? OK : expert_wait(a->m->cache, &a->leases[i], e);
 }
 
-/* Guesses the next layer's picks from the residual stream as it is and lets
- * the drive read them when it has nothing else to do. */
-static void look_ahead(struct model *m, int il)
-{
-    int32_t ids[DEV_MAX_USED];
-    int n = MIN(m->options.lookahead, (int)m->c.n_used);
-    if (n <= 0 || il + 1 >= m->c.n_layers || !dense_stays(m, il + 1) || expert_bytes(m->cache) >= m->cache_full_bytes)
-        return;
-    const struct layer *next = &m->layers[il + 1];
-    work_label(m, WORK_GUESS);
-    device_moe_guess(m->dev, m->scratch.x, next->ffn_norm, m->c.eps, &next->router, ids, n);
-    expert_hint(m->cache, il + 1, ids, n);
-}
-
 static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
                             const struct expert_lease *leases, struct err *e)
 {
@@ -142,7 +128,7 @@ static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
         bool idle = a.n == 0;
         a.n = 0;
         if (!looked) /* after what is here, before sleeping for what is not */
-            look_ahead(m, il);
+            guess_next(m, il);
         looked = true;
         if (idle && a.left > 0)
             TRY(wait_some(&a, e));
@@ -213,7 +199,7 @@ static int refill(struct model *m, int il, struct window *w, struct err *e)
 static void read_on(struct model *m, int il, int64_t n_tok)
 {
     int32_t ids[WINDOW_MAX];
-    if (m->options.lookahead <= 0 || il >= m->c.n_layers ||
+    if (m->options.lookahead < 0 || il >= m->c.n_layers ||
         n_tok * m->c.n_used < 4 * m->c.n_experts)
         return;
     int n = (int)MIN(m->c.n_experts, (int64_t)WINDOW_MAX);
