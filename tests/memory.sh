@@ -19,8 +19,8 @@ echo "floor $floor, all experts $full"
 
 want=$("$SLUICE" run -m "$MODEL" "What does serendipity mean?")
 for part in 0 1 2 4; do
-    # a quarter of a MiB above: the floor includes this run's own size
-    budget=$((floor + 262144 + full * part / 4))
+    # half a MiB above: the floor includes this run's own size
+    budget=$((floor + 524288 + full * part / 4))
     before=$(killed)
     out=$(in_group $((budget + budget / 20)) "$SLUICE" run -m "$MODEL" --memory $budget --json "What does serendipity mean?")
     rc=$?
@@ -38,7 +38,7 @@ done
 # it in one, whose scratch the expert cache makes room for
 heldout 1025 1024
 for part in 0 1 2 4; do
-    budget=$((floor + 262144 + full * part / 4))
+    budget=$((floor + 524288 + full * part / 4))
     before=$(killed)
     out=$(in_group $((budget + budget / 20)) "$SLUICE" eval -m "$MODEL" --memory $budget --tokens "$tokens" --json)
     rc=$?
