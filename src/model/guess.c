@@ -9,7 +9,7 @@
  */
 #include "model/model_internal.h"
 
-enum { LAYERS_AHEAD = 2, DEFAULT_MOST = 8, PERIOD = 16 };
+enum { LAYERS_AHEAD = 2, DEFAULT_MOST = 4, PERIOD = 16 };
 
 void guess_open(struct guess *g, int wanted, int n_used)
 {
