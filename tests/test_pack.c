@@ -71,16 +71,6 @@ static int teardown(void **state)
 
 /* ---- the same bits, fewer reads -------------------------------------------- */
 
-static int hash_logits(void *user, int64_t position, const float *logits, int n_vocab)
-{
-    uint64_t *h = user;
-    const unsigned char *p = (const unsigned char *)logits;
-    (void)position;
-    for (size_t i = 0; i < (size_t)n_vocab * sizeof(float); i++)
-        *h = (*h ^ p[i]) * 0x100000001b3u;
-    return 0;
-}
-
 struct run {
     uint64_t hash;
     int64_t n_reads, read_bytes, n_misses;
@@ -111,10 +101,10 @@ static void run(const char *model, const char *io, bool tight, struct run *r)
         ids[i] = (i * 37 + 5) % s->shape.n_vocab;
     expert_resize(model_experts(s->model), (size_t)p.cache_min);
     ioq_get_stats(s->q, &before);
-    *r = (struct run){.hash = 0xcbf29ce484222325u};
-    assert_int_equal(sluice_session_append(x, ids, 24, hash_logits, &r->hash, &e), 0);
+    *r = (struct run){.hash = GOLDEN_HASH};
+    assert_int_equal(sluice_session_append(x, ids, 24, golden_hash, &r->hash, &e), 0);
     for (int i = 24; i < 40; i++)
-        assert_int_equal(sluice_session_append(x, ids + i, 1, hash_logits, &r->hash, &e), 0);
+        assert_int_equal(sluice_session_append(x, ids + i, 1, golden_hash, &r->hash, &e), 0);
     ioq_get_stats(s->q, &after);
     expert_get_stats(model_experts(s->model), &experts);
     r->n_reads = after.n_reads - before.n_reads;

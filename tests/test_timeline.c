@@ -142,25 +142,15 @@ static sluice_options options(const char *io, const char *timeline)
     return o;
 }
 
-static int hash_logits(void *user, int64_t position, const float *logits, int n_vocab)
-{
-    uint64_t *h = user;
-    const unsigned char *p = (const unsigned char *)logits;
-    (void)position;
-    for (size_t i = 0; i < (size_t)n_vocab * sizeof(float); i++)
-        *h = (*h ^ p[i]) * 0x100000001b3u;
-    return 0;
-}
-
 static uint64_t run(const sluice_options *o, sluice_stats *stats, sluice_model_info *info)
 {
-    uint64_t h = 0xcbf29ce484222325u;
+    uint64_t h = GOLDEN_HASH;
     sluice_error e;
     sluice *s = golden_open(o);
     sluice_session *x = golden_session(s);
-    assert_int_equal(sluice_session_append(x, ids, N_PROMPT, hash_logits, &h, &e), 0);
+    assert_int_equal(sluice_session_append(x, ids, N_PROMPT, golden_hash, &h, &e), 0);
     for (int i = N_PROMPT; i < N_IDS; i++)
-        assert_int_equal(sluice_session_append(x, ids + i, 1, hash_logits, &h, &e), 0);
+        assert_int_equal(sluice_session_append(x, ids + i, 1, golden_hash, &h, &e), 0);
     sluice_get_stats(s, stats);
     sluice_info(s, info);
     info->arch = NULL; /* gone with the model */
