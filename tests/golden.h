@@ -66,6 +66,38 @@ static inline int32_t *golden_ints(const json_t *list, int64_t *n)
     return v;
 }
 
+/* The floor includes this process, which checked builds let grow from test to test. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define GOLDEN_MARGIN(mib, checked_mib) ((uint64_t)(checked_mib) << 20)
+#else
+#define GOLDEN_MARGIN(mib, checked_mib) ((uint64_t)(mib) << 20)
+#endif
+
+/* Options for short sessions in small chunks. */
+static inline sluice_options golden_small(const char *model, const char *io)
+{
+    sluice_options o;
+    sluice_options_init(&o);
+    o.model = model;
+    o.io = io;
+    o.threads = 2;
+    o.context = 256;
+    o.chunk = 16;
+    return o;
+}
+
+/* A budget of `margin` bytes above the floor of these options. */
+static inline uint64_t golden_near_floor(const sluice_options *o, uint64_t margin)
+{
+    sluice_plan p;
+    sluice_error e;
+    if (sluice_plan_memory(o, NULL, &p, &e) < 0) {
+        fprintf(stderr, "%s\n", e.text);
+        abort();
+    }
+    return (uint64_t)p.floor + margin;
+}
+
 static inline sluice *golden_open(const sluice_options *o)
 {
     sluice *s = NULL;

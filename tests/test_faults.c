@@ -15,13 +15,6 @@
 static const int32_t prompt[] = {8184, 272, 198, 298, 376, 1116, 474, 489, 403, 313, 30, 8185, 198, 8184, 273, 198};
 enum { N_PROMPT = sizeof(prompt) / sizeof(prompt[0]) };
 
-/* The floor includes this process, which checked builds let grow from test to test. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { MARGIN = 8 << 20 };
-#else
-enum { MARGIN = 1 << 20 };
-#endif
-
 struct bench {
     sluice *s;
     sluice_session *x;
@@ -32,18 +25,10 @@ struct bench {
 /* lookahead -1: every read is demanded, so one failed read fails a request */
 static void open_small(struct bench *b, const char *io, int lookahead)
 {
-    sluice_options o;
-    sluice_plan p;
+    sluice_options o = golden_small(BUILT_IN, io);
     sluice_error e;
-    sluice_options_init(&o);
-    o.model = BUILT_IN;
-    o.threads = 2;
-    o.context = 256;
-    o.chunk = 16;
-    o.io = io;
     o.lookahead = lookahead;
-    assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
-    o.memory_bytes = (uint64_t)p.floor + MARGIN;
+    o.memory_bytes = golden_near_floor(&o, GOLDEN_MARGIN(1, 8));
     b->s = golden_open(&o);
     b->x = golden_session(b->s);
     sluice_info(b->s, &b->info);

@@ -18,13 +18,6 @@
 #define FILE_NAME "pocket-dictionary.gguf"
 enum { N_IDS = 60, N_PROMPT = 40 };
 
-/* The floor includes this process, which checked builds let grow from test to test. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { MARGIN = 16 << 20 };
-#else
-enum { MARGIN = 2 << 20 };
-#endif
-
 static int32_t ids[N_IDS];
 static char folder[64], copy[128];
 static const char *const folders[] = {folder};
@@ -83,21 +76,12 @@ static bool own_drive(void)
 
 static sluice_options options(const char *io, int n_mirrors)
 {
-    sluice_options o;
-    sluice_plan p;
-    sluice_error e;
-    sluice_options_init(&o);
-    o.model = BUILT_IN;
-    o.threads = 2;
-    o.context = 256;
-    o.chunk = 16;
-    o.io = io;
+    sluice_options o = golden_small(BUILT_IN, io);
     o.mirrors = folders;
     o.n_mirrors = n_mirrors;
     o.warning = on_warning;
     o.warning_user = ids;
-    assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
-    o.memory_bytes = (uint64_t)p.floor + MARGIN;
+    o.memory_bytes = golden_near_floor(&o, GOLDEN_MARGIN(2, 16));
     return o;
 }
 

@@ -21,13 +21,6 @@
 
 #define QWEN3 DATA "qwen3moe-tiny.gguf"
 
-/* The floor includes this process, which checked builds let grow from test to test. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { MARGIN = 8 << 20 };
-#else
-enum { MARGIN = 1 << 20 };
-#endif
-
 static const char *const models[] = {BUILT_IN, TINY, QWEN3};
 static char dir[] = "/var/tmp/sluice_pack_XXXXXX";
 static char packed[3][64]; /* of models[] */
@@ -80,21 +73,15 @@ struct run {
  * smallest budget, so that dense weights are read again and again, too. */
 static void run(const char *model, const char *io, bool tight, struct run *r)
 {
-    sluice_options o;
+    sluice_options o = golden_small(model, io);
     sluice_plan p;
     sluice_error e;
     struct ioq_stats before, after;
     struct expert_stats experts;
     int32_t ids[40];
-    sluice_options_init(&o);
-    o.model = model;
-    o.threads = 2;
-    o.context = 256;
-    o.chunk = 16;
-    o.io = io;
     o.lookahead = -1; /* every read is somebody's miss */
     assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
-    o.memory_bytes = tight ? (uint64_t)p.floor + MARGIN : (uint64_t)2 << 30;
+    o.memory_bytes = tight ? (uint64_t)p.floor + GOLDEN_MARGIN(1, 8) : (uint64_t)2 << 30;
     sluice *s = golden_open(&o);
     sluice_session *x = golden_session(s);
     for (int i = 0; i < 40; i++)

@@ -22,13 +22,6 @@ static char path[] = "/var/tmp/sluice_timeline_XXXXXX";
 static int n_warnings;
 static char warning[700];
 
-/* The floor includes this process, which checked builds let grow from test to test. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { MARGIN = 192 << 20 }; /* a span costs their shadow memory several times */
-#else
-enum { MARGIN = 12 << 20 };
-#endif
-
 static void on_warning(void *user, const char *text)
 {
     (void)user;
@@ -126,18 +119,10 @@ static void assert_nesting(struct event *v, size_t n)
 
 static sluice_options options(const char *io, const char *timeline)
 {
-    sluice_options o;
-    sluice_plan p;
-    sluice_error e;
-    sluice_options_init(&o);
-    o.model = BUILT_IN;
-    o.threads = 2;
-    o.context = 256;
-    o.chunk = 16;
-    o.io = io;
+    sluice_options o = golden_small(BUILT_IN, io);
     o.warning = on_warning;
-    assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
-    o.memory_bytes = (uint64_t)p.floor + MARGIN;
+    /* in checked builds a span costs their shadow memory several times */
+    o.memory_bytes = golden_near_floor(&o, GOLDEN_MARGIN(12, 192));
     o.timeline = timeline;
     return o;
 }
