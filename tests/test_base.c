@@ -305,6 +305,66 @@ static void pool_split_covers_all_once(void **state)
     }
 }
 
+struct taking {
+    struct pool *p;
+    int64_t total;
+    bool slow; /* the last thread rests after each part */
+    int64_t most[8], sum[8];
+    atomic_int times[4097];
+};
+
+static void take_parts(void *arg, int i, int n)
+{
+    struct taking *t = arg;
+    int64_t b, e;
+    while (pool_take(t->p, t->total, &b, &e)) {
+        for (int64_t u = b; u < e; u++)
+            atomic_fetch_add(&t->times[u], 1);
+        t->most[i] = MAX(t->most[i], e - b);
+        t->sum[i] += e - b;
+        if (t->slow && i == n - 1)
+            nap(20000000);
+    }
+}
+
+static void pool_take_covers_all_once(void **state)
+{
+    (void)state;
+    static const int64_t totals[] = {0, 1, 2, 31, 4097};
+    static struct taking t;
+    for (int n = 1; n <= 5; n++) {
+        struct pool *p = pool_new(n);
+        assert_non_null(p);
+        for (size_t k = 0; k < ARRAY_LEN(totals); k++) {
+            memset(&t, 0, sizeof(t));
+            t.p = p;
+            t.total = totals[k];
+            pool_run(p, take_parts, &t);
+            for (int64_t u = 0; u < 4097; u++)
+                assert_int_equal(atomic_load(&t.times[u]), u < totals[k]);
+            for (int i = 0; n > 1 && i < n; i++)
+                assert_true(t.most[i] <= MAX(totals[k] / 2, (int64_t)1));
+        }
+        pool_free(p);
+    }
+}
+
+/* A slow thread leaves the rest to the others instead of keeping them waiting. */
+static void pool_take_follows_speed(void **state)
+{
+    (void)state;
+    static struct taking t;
+    memset(&t, 0, sizeof(t));
+    t.p = pool_new(2);
+    t.total = 4000;
+    t.slow = true;
+    assert_non_null(t.p);
+    pool_run(t.p, take_parts, &t);
+    assert_int_equal(t.sum[0] + t.sum[1], 4000);
+    assert_true(t.sum[1] < 2000);
+    pool_free(t.p);
+}
+
 /* ---- os_mem.c ---- */
 
 static void maps_are_zeroed_aligned_discardable(void **state)
@@ -616,6 +676,8 @@ int main(void)
         cmocka_unit_test(pool_wakes_sleepers),
         cmocka_unit_test(pool_edges),
         cmocka_unit_test(pool_split_covers_all_once),
+        cmocka_unit_test(pool_take_covers_all_once),
+        cmocka_unit_test(pool_take_follows_speed),
         cmocka_unit_test(maps_are_zeroed_aligned_discardable),
         cmocka_unit_test(discard_gives_memory_back),
         cmocka_unit_test(locked_memory_can_be_discarded),

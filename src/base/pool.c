@@ -52,6 +52,7 @@ struct pool {
     atomic_int n_asleep; /* workers waiting for new_round */
     alignas(CACHE_LINE) atomic_int pending;
     atomic_int caller_asleep; /* waiting for all_done */
+    alignas(CACHE_LINE) _Atomic int64_t taken; /* of the task's total; set like fn */
 };
 
 static inline void cpu_relax(void)
@@ -167,6 +168,7 @@ struct pool *pool_new(int n_threads)
     atomic_init(&p->n_asleep, 0);
     atomic_init(&p->pending, 0);
     atomic_init(&p->caller_asleep, 0);
+    atomic_init(&p->taken, 0);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->new_round, NULL);
     pthread_cond_init(&p->all_done, NULL);
@@ -202,8 +204,23 @@ int pool_size(const struct pool *p)
     return p->n;
 }
 
+bool pool_take(struct pool *p, int64_t total, int64_t *begin, int64_t *end)
+{
+    int64_t at = atomic_load_explicit(&p->taken, memory_order_relaxed), n;
+    do {
+        if (at >= total)
+            return false;
+        n = p->n == 1 ? total - at : MAX((total - at) / (2 * p->n), (int64_t)1);
+    } while (!atomic_compare_exchange_weak_explicit(&p->taken, &at, at + n, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *begin = at;
+    *end = at + n;
+    return true;
+}
+
 void pool_run(struct pool *p, pool_fn *fn, void *arg)
 {
+    atomic_store_explicit(&p->taken, 0, memory_order_relaxed);
     if (p->n > 1) {
         p->fn = fn;
         p->arg = arg;

@@ -14,6 +14,10 @@
  * STRIP_BYTES of them, stay in the second-level cache. */
 enum { TILE_ROWS = 32, TILE_TOKENS = 32, SPLIT_GRAIN = 16, STRIP_BYTES = 192 << 10 };
 
+/* Of the rows of one token: small enough that waiting for the last is short,
+ * large enough that starting a stream is. */
+enum { UNIT_BYTES = 32 << 10 };
+
 int device_cpu_open(const struct device_config *c, struct device **out, struct err *e)
 {
     struct device *d = calloc(1, sizeof(*d));
@@ -251,6 +255,31 @@ void cpu_pack(const struct device *d, int i, const float *x, int64_t x_stride, i
     }
 }
 
+static int64_t unit_rows(const struct dev_mat *w)
+{
+    int64_t fit = UNIT_BYTES / (int64_t)dtype_row_bytes(w->type, w->n_in);
+    return MAX(fit / SPLIT_GRAIN, (int64_t)1) * SPLIT_GRAIN;
+}
+
+int64_t cpu_units(const struct dev_mat *w)
+{
+    return (w->n_out + unit_rows(w) - 1) / unit_rows(w);
+}
+
+void cpu_unit_rows(const struct dev_mat *w, int64_t u0, int64_t u1, int64_t *at, int64_t *r0,
+                   int64_t *r1)
+{
+    int64_t first = *at, rows = unit_rows(w);
+    *at += cpu_units(w);
+    u0 = MAX(u0, first);
+    u1 = MIN(u1, *at);
+    *r0 = *r1 = 0;
+    if (u0 < u1) {
+        *r0 = (u0 - first) * rows;
+        *r1 = MIN((u1 - first) * rows, w->n_out);
+    }
+}
+
 struct project_job {
     struct device *d;
     const struct dev_project *p;
@@ -259,6 +288,7 @@ struct project_job {
 
 static void project_one_token(void *arg, int i, int n)
 {
+    (void)n;
     const struct project_job *j = arg;
     const struct dev_project *p = j->p;
     const struct device *d = j->d;
@@ -272,15 +302,20 @@ static void project_one_token(void *arg, int i, int n)
     }
     if (j->need_act)
         d->k->quantize(act, x, p->n_in);
-    for (int m = 0; m < p->n_mats; m++) {
-        int64_t r0, r1;
-        pool_split(p->w[m]->n_out, SPLIT_GRAIN, i, n, &r0, &r1);
-        if (r0 == r1)
-            continue;
-        float *out = p->add ? d->tmp + r0 : p->out[m] + r0;
-        cpu_mul(d, p->w[m], r0, r1, x, p->n_in, act, 1, out, 0);
-        if (p->add)
-            d->k->add(p->out[m] + r0, out, r1 - r0);
+    int64_t total = 0, u0, u1, r0, r1;
+    for (int m = 0; m < p->n_mats; m++)
+        total += cpu_units(p->w[m]);
+    while (pool_take(d->pool, total, &u0, &u1)) {
+        int64_t at = 0;
+        for (int m = 0; m < p->n_mats; m++) {
+            cpu_unit_rows(p->w[m], u0, u1, &at, &r0, &r1);
+            if (r0 == r1)
+                continue;
+            float *out = p->add ? d->tmp + r0 : p->out[m] + r0;
+            cpu_mul(d, p->w[m], r0, r1, x, p->n_in, act, 1, out, 0);
+            if (p->add)
+                d->k->add(p->out[m] + r0, out, r1 - r0);
+        }
     }
 }
 

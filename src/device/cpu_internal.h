@@ -63,6 +63,16 @@ void cpu_mul_many(const struct device *d, int i, const struct dev_mat *w, int64_
 void cpu_pack(const struct device *d, int i, const float *x, int64_t x_stride, int64_t t0,
               int64_t t1, int64_t n);
 
+/*
+ * Rows for one token, dealt out by pool_take: several matrices make one
+ * sequence of units, pieces of some ten KiB.
+ */
+int64_t cpu_units(const struct dev_mat *w);
+/* The rows [*r0, *r1) of w, maybe none, that are in units [u0, u1) of a
+ * sequence in which w begins at *at; moves *at behind w. */
+void cpu_unit_rows(const struct dev_mat *w, int64_t u0, int64_t u1, int64_t *at, int64_t *r0,
+                   int64_t *r1);
+
 static inline void *cpu_thread_mem(const struct device *d, int i)
 {
     return d->thread + (size_t)i * d->thread_stride;

@@ -88,11 +88,13 @@ static void score_rows(void *arg, int i, int n)
     const struct moe_job *j = arg;
     const struct device *d = j->d;
     const struct dev_moe *m = j->m;
-    int64_t r0, r1, n_out = m->router->n_out;
-    pool_split(n_out, GRAIN, i, n, &r0, &r1);
-    if (r0 < r1)
+    int64_t u0, u1, r0, r1;
+    (void)i, (void)n;
+    while (pool_take(d->pool, cpu_units(m->router), &u0, &u1)) {
+        cpu_unit_rows(m->router, u0, u1, &(int64_t){0}, &r0, &r1);
         cpu_mul(d, m->router, r0, r1, d->moe_h, m->n_embd, d->moe_act, m->n_tok, d->moe_scores + r0,
-                n_out);
+                m->router->n_out);
+    }
 }
 
 static void pick_tokens(void *arg, int i, int n)
@@ -129,10 +131,12 @@ struct guess_job {
 static void guess_rows(void *arg, int i, int n)
 {
     const struct guess_job *j = arg;
-    int64_t r0, r1;
-    pool_split(j->router->n_out, GRAIN, i, n, &r0, &r1);
-    if (r0 < r1)
+    int64_t u0, u1, r0, r1;
+    (void)i, (void)n;
+    while (pool_take(j->d->pool, cpu_units(j->router), &u0, &u1)) {
+        cpu_unit_rows(j->router, u0, u1, &(int64_t){0}, &r0, &r1);
         cpu_mul(j->d, j->router, r0, r1, j->d->norm, j->router->n_in, j->d->act, 1, j->d->guess + r0, 0);
+    }
 }
 
 void device_moe_guess(struct device *d, const float *x, const float *norm, float eps,
@@ -159,39 +163,67 @@ static int64_t ffn_width(const struct device *d)
     return MAX(d->sizes.expert_width, d->sizes.shared_width);
 }
 
+static void gate_up_rows(const struct moe_job *j, const struct dev_expert *e, int64_t r0, int64_t r1)
+{
+    const struct device *d = j->d;
+    int64_t at = ffn_row(j->m, e) * ffn_width(d) + r0;
+    float *g = d->ffn_gate + at, *u = d->ffn_up + at;
+    cpu_mul(d, &e->gate, r0, r1, d->moe_h, j->m->n_embd, d->moe_act, 1, g, 0);
+    cpu_mul(d, &e->up, r0, r1, d->moe_h, j->m->n_embd, d->moe_act, 1, u, 0);
+    d->k->silu_mul(g, g, u, r1 - r0);
+}
+
 static void batch_gate_up(void *arg, int i, int n)
 {
     const struct moe_job *j = arg;
     const struct device *d = j->d;
-    for (int b = 0; b < j->n; b++) {
-        const struct dev_expert *e = &j->e[b];
-        int64_t r0, r1, at = ffn_row(j->m, e) * ffn_width(d);
-        pool_split(e->gate.n_out, GRAIN, i, n, &r0, &r1);
-        if (r0 == r1 || e->step == DEV_DOWN)
-            continue;
-        float *g = d->ffn_gate + at + r0, *u = d->ffn_up + at + r0;
-        cpu_mul(d, &e->gate, r0, r1, d->moe_h, j->m->n_embd, d->moe_act, 1, g, 0);
-        cpu_mul(d, &e->up, r0, r1, d->moe_h, j->m->n_embd, d->moe_act, 1, u, 0);
-        d->k->silu_mul(g, g, u, r1 - r0);
+    int64_t total = 0, u0, u1, r0, r1;
+    (void)i, (void)n;
+    for (int b = 0; b < j->n; b++)
+        total += j->e[b].step == DEV_DOWN ? 0 : cpu_units(&j->e[b].gate);
+    while (pool_take(d->pool, total, &u0, &u1)) {
+        int64_t at = 0;
+        for (int b = 0; b < j->n; b++) {
+            const struct dev_expert *e = &j->e[b];
+            if (e->step == DEV_DOWN)
+                continue;
+            cpu_unit_rows(&e->gate, u0, u1, &at, &r0, &r1);
+            if (r0 < r1)
+                gate_up_rows(j, e, r0, r1);
+        }
     }
+}
+
+/* Every thread quantises the input for itself, as cpu.c says. */
+static void down_rows(const struct moe_job *j, const struct dev_expert *e, int64_t r0, int64_t r1,
+                      void *act)
+{
+    const struct device *d = j->d;
+    const float *h = d->ffn_gate + ffn_row(j->m, e) * ffn_width(d);
+    float *y = e->shared ? d->moe_shared : d->moe_y + e->slot * j->m->n_embd;
+    if (cpu_uses_act(d, &e->down))
+        d->k->quantize(act, h, e->down.n_in);
+    cpu_mul(d, &e->down, r0, r1, h, e->down.n_in, act, 1, y + r0, 0);
 }
 
 static void batch_down(void *arg, int i, int n)
 {
     const struct moe_job *j = arg;
     const struct device *d = j->d;
-    uint8_t *act = cpu_thread_mem(d, i);
-    for (int b = 0; b < j->n; b++) {
-        const struct dev_expert *e = &j->e[b];
-        const float *h = d->ffn_gate + ffn_row(j->m, e) * ffn_width(d);
-        float *y = e->shared ? d->moe_shared : d->moe_y + e->slot * j->m->n_embd;
-        int64_t r0, r1;
-        pool_split(e->down.n_out, GRAIN, i, n, &r0, &r1);
-        if (r0 == r1 || e->step == DEV_GATE_UP)
-            continue;
-        if (cpu_uses_act(d, &e->down))
-            d->k->quantize(act, h, e->down.n_in);
-        cpu_mul(d, &e->down, r0, r1, h, e->down.n_in, act, 1, y + r0, 0);
+    int64_t total = 0, u0, u1, r0, r1;
+    (void)n;
+    for (int b = 0; b < j->n; b++)
+        total += j->e[b].step == DEV_GATE_UP ? 0 : cpu_units(&j->e[b].down);
+    while (pool_take(d->pool, total, &u0, &u1)) {
+        int64_t at = 0;
+        for (int b = 0; b < j->n; b++) {
+            const struct dev_expert *e = &j->e[b];
+            if (e->step == DEV_GATE_UP)
+                continue;
+            cpu_unit_rows(&e->down, u0, u1, &at, &r0, &r1);
+            if (r0 < r1)
+                down_rows(j, e, r0, r1, cpu_thread_mem(d, i));
+        }
     }
 }
 
