@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -309,6 +310,9 @@ struct taking {
     struct pool *p;
     int64_t total;
     bool slow; /* the last thread rests after each part */
+    pthread_t caller;
+    int turns;
+    atomic_int elsewhere;
     int64_t most[8], sum[8];
     atomic_int times[4097];
 };
@@ -317,7 +321,7 @@ static void take_parts(void *arg, int i, int n)
 {
     struct taking *t = arg;
     int64_t b, e;
-    while (pool_take(t->p, t->total, &b, &e)) {
+    while (pool_take(t->p, i, t->total, &b, &e)) {
         for (int64_t u = b; u < e; u++)
             atomic_fetch_add(&t->times[u], 1);
         t->most[i] = MAX(t->most[i], e - b);
@@ -343,9 +347,40 @@ static void pool_take_covers_all_once(void **state)
             for (int64_t u = 0; u < 4097; u++)
                 assert_int_equal(atomic_load(&t.times[u]), u < totals[k]);
             for (int i = 0; n > 1 && i < n; i++)
-                assert_true(t.most[i] <= MAX(totals[k] / 2, (int64_t)1));
+                assert_true(t.most[i] <= MAX(totals[k] / (2 * n), (int64_t)1));
         }
         pool_free(p);
+    }
+}
+
+static void count_turn(void *user)
+{
+    struct taking *t = user;
+    if (!pthread_equal(pthread_self(), t->caller))
+        atomic_store(&t->elsewhere, 1);
+    t->turns++;
+}
+
+static void pool_gives_the_caller_its_turns(void **state)
+{
+    (void)state;
+    static struct taking t;
+    for (int n = 1; n <= 3; n++) {
+        memset(&t, 0, sizeof(t));
+        t.p = pool_new(n);
+        t.total = 4000;
+        t.slow = n > 1; /* so that the caller takes most parts */
+        t.caller = pthread_self();
+        assert_non_null(t.p);
+        pool_set_turn(t.p, count_turn, &t);
+        pool_run(t.p, take_parts, &t);
+        assert_true(t.turns >= 5);
+        assert_int_equal(atomic_load(&t.elsewhere), 0);
+        pool_set_turn(t.p, NULL, NULL);
+        t.turns = 0;
+        pool_run(t.p, take_parts, &t);
+        assert_int_equal(t.turns, 0);
+        pool_free(t.p);
     }
 }
 
@@ -678,6 +713,7 @@ int main(void)
         cmocka_unit_test(pool_split_covers_all_once),
         cmocka_unit_test(pool_take_covers_all_once),
         cmocka_unit_test(pool_take_follows_speed),
+        cmocka_unit_test(pool_gives_the_caller_its_turns),
         cmocka_unit_test(maps_are_zeroed_aligned_discardable),
         cmocka_unit_test(discard_gives_memory_back),
         cmocka_unit_test(locked_memory_can_be_discarded),

@@ -281,10 +281,14 @@ int pool_size(const struct pool *p);
  * pool. Workers spin for some microseconds after a task and then sleep. */
 typedef void pool_fn(void *arg, int i, int n);
 void pool_run(struct pool *p, pool_fn *fn, void *arg);
-/* Inside a task: takes the next part [*begin, *end) of 0..total, which all
- * threads of the task must name alike; false: nothing is left. Parts become
+/* Inside a task, thread i: takes the next part [*begin, *end) of 0..total, which
+ * all threads of the task must name alike; false: nothing is left. Parts become
  * smaller towards the end, so that threads of unequal speed end together. */
-bool pool_take(struct pool *p, int64_t total, int64_t *begin, int64_t *end);
+bool pool_take(struct pool *p, int i, int64_t total, int64_t *begin, int64_t *end);
+/* What the caller of pool_run does besides: fn(user) is called on its thread
+ * when a task begins and whenever it takes a part. NULL: nothing. */
+typedef void pool_turn_fn(void *user);
+void pool_set_turn(struct pool *p, pool_turn_fn *fn, void *user);
 
 /* Records each thread's share of each task; NULL: no more. pool_label says what
  * the next tasks are. Both between tasks. */

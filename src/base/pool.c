@@ -43,6 +43,8 @@ struct pool {
     struct trace *trace; /* this and the label: like fn */
     const struct trace_kind *kind;
     int64_t kind_arg;
+    pool_turn_fn *turn;  /* the caller's alone */
+    void *turn_user;
     struct worker *workers; /* n - 1 */
 
     pthread_mutex_t lock;
@@ -204,13 +206,15 @@ int pool_size(const struct pool *p)
     return p->n;
 }
 
-bool pool_take(struct pool *p, int64_t total, int64_t *begin, int64_t *end)
+bool pool_take(struct pool *p, int i, int64_t total, int64_t *begin, int64_t *end)
 {
+    if (i == 0 && p->turn)
+        p->turn(p->turn_user);
     int64_t at = atomic_load_explicit(&p->taken, memory_order_relaxed), n;
     do {
         if (at >= total)
             return false;
-        n = p->n == 1 ? total - at : MAX((total - at) / (2 * p->n), (int64_t)1);
+        n = MAX((total - at) / (2 * p->n), (int64_t)1);
     } while (!atomic_compare_exchange_weak_explicit(&p->taken, &at, at + n, memory_order_relaxed,
                                                     memory_order_relaxed));
     *begin = at;
@@ -227,9 +231,17 @@ void pool_run(struct pool *p, pool_fn *fn, void *arg)
         atomic_store(&p->pending, p->n - 1);
         start_round(p);
     }
+    if (p->turn)
+        p->turn(p->turn_user);
     run_share(p, fn, arg, 0);
     if (p->n > 1)
         await_done(p);
+}
+
+void pool_set_turn(struct pool *p, pool_turn_fn *fn, void *user)
+{
+    p->turn = fn;
+    p->turn_user = user;
 }
 
 void pool_set_trace(struct pool *p, struct trace *t)

@@ -67,6 +67,11 @@ void device_set_trace(struct device *d, struct trace *t)
     pool_set_trace(d->pool, t);
 }
 
+void device_set_turn(struct device *d, device_turn_fn *fn, void *user)
+{
+    pool_set_turn(d->pool, fn, user);
+}
+
 void device_label(struct device *d, const struct trace_kind *k, int64_t layer)
 {
     pool_label(d->pool, k, layer);
@@ -305,7 +310,7 @@ static void project_one_token(void *arg, int i, int n)
     int64_t total = 0, u0, u1, r0, r1;
     for (int m = 0; m < p->n_mats; m++)
         total += cpu_units(p->w[m]);
-    while (pool_take(d->pool, total, &u0, &u1)) {
+    while (pool_take(d->pool, i, total, &u0, &u1)) {
         int64_t at = 0;
         for (int m = 0; m < p->n_mats; m++) {
             cpu_unit_rows(p->w[m], u0, u1, &at, &r0, &r1);

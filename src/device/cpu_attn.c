@@ -83,7 +83,7 @@ static void attend(void *arg, int i, int n)
     const struct attn_job *j = arg;
     int64_t per_token = j->a->n_kv * j->parts, units = j->a->n_tok * per_token, u0, u1;
     (void)n;
-    while (pool_take(j->d->pool, units, &u0, &u1))
+    while (pool_take(j->d->pool, i, units, &u0, &u1))
         for (int64_t u = units - u1; u < units - u0; u++) { /* later tokens, which cost more, first */
             int64_t rest = u % per_token;
             attend_unit(j, i, u / per_token, rest / j->parts, rest % j->parts);

@@ -89,8 +89,8 @@ static void score_rows(void *arg, int i, int n)
     const struct device *d = j->d;
     const struct dev_moe *m = j->m;
     int64_t u0, u1, r0, r1;
-    (void)i, (void)n;
-    while (pool_take(d->pool, cpu_units(m->router), &u0, &u1)) {
+    (void)n;
+    while (pool_take(d->pool, i, cpu_units(m->router), &u0, &u1)) {
         cpu_unit_rows(m->router, u0, u1, &(int64_t){0}, &r0, &r1);
         cpu_mul(d, m->router, r0, r1, d->moe_h, m->n_embd, d->moe_act, m->n_tok, d->moe_scores + r0,
                 m->router->n_out);
@@ -132,8 +132,8 @@ static void guess_rows(void *arg, int i, int n)
 {
     const struct guess_job *j = arg;
     int64_t u0, u1, r0, r1;
-    (void)i, (void)n;
-    while (pool_take(j->d->pool, cpu_units(j->router), &u0, &u1)) {
+    (void)n;
+    while (pool_take(j->d->pool, i, cpu_units(j->router), &u0, &u1)) {
         cpu_unit_rows(j->router, u0, u1, &(int64_t){0}, &r0, &r1);
         cpu_mul(j->d, j->router, r0, r1, j->d->norm, j->router->n_in, j->d->act, 1, j->d->guess + r0, 0);
     }
@@ -178,10 +178,10 @@ static void batch_gate_up(void *arg, int i, int n)
     const struct moe_job *j = arg;
     const struct device *d = j->d;
     int64_t total = 0, u0, u1, r0, r1;
-    (void)i, (void)n;
+    (void)n;
     for (int b = 0; b < j->n; b++)
         total += j->e[b].step == DEV_DOWN ? 0 : cpu_units(&j->e[b].gate);
-    while (pool_take(d->pool, total, &u0, &u1)) {
+    while (pool_take(d->pool, i, total, &u0, &u1)) {
         int64_t at = 0;
         for (int b = 0; b < j->n; b++) {
             const struct dev_expert *e = &j->e[b];
@@ -214,7 +214,7 @@ static void batch_down(void *arg, int i, int n)
     (void)n;
     for (int b = 0; b < j->n; b++)
         total += j->e[b].step == DEV_GATE_UP ? 0 : cpu_units(&j->e[b].down);
-    while (pool_take(d->pool, total, &u0, &u1)) {
+    while (pool_take(d->pool, i, total, &u0, &u1)) {
         int64_t at = 0;
         for (int b = 0; b < j->n; b++) {
             const struct dev_expert *e = &j->e[b];

@@ -183,6 +183,11 @@ void device_moe_end(struct device *d, const struct dev_moe *m);
 void device_set_trace(struct device *d, struct trace *t);
 void device_label(struct device *d, const struct trace_kind *k, int64_t layer);
 
+/* fn(user) is called on the caller's thread during operations, between pieces of
+ * its work: often, so it must be quick. NULL: nothing. */
+typedef void device_turn_fn(void *user);
+void device_set_turn(struct device *d, device_turn_fn *fn, void *user);
+
 /* Memory bandwidth figures for the probe: streams `bytes` with all threads
  * once; plain reads, or the dot kernel over Q4_K rows. Returns nanoseconds. */
 int64_t device_probe_memory(struct device *d, void *buf, size_t bytes, bool dot);

@@ -158,6 +158,8 @@ void model_close(struct model *m)
 {
     if (!m)
         return;
+    if (m->q)
+        device_set_turn(m->dev, NULL, NULL);
     if (m->cache)
         expert_close(m->cache);
     dense_close(m);

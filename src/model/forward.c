@@ -52,7 +52,6 @@ static void project(struct model *m, const float *x, int64_t n_tok, int64_t n_in
         p.w[i] = w[i];
         p.out[i] = out[i];
     }
-    keep_reading(m);
     device_project(m->dev, &p);
 }
 

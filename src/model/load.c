@@ -189,6 +189,13 @@ int load_scratch(struct model *m, struct err *e)
     return OK;
 }
 
+/* Takes in what was read and starts what is queued: while all threads compute
+ * nobody else does. */
+static void keep_reading(void *q)
+{
+    ioq_poll(q);
+}
+
 int model_load(struct model *m, const struct model_options *o, struct device *d, struct ioq *q,
                int64_t cache_bytes, const char *policy, model_progress_fn *progress, void *user,
                struct err *e)
@@ -197,6 +204,7 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
     m->dev = d;
     m->q = q;
     guess_open(&m->guess, o->lookahead, (int)MIN(m->c.n_used, (int64_t)DEV_MAX_USED));
+    device_set_turn(d, keep_reading, q);
     TRY(check_types(m, d, e));
     TRY(open_files(m, e));
     TRY(model_add_mirrors(m, o->mirrors, o->n_mirrors, q, m->files, gguf_n_files(m->gguf), e));

@@ -286,14 +286,6 @@ static inline void work_label(struct model *m, enum work w)
 
 /* ---- load.c, forward.c, moe.c ------------------------------------------ */
 
-/* Between pieces of work: takes in what was read and starts what is queued.
- * While all threads compute nobody else does. */
-static inline void keep_reading(struct model *m)
-{
-    if (m->q) /* a rehearsal has none */
-        ioq_poll(m->q);
-}
-
 /* Rotary frequencies and scratch for m->options. */
 int load_scratch(struct model *m, struct err *e);
 /* Attention or gated delta net, added to the residual stream. */

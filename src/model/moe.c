@@ -257,7 +257,6 @@ int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e
     const struct layer *l = &m->layers[il];
     struct dev_moe b = moe_of(m, l, n_tok);
     work_label(m, WORK_ROUTER);
-    keep_reading(m);
     device_moe_begin(m->dev, &b);
     if (m->route)
         m->route(m->route_user, il, pos, n_tok, (int)b.n_used, b.picks);
