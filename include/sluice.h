@@ -60,8 +60,8 @@ typedef struct sluice_options {
     const char *cpu;       /* NULL or "auto", "portable", "avx2", "avx512" */
     const char *io;        /* NULL or "auto", "uring", "pread" */
     const char *policy;    /* eviction policy; NULL: default */
-    int lookahead;         /* experts of each of the next two layers guessed and read ahead; -1: none,
-                              0: as many as pay */
+    int lookahead;         /* experts of the next layer guessed and read ahead, half as many of the one after;
+                              -1: none, 0: as many as pay */
     bool exact;            /* float activations and F32 KV cache instead of 8-bit and F16 */
     bool kv_f32;           /* F32 KV cache */
     bool tokenizer_only;   /* open no weights: tokenising works, sessions do not */

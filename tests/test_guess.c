@@ -21,20 +21,20 @@ static void bad_guesses_become_fewer(void **state)
     (void)state;
     struct guess g;
     guess_open(&g, 0, 10);
-    assert_int_equal(g.n, 4);
+    assert_int_equal(g.n, 6);
     ticks(&g, 15, 100, 90);
-    assert_int_equal(g.n, 4); /* not yet */
+    assert_int_equal(g.n, 6); /* not yet */
     ticks(&g, 1, 100, 90);
-    assert_int_equal(g.n, 3);
+    assert_int_equal(g.n, 4);
     for (int i = 2; i < 20; i++)
         ticks(&g, 16, 100 * i, 90 * i);
     assert_int_equal(g.n, 1); /* and never none: else nothing could be learned */
     for (int i = 0; i < 20; i++)
         ticks(&g, 16, 2000 + 100 * i, 1710 + i);
-    assert_int_equal(g.n, 4);
+    assert_int_equal(g.n, 6);
     ticks(&g, 16, 4000, 1729 + 25); /* a quarter: neither */
     ticks(&g, 16, 4100, 1754 + 25);
-    assert_int_equal(g.n, 4);
+    assert_int_equal(g.n, 6);
 }
 
 static void what_was_asked_for_stays(void **state)

@@ -23,7 +23,7 @@
 
 #include <cmocka.h>
 
-#define FILE_BYTES ((int64_t)3 * 1024 * 1024 + 1234)
+#define FILE_BYTES ((int64_t)5 * 1024 * 1024 + 1234)
 #define MAX_REQS 64
 
 static char path[] = "/var/tmp/sluice_io_XXXXXX"; /* /tmp may be in memory */
@@ -271,7 +271,7 @@ static void lookahead_waits_for_a_nearly_idle_queue(void **state)
 {
     struct env *v = *state;
     slow(v, 20);
-    submit(v, 0, 0, 2200000, IOQ_DENSE);
+    submit(v, 0, 0, 4300000, IOQ_DENSE);
     submit(v, 1, 0, 100, IOQ_AHEAD);
     assert_int_equal(v->req[0].state, IOQ_INFLIGHT);
     assert_int_equal(v->req[1].state, IOQ_QUEUED);
@@ -279,7 +279,7 @@ static void lookahead_waits_for_a_nearly_idle_queue(void **state)
     assert_int_equal(v->req[1].state, IOQ_INFLIGHT);
     submit(v, 2, 0, 100, IOQ_AHEAD); /* beside a small one: at once */
     assert_int_equal(v->req[2].state, IOQ_INFLIGHT);
-    submit(v, 3, 0, 2200000, IOQ_DEMAND);
+    submit(v, 3, 0, 4300000, IOQ_DEMAND);
     submit(v, 4, 0, 100, IOQ_AHEAD);
     assert_int_equal(v->req[3].state, IOQ_INFLIGHT); /* demand never waits for lookahead */
     assert_int_equal(v->req[4].state, IOQ_QUEUED);

@@ -248,15 +248,15 @@ static void lookahead_waits_for_all_its_drives(void **state)
     struct env *v = *state;
     equally_fast(v);
     fault(v, IOQ_FAULT_SLOW, 0, -1, 10);
-    submit(v, 0, 0, 3 * MIB, IOQ_DEMAND); /* two of these: 3 MiB on each drive */
-    submit(v, 1, 0, 3 * MIB, IOQ_DEMAND);
-    submit(v, 2, 0, MIB, IOQ_AHEAD);
-    assert_int_equal(v->req[1].state, IOQ_INFLIGHT);
-    assert_int_equal(v->req[2].state, IOQ_QUEUED);
-    submit(v, 3, 4096, MIB, IOQ_DEMAND); /* never waits for lookahead */
-    assert_int_equal(v->req[3].state, IOQ_INFLIGHT);
+    for (int i = 0; i < 3; i++) /* 4.5 MiB on each drive */
+        submit(v, i, 0, 3 * MIB, IOQ_DEMAND);
+    submit(v, 3, 0, MIB, IOQ_AHEAD);
+    assert_int_equal(v->req[2].state, IOQ_INFLIGHT);
+    assert_int_equal(v->req[3].state, IOQ_QUEUED);
+    submit(v, 4, 4096, MIB, IOQ_DEMAND); /* never waits for lookahead */
+    assert_int_equal(v->req[4].state, IOQ_INFLIGHT);
     finish_all(v);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         assert_read(&v->req[i]);
 }
 

@@ -47,8 +47,8 @@ static const struct option_row table[] = {
     {"policy", 0, O_TEXT, G_MODEL, C_ENGINE, AT(policy), "NAME", NULL, 0, 0, NULL, NULL,
      "which expert leaves a full cache first; changes speed only"},
     {"lookahead", 0, O_INT, G_MODEL, C_ENGINE, AT(lookahead), "N", "-1", -1, 64, NULL, NULL,
-     "experts of each of the next two layers that are guessed and read ahead while the drive is "
-     "idle; 0: none, -1: as many as pay; changes speed only"},
+     "experts of the next layer, and half as many of the one after, that are guessed and read "
+     "ahead while the drive is idle; 0: none, -1: as many as pay; changes speed only"},
     {"exact", 0, O_FLAG, G_MODEL, C_ENGINE, AT(exact), NULL, NULL, 1, 0, NULL, NULL,
      "float activations and an f32 KV cache instead of 8-bit activations and f16: slower, as "
      "near to the file's weights as it gets"},

@@ -28,8 +28,8 @@
 #define DEFAULT_INFLIGHT ((size_t)8 << 20)
 /* Lookahead fills the drive up to here when the last demanded reads run out; a
  * demanded read that comes has no more than this before it. */
-#define AHEAD_INFLIGHT ((size_t)2 << 20)
-#define AHEAD_DEPTH 2
+#define AHEAD_INFLIGHT ((size_t)4 << 20)
+#define AHEAD_DEPTH 4
 #define MAX_TRIES 64 /* EINTR / EAGAIN in a row before it is an error */
 
 /* ---- opening ---------------------------------------------------------- */

@@ -4,12 +4,13 @@
  * to be read. No result depends on it.
  *
  * Two layers: one whose picks are all here would leave the drive without work
- * while the other waits. How many experts a layer is guessed for follows from
- * what becomes of the guesses, unless the user said it.
+ * while the other waits. The farther one, about which less is known, gets half
+ * as many guesses. How many follows from what becomes of them, unless the user
+ * said it.
  */
 #include "model/model_internal.h"
 
-enum { LAYERS_AHEAD = 2, DEFAULT_MOST = 4, PERIOD = 16 };
+enum { LAYERS_AHEAD = 2, DEFAULT_MOST = 6, PERIOD = 16 };
 
 void guess_open(struct guess *g, int wanted, int n_used)
 {
@@ -40,7 +41,7 @@ void guess_next(struct model *m, int il)
     if (n <= 0 || expert_bytes(m->cache) >= m->cache_full_bytes)
         return;
     work_label(m, WORK_GUESS);
-    for (int k = il + 1; k <= il + LAYERS_AHEAD && k < m->c.n_layers && dense_stays(m, k); k++) {
+    for (int k = il + 1; n > 0 && k <= il + LAYERS_AHEAD && k < m->c.n_layers && dense_stays(m, k); k++, n /= 2) {
         const struct layer *l = &m->layers[k];
         device_moe_guess(m->dev, m->scratch.x, l->ffn_norm, m->c.eps, &l->router, ids, n);
         expert_hint(m->cache, k, ids, n);

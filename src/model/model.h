@@ -84,7 +84,7 @@ struct model_options {
     bool kv_f16;
     int64_t dense_bytes; /* most memory for the dense part; less than it all: what is missing is read
                             again for every pass */
-    int lookahead;    /* experts guessed ahead for each of the next two layers; 0: as many as pay,
+    int lookahead;    /* experts guessed ahead for the next layer, half for the one after; 0: as many as pay,
                          -1: none. Changes no result */
     const char *const *mirrors; /* folders with copies of the files; borrowed while loading */
     int n_mirrors;
