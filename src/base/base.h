@@ -8,6 +8,7 @@
  *              memory mappings, opening model files, limits, clock, CPU
  *   pool.c     the compute threads
  *   trace.c    what happened when, for --timeline
+ *   touch.c    memory touched before it is used
  *
  * Nothing here knows a model, prints, reads the environment or exits.
  * Unless a comment says otherwise a function may be called from any thread
@@ -266,6 +267,21 @@ int trace_open(struct trace *t, const char *path, struct err *e);
 int trace_close(struct trace *t, struct err *e);
 void trace_add(struct trace *t, const struct trace_kind *k, int track, int64_t begin_ns,
                int64_t end_ns, const int64_t *args, int n_args);
+
+/* ---- touch.c ---------------------------------------------------------- */
+
+/*
+ * A thread of the lowest priority that touches fresh pages of some regions a
+ * little before they are used. All calls from one thread; NULL does nothing.
+ */
+struct touch;
+struct touch *touch_open(int n_regions); /* NULL: it cannot be */
+void touch_close(struct touch *t);
+/* The region begins at `begin`, and nothing of it at or above `bytes` is touched
+ * from now on. Before the first such call nothing is. */
+void touch_limit(struct touch *t, int region, void *begin, size_t bytes);
+/* The first `bytes` of the region have been used: touching goes on from there. */
+void touch_used(struct touch *t, int region, size_t bytes);
 
 /* ---- pool.c ----------------------------------------------------------- */
 

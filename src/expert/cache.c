@@ -90,7 +90,7 @@ int expert_open(const struct expert_config *cfg, struct expert_cache **out, stru
     if ((rc = slots_map(c, cfg->cache_bytes, e)) < 0 || (rc = open_tables(c, e)) < 0)
         goto out;
     if (c->huge)
-        c->touch = touch_open(c);
+        c->touch = touch_open(c->n_cls);
     expert_resize(c, cfg->cache_bytes);
     *out = c;
     c = NULL;

@@ -127,13 +127,4 @@ bool pending_drop_one(struct expert_cache *c, int cls);
 /* Cancels reads for a layer that have not begun: the router chose otherwise. */
 void pending_drop_layer(struct expert_cache *c, int layer);
 
-/* ---- touch.c ---- */
-/* Starts touching memory ahead of its use; NULL: it cannot be. */
-struct touch *touch_open(const struct expert_cache *c);
-void touch_close(struct touch *t);
-/* Slots of a class up to `bytes` have been taken. */
-void touch_used(struct touch *t, int cls, size_t bytes);
-/* From now on nothing at or above `bytes` is touched. */
-void touch_limit(struct touch *t, int cls, size_t bytes);
-
 #endif

@@ -3,7 +3,6 @@
  *
  *   cache.c      leases, hints, counters
  *   slots.c      size classes, the mapping, growing and shrinking
- *   touch.c      memory touched before it is used
  *   reads.c      the reads of a slot; slots read for nobody yet
  *   policy_*.c   one eviction policy a file
  *

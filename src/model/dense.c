@@ -25,6 +25,7 @@
 enum {
     PIECE = 4 << 20, /* bytes of a read */
     WINDOW = 8,      /* reads under way while loading */
+    HUGE_FROM = 64 << 20, /* bytes of memory that are worth huge pages and touching ahead */
     ROWS_AT_ONCE = 16,
     OUTPUT_GRAIN = 16 /* rows of an output piece come in multiples of it */
 };
@@ -148,6 +149,7 @@ struct loader {
     bool used[WINDOW];
     int next;
     int64_t done, total;
+    struct touch *touch;
     model_progress_fn *progress;
     void *user;
 };
@@ -175,6 +177,7 @@ static int load_span(struct loader *r, int file, int64_t begin, int64_t end, uin
     for (int64_t at = page; at < end; at += PIECE) {
         int i = r->next++ % WINDOW;
         TRY(settle(r, i, e));
+        touch_used(r->touch, 0, (size_t)(to + (at - page) - r->m->dense.map));
         r->req[i] = (struct ioq_req){.file = r->m->files[file], .cls = IOQ_DEMAND, .offset = at,
                                      .bytes = (size_t)MIN((int64_t)PIECE, end - at),
                                      .buf = to + (at - page)};
@@ -288,16 +291,19 @@ int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, voi
     size_t at = 0;
     dense_layout(m, allowed, &d->layout);
     d->map_bytes = d->layout.bytes;
-    d->map = os_map(d->map_bytes, d->map_bytes >= (64 << 20));
+    d->map = os_map(d->map_bytes, d->map_bytes >= HUGE_FROM);
     if (!d->map)
         return err_set(e, E_NOMEM, "model: the system refused %zu bytes for the dense weights; close other programs or lower --memory",
                        d->map_bytes);
     r.total = (int64_t)d->map_bytes - 2 * (int64_t)d->layout.buffer;
+    r.touch = d->map_bytes >= HUGE_FROM ? touch_open(1) : NULL;
+    touch_limit(r.touch, 0, d->map, d->map_bytes);
     int rc = load_all(&r, &at, e);
     for (int i = 0; i < WINDOW; i++) { /* also after a failure: no read may outlive the buffer */
         int each = settle(&r, i, rc == OK ? e : NULL);
         rc = rc == OK ? each : rc;
     }
+    touch_close(r.touch);
     TRY(rc);
     if (!d->layout.embed_stays) {
         d->rows = d->map + at;

@@ -1,14 +1,14 @@
 /*
- * touch: memory of slots is touched a little before it is first used.
+ * Memory is touched a little before it is first used.
  *
  * A fresh page has to be found and cleared, which on virtual machines runs at
  * 0.4 to 1 GB/s, slower than the drive; a direct read into it does that on the
  * driver's thread, before the read starts. One thread of the lowest priority
- * does it ahead instead. It never touches what a class may not use (`limit`),
- * and a class that shrinks waits until it is out of the way: the budget holds.
+ * does it ahead instead. It never touches what a region may not use (`limit`),
+ * and one that shrinks waits until it is out of the way: the budget holds.
  * MADV_POPULATE_WRITE leaves contents alone, so that reads may be under way.
  */
-#include "expert/cache_impl.h"
+#include "base/base.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -21,9 +21,9 @@
 
 enum { STEP = 2 << 20, AHEAD = 256 << 20 };
 
-struct region { /* of one class; offsets from its begin */
+struct region { /* offsets from its begin */
     char *begin;
-    size_t used;  /* slots below it have been taken */
+    size_t used;  /* what lies below is in use */
     size_t limit; /* may be touched */
     size_t done;  /* has been touched, or been used before */
 };
@@ -81,16 +81,14 @@ static void *touch_main(void *arg)
     return NULL;
 }
 
-struct touch *touch_open(const struct expert_cache *c)
+struct touch *touch_open(int n_regions)
 {
     struct touch *t = calloc(1, sizeof(*t));
-    struct region *regions = calloc((size_t)c->n_cls, sizeof(*regions));
+    struct region *regions = calloc((size_t)n_regions, sizeof(*regions));
     if (!t || !regions)
         goto no;
     t->regions = regions;
-    t->n = c->n_cls;
-    for (int i = 0; i < t->n; i++)
-        regions[i].begin = c->memory + c->cls[i].region;
+    t->n = n_regions;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->changed, NULL);
     if (pthread_create(&t->thread, NULL, touch_main, t) == 0)
@@ -118,22 +116,23 @@ void touch_close(struct touch *t)
     free(t);
 }
 
-void touch_used(struct touch *t, int cls, size_t bytes)
+void touch_used(struct touch *t, int region, size_t bytes)
 {
     if (!t)
         return;
     pthread_mutex_lock(&t->lock);
-    t->regions[cls].used = MAX(t->regions[cls].used, bytes);
+    t->regions[region].used = MAX(t->regions[region].used, bytes);
     pthread_cond_broadcast(&t->changed);
     pthread_mutex_unlock(&t->lock);
 }
 
-void touch_limit(struct touch *t, int cls, size_t bytes)
+void touch_limit(struct touch *t, int region, void *begin, size_t bytes)
 {
     if (!t)
         return;
-    struct region *r = &t->regions[cls];
+    struct region *r = &t->regions[region];
     pthread_mutex_lock(&t->lock);
+    r->begin = begin;
     r->limit = bytes;
     while (t->busy == r && r->done + STEP > bytes)
         pthread_cond_wait(&t->changed, &t->lock);
