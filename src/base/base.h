@@ -233,6 +233,7 @@ enum {
 unsigned os_cpu_features(void);
 /* Processors this process may run on, its cgroup's quota counted in; >= 1. */
 int os_cpu_count(void);
+int64_t os_cpu_cache_bytes(void); /* the largest cache; 0: unknown */
 int64_t os_clock_ns(void);
 
 /* ---- trace.c ---------------------------------------------------------- */

@@ -89,6 +89,15 @@ int os_cpu_count(void)
     return MAX(n, 1);
 }
 
+int64_t os_cpu_cache_bytes(void)
+{
+    long bytes = -1;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    bytes = MAX(sysconf(_SC_LEVEL3_CACHE_SIZE), sysconf(_SC_LEVEL2_CACHE_SIZE));
+#endif
+    return MAX(bytes, 0L);
+}
+
 int64_t os_clock_ns(void)
 {
     struct timespec t;

@@ -12,7 +12,8 @@ enum {
     BIG_BLOCK = 4 << 20,
     SLOTS = 16,
     DRIVE_NS = 600 * 1000 * 1000,
-    MEMORY_BYTES = 192 << 20,
+    MEMORY_LEAST = 192 << 20,
+    MEMORY_MOST = 1 << 30,
     MEMORY_PASSES = 5
 };
 
@@ -108,19 +109,30 @@ static int probe_drive(const sluice_options *o, const struct model *model,
     return rc < 0 ? rc : OK;
 }
 
-static void probe_memory(struct device *d, void *memory, sluice_probe_result *r)
+/* Memory to stream: twice the largest cache, so that little of a pass is still
+ * there in the next, as far as a quarter of what is free allows. */
+static size_t probe_bytes(void)
+{
+    struct os_memory m;
+    os_memory(&m);
+    int64_t room = MIN(m.available, m.cgroup_limit - m.cgroup_used) / 4;
+    int64_t want = MIN(2 * os_cpu_cache_bytes(), MIN(room, (int64_t)MEMORY_MOST));
+    return align_up((size_t)MAX(want, (int64_t)MEMORY_LEAST), (size_t)1 << 20);
+}
+
+static void probe_memory(struct device *d, void *memory, size_t bytes, sluice_probe_result *r)
 {
     for (int dot = 0; dot < 2; dot++) {
         int64_t best = INT64_MAX;
         for (int i = 0; i < MEMORY_PASSES; i++)
-            best = MIN(best, device_probe_memory(d, memory, MEMORY_BYTES, dot != 0));
-        *(dot ? &r->dot_gbs : &r->memory_gbs) = (double)MEMORY_BYTES / (double)best;
+            best = MIN(best, device_probe_memory(d, memory, bytes, dot != 0));
+        *(dot ? &r->dot_gbs : &r->memory_gbs) = (double)bytes / (double)best;
     }
 }
 
 /* What the processor can do: memory speed, and one token's operations. */
 static int probe_processor(const sluice_options *o, struct model *m, struct device *d, void *memory,
-                           sluice_probe_result *r, struct err *e)
+                           size_t bytes, sluice_probe_result *r, struct err *e)
 {
     struct model_options mo = {.max_tokens = 1, .context = 64, .kv_f16 = !o->exact && !o->kv_f32};
     struct model_needs needs = {0};
@@ -131,9 +143,9 @@ static int probe_processor(const sluice_options *o, struct model *m, struct devi
     needs.sizes.max_in = MAX(needs.sizes.max_in, (int64_t)4096); /* for rows of the memory probe */
     needs.sizes.max_out = MAX(needs.sizes.max_out, (int64_t)4096);
     TRY(device_reserve(d, &needs.sizes, e));
-    memset(memory, 0, MEMORY_BYTES);
-    probe_memory(d, memory, r);
-    TRY(model_rehearse(m, &mo, d, memory, MEMORY_BYTES, &pace, e));
+    memset(memory, 0, bytes);
+    probe_memory(d, memory, bytes, r);
+    TRY(model_rehearse(m, &mo, d, memory, bytes, &pace, e));
     r->token_s = (double)pace.token_ns / 1e9;
     r->output_s = (double)pace.output_ns / 1e9;
     return OK;
@@ -154,11 +166,13 @@ int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error
     }
     if (rc == OK)
         rc = device_cpu_open(&dc, &d, e);
-    void *memory = rc == OK ? os_map(MEMORY_BYTES, true) : NULL;
+    size_t bytes = probe_bytes();
+    void *memory = rc == OK ? os_map(bytes, true) : NULL;
     if (rc == OK)
-        rc = memory ? probe_processor(o, m, d, memory, out, e) : err_set(e, E_NOMEM, "no memory for the memory probe");
+        rc = memory ? probe_processor(o, m, d, memory, bytes, out, e)
+                    : err_set(e, E_NOMEM, "no memory for the memory probe");
     if (memory)
-        os_unmap(memory, MEMORY_BYTES);
+        os_unmap(memory, bytes);
     device_close(d);
     model_close(m);
     return rc;
