@@ -58,6 +58,18 @@ static void open_queue(struct env *v, int depth, size_t inflight_bytes)
         fail_msg("%s", e.text);
 }
 
+struct heard {
+    int n;
+    char text[700];
+};
+
+static void hear(void *user, const char *text)
+{
+    struct heard *h = user;
+    h->n++;
+    snprintf(h->text, sizeof h->text, "%s", text);
+}
+
 static int setup(void **state)
 {
     struct env *v = *state;
@@ -231,6 +243,35 @@ static void slow(struct env *v, int ms)
     struct ioq_fault f = {.kind = ms ? IOQ_FAULT_SLOW : IOQ_FAULT_NONE, .file = -1,
                           .end = INT64_MAX, .count = -1, .delay_ms = ms};
     ioq_set_fault(v->q, &f);
+}
+
+/* A drive that hangs without failing: one sentence, and the bytes in the end. */
+static void a_drive_that_does_not_answer_is_told(void **state)
+{
+    struct env *v = *state;
+    struct heard h = {0};
+    struct err e = {0};
+    struct ioq_config c = {.kind = v->kind, .buffered = v->buffered, .patience_ms = 40};
+    ioq_close(v->q);
+    assert_int_equal(ioq_open(&c, &v->q, &e), OK);
+    v->file = ioq_add_file(v->q, path, &e);
+    ioq_set_warning(v->q, hear, &h);
+    ioq_wait(v->q, submit(v, 0, 0, 5000, IOQ_DEMAND));
+    assert_int_equal(h.n, 0);
+    slow(v, 250);
+    for (int round = 1; round <= 2; round++) {
+        for (int i = 0; i < 3; i++)
+            submit(v, i, 4096 * i, 4096, IOQ_DEMAND);
+        for (int i = 0; i < 3; i++)
+            ioq_wait(v->q, &v->req[i]);
+        assert_in_range(h.n, round, round + 1); /* they need not end together on a busy machine */
+        h.n = round;
+        for (int i = 0; i < 3; i++)
+            assert_read(&v->req[i]);
+    }
+    assert_non_null(strstr(h.text, path));
+    assert_non_null(strstr(h.text, "4096 bytes at offset"));
+    assert_non_null(strstr(h.text, "has not answered for 0."));
 }
 
 static void finish_all(struct env *v)
@@ -635,6 +676,7 @@ static int run(const char *name, enum ioq_kind kind, bool buffered)
         T(short_reads_are_continued),
         T(failures_beside_successes),
         T(waiting_for_nothing_returns),
+        T(a_drive_that_does_not_answer_is_told),
         T(files_and_names),
         T(offsets_beyond_4_gib),
     };

@@ -30,6 +30,7 @@
  * demanded read that comes has no more than this before it. */
 #define AHEAD_INFLIGHT ((size_t)4 << 20)
 #define AHEAD_DEPTH 4
+#define DEFAULT_PATIENCE_MS 10000
 #define MAX_TRIES 64 /* EINTR / EAGAIN in a row before it is an error */
 
 /* ---- opening ---------------------------------------------------------- */
@@ -61,6 +62,7 @@ int ioq_open(const struct ioq_config *c, struct ioq **out, struct err *e)
     q->limit_bytes = c->inflight_bytes ? c->inflight_bytes : DEFAULT_INFLIGHT;
     q->buffered = c->buffered;
     q->split_always = c->split_always;
+    q->patience_ns = (int64_t)(c->patience_ms ? c->patience_ms : DEFAULT_PATIENCE_MS) * 1000000;
     int rc = choose_backend(q, c->kind, e);
     if (rc < 0) {
         free(q);
@@ -310,6 +312,8 @@ static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
     }
     if (q->trace)
         record_read(q, op);
+    q->progress_ns = os_clock_ns();
+    q->late = false;
     op->req = NULL;
     if (--r->n_pieces == 0)
         finish(q, r, r->status, r->sys_errno);
@@ -468,6 +472,29 @@ static void fail_all(struct ioq *q, int sys_errno)
         }
 }
 
+/* A drive that hangs does not fail: the user shall know what is waited for. */
+static void warn_if_late(struct ioq *q, int64_t now_ns)
+{
+    const struct io_op *oldest = NULL;
+    if (q->late || !q->warning || now_ns - q->progress_ns < q->patience_ns)
+        return;
+    for (int d = 0; d < q->n_drives; d++)
+        for (int i = 0; i < q->depth; i++) {
+            const struct io_op *op = &q->drive[d].ops[i];
+            if (op->req && (!oldest || op->t_start_ns < oldest->t_start_ns))
+                oldest = op;
+        }
+    if (!oldest || now_ns - oldest->t_start_ns < q->patience_ns)
+        return;
+    struct err w = {0};
+    q->late = true;
+    err_set(&w, E_IO,
+            "the drive has not answered for %.1f s: reading %zu bytes at offset %lld of %s; still waiting for it",
+            (double)(now_ns - oldest->t_start_ns) / 1e9, oldest->len, (long long)oldest->offset,
+            q->files[oldest->req->file].copy[oldest->copy].path);
+    q->warning(q->warning_user, w.text);
+}
+
 static void reap(struct ioq *q, bool sleep)
 {
     if (sleep && q->n_drives > 1) { /* what ended while nobody looked tells no speed */
@@ -478,21 +505,19 @@ static void reap(struct ioq *q, bool sleep)
             return;
     }
     q->slept = sleep;
-    int64_t timeout = sleep ? -1 : 0, now = os_clock_ns();
-    for (const struct io_op *op = q->parked; op && timeout; op = op->next) {
-        int64_t left = MAX(op->due_ns - now, 0);
-        timeout = timeout < 0 ? left : MIN(timeout, left);
-    }
+    int64_t timeout = sleep ? q->patience_ns : 0, now = os_clock_ns();
+    for (const struct io_op *op = q->parked; op; op = op->next)
+        timeout = MIN(timeout, MAX(op->due_ns - now, 0));
     int rc = q->backend->reap(q, q->be, timeout);
-    if (timeout) {
-        int64_t end = os_clock_ns();
-        q->stats.wait_ns += end - now;
-        if (q->trace)
-            record_wait(q, now, end);
-    }
+    int64_t end = timeout ? os_clock_ns() : now;
+    q->stats.wait_ns += end - now;
+    if (timeout && q->trace)
+        record_wait(q, now, end);
     if (rc < 0)
         fail_all(q, -rc);
     settle_due(q);
+    if (sleep)
+        warn_if_late(q, end);
     pump(q);
 }
 

@@ -36,6 +36,7 @@ struct ioq_config {
     int depth;              /* reads in flight on a drive, 0: default */
     size_t inflight_bytes;  /* bytes in flight on a drive, 0: default (a single read may exceed it) */
     bool buffered;          /* do not use direct I/O */
+    int patience_ms;        /* after which a drive that does not answer is worth a warning, 0: default */
     bool split_always;      /* tests: take every file and every copy for a drive of its own */
 };
 
@@ -52,7 +53,8 @@ int ioq_add_file(struct ioq *q, const char *path, struct err *e);
 int ioq_add_mirror(struct ioq *q, int file, const char *path, struct err *e);
 /* Whether a copy lies on the same drive as another copy of its file. */
 bool ioq_shares_drive(const struct ioq *q, int file, int copy);
-/* Called on the driver's thread with one sentence when a copy goes out of use. */
+/* Called on the driver's thread with one sentence when a copy goes out of use,
+ * and when a read that is waited for takes too long to be normal. */
 typedef void ioq_warning_fn(void *user, const char *text);
 void ioq_set_warning(struct ioq *q, ioq_warning_fn *fn, void *user);
 /* Records reads, and the driver's sleeping for them; NULL: no more. */

@@ -105,6 +105,9 @@ struct ioq {
     int n_inflight;          /* ops of all drives */
     bool slept;              /* reaped ops ended just now, as far as we know */
     int64_t n_completed;     /* tells ioq_wait_any that something happened */
+    int64_t patience_ns;
+    int64_t progress_ns;     /* when a piece last ended */
+    bool late;               /* a warning about the drive was given since */
     int64_t busy_since_ns;
     struct ioq_fault fault;
     struct ioq_stats stats;

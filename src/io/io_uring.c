@@ -103,7 +103,8 @@ static void uring_start(void *be, struct io_op *op)
 
 static int uring_sleep(struct uring *u, int64_t timeout_ns)
 {
-    if (timeout_ns < 0)
+    /* Kernels before 5.11 can only wait for good. */
+    if (timeout_ns < 0 || !(u->ring.features & IORING_FEAT_EXT_ARG))
         return io_uring_submit_and_wait(&u->ring, 1);
     struct io_uring_cqe *cqe;
     struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000,
