@@ -115,7 +115,7 @@ static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
                             const struct expert_lease *leases, struct err *e)
 {
     struct arrival a = {.m = m, .l = &m->layers[il], .b = b, .leases = leases, .left = (int)b->n_used};
-    bool looked = false;
+    guess_next(m, il); /* now: the drive may have nothing to do while all that is here is computed */
     if (b->shared_gate)
         a.batch[a.n++] = shared_of(a.l, 1);
     while (a.left > 0 || a.n > 0) {
@@ -127,9 +127,6 @@ static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
             device_moe_experts(m->dev, b, a.batch, a.n);
         bool idle = a.n == 0;
         a.n = 0;
-        if (!looked) /* after what is here, before sleeping for what is not */
-            guess_next(m, il);
-        looked = true;
         if (idle && a.left > 0)
             TRY(wait_some(&a, e));
     }
