@@ -185,6 +185,17 @@ static void check_sums(const struct event *v, size_t n, const sluice_stats *stat
     assert_true(wait_us > (double)stats->read_wait_ns / 1000 - 1 && wait_us <= step_us);
 }
 
+/* Reads that began while the caller's own thread was computing. Events are
+ * sorted by track and time. */
+static int tended(const struct event *v, size_t n)
+{
+    int count = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; v[i].tid >= TRACE_READS && k < n; k++)
+            count += v[k].tid == TRACE_THREADS && v[i].begin > v[k].begin && v[i].begin < v[k].end;
+    return count;
+}
+
 static void a_run(void **state)
 {
     (void)state;
@@ -205,9 +216,69 @@ static void a_run(void **state)
         assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "otherData"), "spans")), n);
         assert_nesting(v, n);
         check_sums(v, n, &stats, info.n_layers);
+        assert_true(tended(v, n) > 0);
         free(v);
         json_decref(j);
     }
+}
+
+/* One token of which the read number `skip` is slow: the slow read of an expert
+ * in the timeline, or false. */
+static bool slow_read(int skip, struct event *slow, struct event **v, size_t *n, json_t **j)
+{
+    sluice_options o = options("pread", path);
+    sluice_error e;
+    uint64_t h = GOLDEN_HASH;
+    o.lookahead = -1;
+    sluice *s = golden_open(&o);
+    sluice_session *x = golden_session(s);
+    assert_int_equal(sluice_session_append(x, ids, 1, golden_hash, &h, &e), 0);
+    assert_int_equal(sluice_inject_fault(s, "slow", skip, 1, 150, &e), 0);
+    assert_int_equal(sluice_session_append(x, ids + 1, 1, golden_hash, &h, &e), 0);
+    sluice_session_free(x);
+    sluice_close(s);
+    *j = load_events(v, n);
+    for (size_t i = 0; i < *n; i++)
+        if ((*v)[i].tid >= TRACE_READS && arg(&(*v)[i], "expert") >= 0 && (*v)[i].end - (*v)[i].begin > 145e3) {
+            *slow = (*v)[i];
+            return true;
+        }
+    return false;
+}
+
+/* Steps that compute experts from the end of the slow read to the end of its layer. */
+static int steps_after(const struct event *slow, const struct event *v, size_t n)
+{
+    double end = 0;
+    int steps = 0;
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(v[i].name, "expert layer") == 0 && v[i].begin < slow->end && v[i].end > slow->end)
+            end = v[i].end;
+    for (size_t i = 0; i < n; i++)
+        steps += v[i].tid == TRACE_THREADS && strcmp(v[i].name, "experts") == 0 && v[i].begin >= slow->end &&
+                 v[i].begin < end;
+    return steps;
+}
+
+/* An expert's gate and up are computed while its down is on its way: when that
+ * comes last of all, one step is left, and two after a late gate or up. */
+static void gate_and_up_do_not_wait_for_down(void **state)
+{
+    (void)state;
+    int whole = 0, begun = 0;
+    for (int skip = 0; skip < 60 && !(whole && begun); skip++) {
+        struct event *v, slow;
+        json_t *j;
+        size_t n;
+        if (slow_read(skip, &slow, &v, &n, &j)) {
+            int steps = steps_after(&slow, v, n);
+            whole += steps == 2;
+            begun += steps == 1;
+        }
+        free(v);
+        json_decref(j);
+    }
+    assert_true(whole > 0 && begun > 0);
 }
 
 static void places_that_take_nothing(void **state)
@@ -304,6 +375,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_plan_knows),
         cmocka_unit_test(a_full_memory),
+        cmocka_unit_test(gate_and_up_do_not_wait_for_down),
         cmocka_unit_test(a_run),
         cmocka_unit_test(places_that_take_nothing),
     };

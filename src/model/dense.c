@@ -170,19 +170,25 @@ static int settle(struct loader *r, int i, struct err *e)
     return OK;
 }
 
+/* Starts reading what is left of [at, end) of a file, a piece at most, into `to`;
+ * `at` is aligned. */
+static void start_piece(struct model *m, struct ioq_req *r, enum ioq_class cls, int file, int64_t at,
+                        int64_t end, uint8_t *to)
+{
+    *r = (struct ioq_req){.file = m->files[file], .cls = cls, .offset = at,
+                          .bytes = (size_t)MIN((int64_t)PIECE, end - at), .buf = to};
+    ioq_submit(m->q, r);
+}
+
 /* Reads [begin, end) of a file; the page of `begin` goes to `to`. */
 static int load_span(struct loader *r, int file, int64_t begin, int64_t end, uint8_t *to, struct err *e)
 {
-    int64_t page = align_down64(begin, IOQ_ALIGN);
-    for (int64_t at = page; at < end; at += PIECE) {
+    for (int64_t at = align_down64(begin, IOQ_ALIGN); at < end; at += PIECE, to += PIECE) {
         int i = r->next++ % WINDOW;
         TRY(settle(r, i, e));
-        touch_used(r->touch, 0, (size_t)(to + (at - page) - r->m->dense.map));
-        r->req[i] = (struct ioq_req){.file = r->m->files[file], .cls = IOQ_DEMAND, .offset = at,
-                                     .bytes = (size_t)MIN((int64_t)PIECE, end - at),
-                                     .buf = to + (at - page)};
+        touch_used(r->touch, 0, (size_t)(to - r->m->dense.map));
+        start_piece(r->m, &r->req[i], IOQ_DEMAND, file, at, end, to);
         r->used[i] = true;
-        ioq_submit(r->m->q, &r->req[i]);
     }
     return OK;
 }
@@ -346,13 +352,8 @@ void dense_close(struct model *m)
 static void read_span(struct model *m, struct dense_buffer *b, int file, int64_t begin, int64_t end,
                       uint8_t *to)
 {
-    int64_t page = align_down64(begin, IOQ_ALIGN);
-    for (int64_t at = page; at < end; at += PIECE) {
-        struct ioq_req *r = &b->reads[b->n_reads++];
-        *r = (struct ioq_req){.file = m->files[file], .cls = IOQ_DENSE, .offset = at,
-                              .bytes = (size_t)MIN((int64_t)PIECE, end - at), .buf = to + (at - page)};
-        ioq_submit(m->q, r);
-    }
+    for (int64_t at = align_down64(begin, IOQ_ALIGN); at < end; at += PIECE, to += PIECE)
+        start_piece(m, &b->reads[b->n_reads++], IOQ_DENSE, file, at, end, to);
 }
 
 static void start_item(struct model *m, struct dense_buffer *b, int item)
