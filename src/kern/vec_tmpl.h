@@ -351,12 +351,14 @@ static struct att_block att_load(const void *base, ptrdiff_t kv_stride, bool f16
 }
 
 /* Asks for two rows of the next block. Called once a tile, so that the memory
- * works evenly through the arithmetic and not in bursts between blocks. */
+ * works evenly through the arithmetic and not in bursts between blocks. To the
+ * second-level cache: rows are a power of two apart and would push each other
+ * out of the few sets of the first that they fall into. */
 V_INLINE void att_ahead(struct att_block *b)
 {
     for (int i = 0; i < 2 && b->n_ahead > 0; i++) {
         for (size_t c = 0; c < b->row_bytes; c += 64)
-            __builtin_prefetch(b->ahead + c);
+            __builtin_prefetch(b->ahead + c, 0, 2);
         b->n_ahead--;
         if (b->n_ahead > 0)
             b->ahead += b->ahead_stride;
