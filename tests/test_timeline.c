@@ -185,8 +185,7 @@ static void check_sums(const struct event *v, size_t n, const sluice_stats *stat
     assert_true(wait_us > (double)stats->read_wait_ns / 1000 - 1 && wait_us <= step_us);
 }
 
-/* Reads that began while the caller's own thread was computing. Events are
- * sorted by track and time. */
+/* Reads that began while the caller's own thread was computing. */
 static int tended(const struct event *v, size_t n)
 {
     int count = 0;
@@ -216,9 +215,32 @@ static void a_run(void **state)
         assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "otherData"), "spans")), n);
         assert_nesting(v, n);
         check_sums(v, n, &stats, info.n_layers);
-        assert_true(tended(v, n) > 0);
         free(v);
         json_decref(j);
+    }
+}
+
+/* Reads begin while the caller computes too. A busy machine may hide it in a
+ * run, but not in many. */
+static void reads_are_tended(void **state)
+{
+    (void)state;
+    static const char *const readers[] = {"uring", "pread"};
+    for (int r = 0; r < 2; r++) {
+        int seen = 0;
+        for (int i = 0; i < 30 && !seen; i++) {
+            sluice_stats stats;
+            sluice_model_info info;
+            struct event *v;
+            size_t n;
+            sluice_options o = options(readers[r], path);
+            run(&o, &stats, &info);
+            json_t *j = load_events(&v, &n);
+            seen = tended(v, n);
+            free(v);
+            json_decref(j);
+        }
+        assert_true(seen > 0);
     }
 }
 
@@ -377,6 +399,7 @@ int main(void)
         cmocka_unit_test(a_full_memory),
         cmocka_unit_test(gate_and_up_do_not_wait_for_down),
         cmocka_unit_test(a_run),
+        cmocka_unit_test(reads_are_tended),
         cmocka_unit_test(places_that_take_nothing),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
