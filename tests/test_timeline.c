@@ -226,6 +226,10 @@ static void reads_are_tended(void **state)
 {
     (void)state;
     static const char *const readers[] = {"uring", "pread"};
+    if (GOLDEN_MARGIN(0, 1)) {
+        print_message("skipped: in checked builds the margin of memory holds all experts\n");
+        skip();
+    }
     for (int r = 0; r < 2; r++) {
         int seen = 0;
         for (int i = 0; i < 30 && !seen; i++) {
