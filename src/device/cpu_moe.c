@@ -173,27 +173,6 @@ static void gate_up_rows(const struct moe_job *j, const struct dev_expert *e, in
     d->k->silu_mul(g, g, u, r1 - r0);
 }
 
-static void batch_gate_up(void *arg, int i, int n)
-{
-    const struct moe_job *j = arg;
-    const struct device *d = j->d;
-    int64_t total = 0, u0, u1, r0, r1;
-    (void)n;
-    for (int b = 0; b < j->n; b++)
-        total += j->e[b].step == DEV_DOWN ? 0 : cpu_units(&j->e[b].gate);
-    while (pool_take(d->pool, i, total, &u0, &u1)) {
-        int64_t at = 0;
-        for (int b = 0; b < j->n; b++) {
-            const struct dev_expert *e = &j->e[b];
-            if (e->step == DEV_DOWN)
-                continue;
-            cpu_unit_rows(&e->gate, u0, u1, &at, &r0, &r1);
-            if (r0 < r1)
-                gate_up_rows(j, e, r0, r1);
-        }
-    }
-}
-
 /* Every thread quantises the input for itself, as cpu.c says. */
 static void down_rows(const struct moe_job *j, const struct dev_expert *e, int64_t r0, int64_t r1,
                       void *act)
@@ -206,25 +185,41 @@ static void down_rows(const struct moe_job *j, const struct dev_expert *e, int64
     cpu_mul(d, &e->down, r0, r1, h, e->down.n_in, act, 1, y + r0, 0);
 }
 
-static void batch_down(void *arg, int i, int n)
+/* In thread i: rows of the batch's experts, of their gates and ups or of their downs. */
+static void batch_rows(const struct moe_job *j, int i, bool down)
 {
-    const struct moe_job *j = arg;
     const struct device *d = j->d;
+    const int other = down ? DEV_GATE_UP : DEV_DOWN; /* experts of this step have no such rows now */
     int64_t total = 0, u0, u1, r0, r1;
-    (void)n;
     for (int b = 0; b < j->n; b++)
-        total += j->e[b].step == DEV_GATE_UP ? 0 : cpu_units(&j->e[b].down);
+        total += (int)j->e[b].step == other ? 0 : cpu_units(down ? &j->e[b].down : &j->e[b].gate);
     while (pool_take(d->pool, i, total, &u0, &u1)) {
         int64_t at = 0;
         for (int b = 0; b < j->n; b++) {
             const struct dev_expert *e = &j->e[b];
-            if (e->step == DEV_GATE_UP)
+            if ((int)e->step == other)
                 continue;
-            cpu_unit_rows(&e->down, u0, u1, &at, &r0, &r1);
-            if (r0 < r1)
+            cpu_unit_rows(down ? &e->down : &e->gate, u0, u1, &at, &r0, &r1);
+            if (r0 == r1)
+                continue;
+            if (down)
                 down_rows(j, e, r0, r1, cpu_thread_mem(d, i));
+            else
+                gate_up_rows(j, e, r0, r1);
         }
     }
+}
+
+static void batch_gate_up(void *arg, int i, int n)
+{
+    (void)n;
+    batch_rows(arg, i, false);
+}
+
+static void batch_down(void *arg, int i, int n)
+{
+    (void)n;
+    batch_rows(arg, i, true);
 }
 
 /* ---- a chunk of tokens: one expert ------------------------------------ */
