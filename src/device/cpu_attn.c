@@ -18,14 +18,25 @@ static int64_t query_stride(const struct dev_attention *a)
     return a->gated ? 2 * a->head_dim : a->head_dim;
 }
 
+/* Where a kv head's rows begin. */
+static void *head_rows(const struct dev_attention *a, void *cache, int64_t kv)
+{
+    size_t elem = a->kv_f16 ? sizeof(uint16_t) : sizeof(float);
+    return (uint8_t *)cache + (size_t)(kv * a->cache_rows * a->head_dim) * elem;
+}
+
+/* `row`: (n_kv, head_dim) of position pos. */
 static void store_row(const struct device *d, const struct dev_attention *a, void *cache,
                       const float *row, int64_t pos)
 {
-    int64_t n = a->n_kv * a->head_dim;
-    if (a->kv_f16)
-        d->k->f32_to_f16((uint16_t *)cache + pos * n, row, n);
-    else
-        memcpy((float *)cache + pos * n, row, (size_t)n * sizeof(float));
+    int64_t hd = a->head_dim;
+    for (int64_t h = 0; h < a->n_kv; h++, row += hd) {
+        void *rows = head_rows(a, cache, h);
+        if (a->kv_f16)
+            d->k->f32_to_f16((uint16_t *)rows + pos * hd, row, hd);
+        else
+            memcpy((float *)rows + pos * hd, row, (size_t)hd * sizeof(float));
+    }
 }
 
 /* Norm, rotation and storing of one token's q, k and v. */
@@ -66,14 +77,12 @@ static void attend_unit(const struct attn_job *j, int i, int64_t t, int64_t kv, 
     int64_t hd = a->head_dim, qs = query_stride(a), group = a->n_head / a->n_kv;
     int64_t h0 = kv * group + group * part / j->parts;
     int64_t h1 = kv * group + group * (part + 1) / j->parts;
-    size_t elem = a->kv_f16 ? sizeof(uint16_t) : sizeof(float);
     const float *q = a->q + (t * a->n_head + h0) * qs;
     float *out = a->out + (t * a->n_head + h0) * hd;
     float *scores = d->attn_scores + (size_t)i * (size_t)d->sizes.q_per_kv * d->attn_stride;
 
-    d->k->attention(out, hd, q, qs, (const uint8_t *)a->k_cache + (size_t)(kv * hd) * elem,
-                    (const uint8_t *)a->v_cache + (size_t)(kv * hd) * elem, a->n_kv * hd, a->kv_f16,
-                    h1 - h0, a->pos + t + 1, hd, a->scale, scores, (ptrdiff_t)d->attn_stride);
+    d->k->attention(out, hd, q, qs, head_rows(a, a->k_cache, kv), head_rows(a, a->v_cache, kv), hd,
+                    a->kv_f16, h1 - h0, a->pos + t + 1, hd, a->scale, scores, (ptrdiff_t)d->attn_stride);
     for (int64_t h = h0; a->gated && h < h1; h++, out += hd, q += qs)
         d->k->sigmoid_mul(out, q + hd, out, hd);
 }

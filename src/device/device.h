@@ -104,7 +104,9 @@ struct dev_attention {
     const float *q_norm, *k_norm; /* (head_dim) or NULL */
     const float *rope_freq;       /* (n_rot / 2) */
     float eps, scale;
-    void *k_cache, *v_cache;      /* (context, n_kv * head_dim), F16 or F32 */
+    void *k_cache, *v_cache;      /* (n_kv, cache_rows, head_dim), F16 or F32: a head's
+                                     positions lie together, as they are read */
+    int64_t cache_rows;           /* >= pos + n_tok */
     bool kv_f16;
     float *out;                   /* (n_tok, n_head * head_dim) */
 };

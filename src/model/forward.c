@@ -80,7 +80,7 @@ static void attention_block(struct model *m, struct model_state *s, const struct
         .q_norm = l->q_norm, .k_norm = l->k_norm, .rope_freq = m->rope_freq,
         .eps = c->eps, .scale = c->attn_scale,
         .k_cache = state_k(s, l->state_index), .v_cache = state_v(s, l->state_index),
-        .kv_f16 = m->options.kv_f16, .out = t->o});
+        .cache_rows = s->kv_rows, .kv_f16 = m->options.kv_f16, .out = t->o});
     project_back(m, &l->out, n_tok);
 }
 

@@ -252,7 +252,8 @@ int dense_output(struct model *m, dense_rows_fn *fn, void *user, struct err *e);
 struct model_state {
     struct model *m;
     int64_t length;
-    uint8_t *kv;          /* per attention layer: keys then values */
+    uint8_t *kv;          /* per attention layer: keys then values, (n_kv, kv_rows, head_dim) each */
+    int64_t kv_rows;
     size_t kv_bytes, kv_half_bytes; /* reserved; of the keys of one layer */
     float *rec;           /* per recurrent layer: S (n_v, dk, dv), conv (3, channels) */
     float *snap;

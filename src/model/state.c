@@ -15,6 +15,16 @@ size_t state_layer_floats(const struct config *c)
     return (size_t)(c->n_v * c->dk * c->dv + 3 * config_delta_channels(c));
 }
 
+/* Positions come in steps whose rows of one head are whole pages: what a session
+ * uses is the same however many heads there are. */
+enum { STEP = 256 };
+_Static_assert(STEP * 16 * sizeof(uint16_t) % 4096 == 0, "heads have a multiple of 16 elements");
+
+static int64_t in_steps(int64_t n)
+{
+    return (n + STEP - 1) / STEP * STEP;
+}
+
 static size_t kv_row_bytes(const struct model *m, const struct model_options *o)
 {
     size_t elem = o->kv_f16 ? sizeof(uint16_t) : sizeof(float);
@@ -23,10 +33,7 @@ static size_t kv_row_bytes(const struct model *m, const struct model_options *o)
 
 int64_t model_kv_bytes(const struct model *m, const struct model_options *o, int64_t n)
 {
-    enum { STEP = 256 };
-    int64_t steps = (n + STEP - 1) / STEP * STEP;
-    int64_t half = (int64_t)align_up((size_t)steps * kv_row_bytes(m, o), 4096);
-    return 2 * half * m->shape.n_attention_layers;
+    return 2 * in_steps(n) * (int64_t)kv_row_bytes(m, o) * m->shape.n_attention_layers;
 }
 
 int model_state_new(struct model *m, struct model_state **out, struct err *e)
@@ -36,7 +43,8 @@ int model_state_new(struct model *m, struct model_state **out, struct err *e)
         return err_set(e, E_NOMEM, "session: no memory for its description");
     s->m = m;
     s->snap_length = -1;
-    s->kv_half_bytes = align_up((size_t)m->options.context * kv_row_bytes(m, &m->options), 4096);
+    s->kv_rows = in_steps(m->options.context);
+    s->kv_half_bytes = (size_t)s->kv_rows * kv_row_bytes(m, &m->options);
     s->kv_bytes = 2 * s->kv_half_bytes * (size_t)m->shape.n_attention_layers;
     s->rec_bytes = align_up(
         state_layer_floats(&m->c) * sizeof(float) * (size_t)m->shape.n_recurrent_layers, 4096);
