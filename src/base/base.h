@@ -141,7 +141,9 @@ void arena_free(struct arena *a);
 
 /* Anonymous zeroed memory, page aligned (2 MiB aligned when `huge`, which
  * also asks for transparent huge pages). NULL when refused. Physical pages
- * are taken at first touch. */
+ * are taken at first touch. From OS_HUGE_FROM bytes on huge pages are worth their
+ * rounding, and so is touching ahead (touch.c). */
+#define OS_HUGE_FROM ((size_t)64 << 20)
 void *os_map(size_t bytes, bool huge);
 void os_unmap(void *p, size_t bytes);
 /* Gives the physical pages back, keeps the addresses; contents become zero. */

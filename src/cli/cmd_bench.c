@@ -209,11 +209,11 @@ static double fraction_of_limit(const struct numbers *n, const sluice_probe_resu
 
 /* ---- printing ------------------------------------------------------------------------------ */
 
-static int print_json(struct bench *b, const struct numbers *n, const sluice_probe_result *probe)
+/* probe: NULL without one. */
+static json_t *json_numbers(const struct numbers *n, const sluice_probe_result *probe)
 {
-    const sluice_stats *s = &b->last;
     json_t *j = json_pack(
-        "{sf sf sf so sf sf sf sf si si sI sI si si si sO* sO*}",
+        "{sf sf sf so sf sf sf sf}",
         "prompt_tps", n->prompt_tps,
         "decode_tps", n->decode_tps,
         "read_gb_per_token", n->gb_per_token,
@@ -221,7 +221,21 @@ static int print_json(struct bench *b, const struct numbers *n, const sluice_pro
         "achieved_gbs", n->achieved_gbs,
         "wait_share", n->wait_share,
         "prompt_read_gb", n->prompt_gb,
-        "cpu_per_token_s", n->cpu_per_token,
+        "cpu_per_token_s", n->cpu_per_token);
+    if (j && probe) {
+        json_object_set_new(j, "fraction_of_limit", json_number(fraction_of_limit(n, probe)));
+        json_object_set_new(j, "predicted_tps",
+                            json_number(sluice_predict(probe, n->gb_per_token * 1e9)));
+    }
+    return j;
+}
+
+static int print_json(struct bench *b, const struct numbers *n, const sluice_probe_result *probe)
+{
+    const sluice_stats *s = &b->last;
+    json_t *j = json_numbers(n, probe);
+    json_t *more = json_pack(
+        "{si si sI sI si si si sO* sO*}",
         "experts_used", s->n_experts_used,
         "experts_native", s->n_experts_native,
         "memory_peak", (json_int_t)s->memory_peak,
@@ -231,14 +245,18 @@ static int print_json(struct bench *b, const struct numbers *n, const sluice_pro
         "repetitions", b->n_runs,
         "model", b->model,
         "runs", b->runs);
+    for (int i = 0; i < b->n_runs; i++)
+        json_object_set_new(json_array_get(b->runs, (size_t)i), "figures",
+                            json_numbers(&b->runs_numbers[i], probe));
     if (j && probe) {
         json_object_set_new(j, "drive_gbs", json_number(probe->drive_gbs));
-        json_object_set_new(j, "fraction_of_limit",
-                            json_number(fraction_of_limit(n, probe)));
-        json_object_set_new(j, "predicted_tps",
-                            json_number(sluice_predict(probe, n->gb_per_token * 1e9)));
         json_object_set_new(j, "probe", json_probe(probe));
     }
+    if (json_object_update_missing(j, more)) { /* one of the two is not there */
+        json_decref(j);
+        j = NULL;
+    }
+    json_decref(more);
     return json_print(j);
 }
 

@@ -17,7 +17,6 @@
 
 #define HUGE_BYTES ((size_t)2 << 20)
 #define JOIN_GAP 256 /* padding between parts that are read together must be less */
-#define HUGE_FROM_BYTES ((size_t)64 << 20) /* smaller caches: rounding would cost too much */
 
 /* ---- extents and classes ---------------------------------------------- */
 
@@ -182,7 +181,7 @@ static bool reserve(struct expert_cache *c, bool huge)
 
 int slots_map(struct expert_cache *c, size_t cache_bytes, struct err *e)
 {
-    bool huge = cache_bytes >= HUGE_FROM_BYTES;
+    bool huge = cache_bytes >= OS_HUGE_FROM;
     if (reserve(c, huge))
         return OK;
     /* The system may refuse addresses for more than it has memory: then the

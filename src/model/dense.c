@@ -25,7 +25,6 @@
 enum {
     PIECE = 4 << 20, /* bytes of a read */
     WINDOW = 8,      /* reads under way while loading */
-    HUGE_FROM = 64 << 20, /* bytes of memory that are worth huge pages and touching ahead */
     ROWS_AT_ONCE = 16,
     OUTPUT_GRAIN = 16 /* rows of an output piece come in multiples of it */
 };
@@ -297,12 +296,12 @@ int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, voi
     size_t at = 0;
     dense_layout(m, allowed, &d->layout);
     d->map_bytes = d->layout.bytes;
-    d->map = os_map(d->map_bytes, d->map_bytes >= HUGE_FROM);
+    d->map = os_map(d->map_bytes, d->map_bytes >= OS_HUGE_FROM);
     if (!d->map)
         return err_set(e, E_NOMEM, "model: the system refused %zu bytes for the dense weights; close other programs or lower --memory",
                        d->map_bytes);
     r.total = (int64_t)d->map_bytes - 2 * (int64_t)d->layout.buffer;
-    r.touch = d->map_bytes >= HUGE_FROM ? touch_open(1) : NULL;
+    r.touch = d->map_bytes >= OS_HUGE_FROM ? touch_open(1) : NULL;
     touch_limit(r.touch, 0, d->map, d->map_bytes);
     int rc = load_all(&r, &at, e);
     for (int i = 0; i < WINDOW; i++) { /* also after a failure: no read may outlive the buffer */
