@@ -101,10 +101,10 @@ struct text {
     int32_t n_syms, cap_syms, n_tokens;
     uint8_t *kind; /* (n_tokens) */
 
-    uint32_t *sym_slot; /* open addressing: symbol + 1, 0 empty */
+    uint32_t *sym_slot; /* open addressing, see slot_of */
     uint32_t sym_mask, n_indexed;
     struct merge *merges; /* by rank */
-    uint32_t *merge_slot; /* open addressing: rank + 1, 0 empty */
+    uint32_t *merge_slot; /* the same, of ranks */
     uint32_t merge_mask;
     int32_t n_merges;
     int32_t byte_sym[256]; /* the symbol of each byte */

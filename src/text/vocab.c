@@ -17,7 +17,7 @@
 
 #include "text/text_internal.h"
 
-enum { MAX_SYMBOLS = 1 << 28, MAP_END = 0x144 };
+enum { SLOT_NUMBER = (1 << 28) - 1, MAX_SYMBOLS = SLOT_NUMBER, MAP_END = 0x144 };
 
 /* ---- GPT-2's map between bytes and characters ---- */
 
@@ -76,39 +76,60 @@ static uint32_t hash_pair(int32_t left, int32_t right)
     return mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right);
 }
 
-/* The slot where these bytes are, or would go. */
-static uint32_t sym_slot(const struct text *t, const char *p, size_t n)
+/* A slot holds 0 (empty), or a number + 1 and above it four bits of the hash, so
+ * that most other entries are passed over without a look at what they stand for. */
+static uint32_t slot_of(uint32_t hash, int32_t number)
 {
-    uint32_t i = hash_bytes(p, n) & t->sym_mask;
+    return (hash & ~(uint32_t)SLOT_NUMBER) | ((uint32_t)number + 1);
+}
+
+static int32_t slot_number(uint32_t slot)
+{
+    return (int32_t)(slot & SLOT_NUMBER) - 1;
+}
+
+static bool same_tag(uint32_t slot, uint32_t hash)
+{
+    return (slot ^ hash) <= SLOT_NUMBER;
+}
+
+/* The slot where these bytes are, or would go. */
+static uint32_t *sym_slot(const struct text *t, const char *p, size_t n, uint32_t hash)
+{
+    uint32_t i = hash & t->sym_mask;
     for (; t->sym_slot[i]; i = (i + 1) & t->sym_mask) {
-        struct str s = text_sym(t, (int32_t)(t->sym_slot[i] - 1));
+        if (!same_tag(t->sym_slot[i], hash))
+            continue;
+        struct str s = text_sym(t, slot_number(t->sym_slot[i]));
         if (s.n == n && !memcmp(s.p, p, n))
             break;
     }
-    return i;
+    return &t->sym_slot[i];
 }
 
 int32_t vocab_find(const struct text *t, const char *p, size_t n)
 {
     if (!n)
         return -1;
-    return (int32_t)t->sym_slot[sym_slot(t, p, n)] - 1;
+    return slot_number(*sym_slot(t, p, n, hash_bytes(p, n)));
 }
 
-static uint32_t merge_slot(const struct text *t, int32_t left, int32_t right)
+static uint32_t *merge_slot(const struct text *t, int32_t left, int32_t right, uint32_t hash)
 {
-    uint32_t i = hash_pair(left, right) & t->merge_mask;
+    uint32_t i = hash & t->merge_mask;
     for (; t->merge_slot[i]; i = (i + 1) & t->merge_mask) {
-        const struct merge *m = &t->merges[t->merge_slot[i] - 1];
+        if (!same_tag(t->merge_slot[i], hash))
+            continue;
+        const struct merge *m = &t->merges[slot_number(t->merge_slot[i])];
         if (m->left == left && m->right == right)
             break;
     }
-    return i;
+    return &t->merge_slot[i];
 }
 
 int32_t vocab_merge(const struct text *t, int32_t left, int32_t right)
 {
-    return (int32_t)t->merge_slot[merge_slot(t, left, right)] - 1;
+    return slot_number(*merge_slot(t, left, right, hash_pair(left, right)));
 }
 
 /* Slots for n entries: a power of two, at most two thirds full. */
@@ -160,8 +181,17 @@ static int push_sym(struct text *t, size_t n, struct err *e)
     return OK;
 }
 
+/* The index lies all over more memory than a cache holds: entries are looked up
+ * in blocks, whose slots are asked for beforehand. */
+enum { BLOCK = 64 };
+
+static void want_sym(const struct text *t, uint32_t hash)
+{
+    __builtin_prefetch(&t->sym_slot[hash & t->sym_mask], 1);
+}
+
 /* Enters a symbol into the index unless its bytes are there already. */
-static int index_sym(struct text *t, int32_t sym, struct err *e)
+static int index_sym(struct text *t, int32_t sym, uint32_t hash, struct err *e)
 {
     if (((int64_t)t->n_indexed + 1) * 3 > ((int64_t)t->sym_mask + 1) * 2) {
         uint32_t slots = slots_for((int64_t)t->n_indexed * 2), *old = t->sym_slot;
@@ -175,29 +205,31 @@ static int index_sym(struct text *t, int32_t sym, struct err *e)
         for (uint32_t i = 0; i < n_old; i++) {
             if (!old[i])
                 continue;
-            struct str s = text_sym(t, (int32_t)(old[i] - 1));
-            t->sym_slot[sym_slot(t, s.p, s.n)] = old[i];
+            struct str s = text_sym(t, slot_number(old[i]));
+            *sym_slot(t, s.p, s.n, hash_bytes(s.p, s.n)) = old[i];
         }
         free(old);
     }
     struct str s = text_sym(t, sym);
-    uint32_t i = sym_slot(t, s.p, s.n);
-    if (!t->sym_slot[i]) {
-        t->sym_slot[i] = (uint32_t)sym + 1;
+    uint32_t *slot = sym_slot(t, s.p, s.n, hash);
+    if (!*slot) {
+        *slot = slot_of(hash, sym);
         t->n_indexed++;
     }
     return OK;
 }
 
-/* The symbol whose bytes are the n at the pool's end, made if it is new. */
-static int intern_tail(struct text *t, size_t n, int32_t *sym, struct err *e)
+/* The symbol with these bytes, made if it is new. */
+static int intern(struct text *t, const char *p, size_t n, uint32_t hash, int32_t *sym, struct err *e)
 {
-    *sym = vocab_find(t, t->pool + t->pool_n, n);
+    *sym = slot_number(*sym_slot(t, p, n, hash));
     if (*sym >= 0)
         return OK;
+    TRY(pool_room(t, n, e));
+    memcpy(t->pool + t->pool_n, p, n);
     *sym = t->n_syms;
     TRY(push_sym(t, n, e));
-    return index_sym(t, *sym, e);
+    return index_sym(t, *sym, hash, e);
 }
 
 /* ---- loading ---- */
@@ -240,6 +272,21 @@ static int load_token(struct text *t, const struct text_config *c, const int16_t
     return OK;
 }
 
+/* Tokens [first, end), a block at most. */
+static int index_tokens(struct text *t, int32_t first, int32_t end, struct err *e)
+{
+    uint32_t hash[BLOCK];
+    for (int32_t id = first; id < end; id++) {
+        struct str s = text_sym(t, id);
+        hash[id - first] = hash_bytes(s.p, s.n);
+        want_sym(t, hash[id - first]);
+    }
+    for (int32_t id = first; id < end; id++)
+        if (!(t->kind[id] & KIND_OPAQUE) && text_type(t, id) != TOKEN_UNUSED)
+            TRY(index_sym(t, id, hash[id - first], e));
+    return OK;
+}
+
 static int load_tokens(struct text *t, const struct text_config *c, const int16_t *byte_of,
                        struct err *e)
 {
@@ -261,19 +308,28 @@ static int load_tokens(struct text *t, const struct text_config *c, const int16_
     if (!t->sym_slot)
         return no_memory(e);
     t->sym_mask = slots - 1;
-    for (int32_t id = 0; id < t->n_tokens; id++)
-        if (!(t->kind[id] & KIND_OPAQUE) && text_type(t, id) != TOKEN_UNUSED)
-            TRY(index_sym(t, id, e));
-    for (int byte = 0; byte < 256; byte++) {
-        TRY(pool_room(t, 1, e));
-        t->pool[t->pool_n] = (char)byte;
-        TRY(intern_tail(t, 1, &t->byte_sym[byte], e));
+    for (int32_t id = 0; id < t->n_tokens; id += BLOCK)
+        TRY(index_tokens(t, id, MIN(id + BLOCK, t->n_tokens), e));
+    for (int i = 0; i < 256; i++) {
+        char byte = (char)i;
+        TRY(intern(t, &byte, 1, hash_bytes(&byte, 1), &t->byte_sym[i], e));
     }
     return OK;
 }
 
-static int load_merge(struct text *t, struct str s, const int16_t *byte_of, int32_t rank,
-                      struct err *e)
+/* The merges of a block, whose halves' bytes lie one after the other. */
+struct merge_block {
+    char *bytes; /* grows */
+    size_t n, cap;
+    struct {
+        size_t at, n_left, n; /* n: of both halves; 0: no text can reach it */
+        uint32_t left, right, result; /* hashes */
+    } m[BLOCK];
+};
+
+/* Reads merge `rank` from its line in the file into place i. */
+static int read_merge(struct text *t, struct merge_block *b, int i, struct str s, const int16_t *byte_of,
+                      int32_t rank, struct err *e)
 {
     const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
     if (!space || space + 1 == s.p + s.n)
@@ -281,33 +337,72 @@ static int load_merge(struct text *t, struct str s, const int16_t *byte_of, int3
                        "merge %d in tokenizer.ggml.merges is '%.*s': expected two strings with a "
                        "space between them; the file is damaged or badly converted",
                        (int)rank, (int)MIN(s.n, 64), s.p);
-    struct merge *m = &t->merges[rank];
-    *m = (struct merge){-1, -1, -1};
-    struct str left = {s.p, (size_t)(space - s.p)};
-    struct str right = {space + 1, s.n - left.n - 1};
-    struct merge found;
-    /* Both halves, then the whole, pass through the pool's free end. */
-    TRY(pool_room(t, s.n, e));
-    int64_t n_left = unmap(byte_of, left, t->pool + t->pool_n);
-    if (n_left < 0)
-        return OK;
-    TRY(intern_tail(t, (size_t)n_left, &found.left, e));
-    TRY(pool_room(t, s.n, e));
-    int64_t n_right = unmap(byte_of, right, t->pool + t->pool_n);
+    if (b->cap - b->n < s.n) {
+        char *bytes = realloc(b->bytes, 2 * b->cap + s.n);
+        if (!bytes)
+            return no_memory(e);
+        b->bytes = bytes;
+        b->cap = 2 * b->cap + s.n;
+    }
+    char *p = b->bytes + b->n;
+    size_t left = (size_t)(space - s.p);
+    int64_t n_left = unmap(byte_of, (struct str){s.p, left}, p);
+    int64_t n_right = n_left < 0 ? -1 : unmap(byte_of, (struct str){space + 1, s.n - left - 1}, p + n_left);
+    b->m[i].n = 0;
     if (n_right < 0)
         return OK;
-    TRY(intern_tail(t, (size_t)n_right, &found.right, e));
-    TRY(pool_room(t, s.n, e));
-    int64_t n = unmap(byte_of, left, t->pool + t->pool_n);
-    n += unmap(byte_of, right, t->pool + t->pool_n + n);
-    TRY(intern_tail(t, (size_t)n, &found.result, e));
-
-    uint32_t slot = merge_slot(t, found.left, found.right);
-    if (t->merge_slot[slot])
-        return OK; /* the earlier one has the better rank */
-    *m = found;
-    t->merge_slot[slot] = (uint32_t)rank + 1;
+    b->m[i].at = b->n;
+    b->m[i].n_left = (size_t)n_left;
+    b->m[i].n = (size_t)(n_left + n_right);
+    want_sym(t, b->m[i].left = hash_bytes(p, (size_t)n_left));
+    want_sym(t, b->m[i].right = hash_bytes(p + n_left, (size_t)n_right));
+    want_sym(t, b->m[i].result = hash_bytes(p, b->m[i].n));
+    b->n += b->m[i].n;
     return OK;
+}
+
+static int enter_merge(struct text *t, const struct merge_block *b, int i, struct merge *m, struct err *e)
+{
+    const char *p = b->bytes + b->m[i].at;
+    size_t n_left = b->m[i].n_left, n = b->m[i].n;
+    *m = (struct merge){-1, -1, -1};
+    if (n == 0)
+        return OK;
+    TRY(intern(t, p, n_left, b->m[i].left, &m->left, e));
+    TRY(intern(t, p + n_left, n - n_left, b->m[i].right, &m->right, e));
+    return intern(t, p, n, b->m[i].result, &m->result, e);
+}
+
+/* Merges [first, end), a block at most. */
+static int load_block(struct text *t, struct merge_block *b, const struct text_config *c, int32_t first,
+                      int32_t end, const int16_t *byte_of, struct err *e)
+{
+    b->n = 0;
+    for (int32_t rank = first; rank < end; rank++)
+        TRY(read_merge(t, b, rank - first, c->merges[rank], byte_of, rank, e));
+    for (int32_t rank = first; rank < end; rank++)
+        TRY(enter_merge(t, b, rank - first, &t->merges[rank], e));
+    return OK;
+}
+
+/* Of equal pairs the first counts: it has the better rank. */
+static void index_merges(struct text *t, int32_t first, int32_t end)
+{
+    uint32_t hash[BLOCK];
+    for (int32_t i = first; i < end; i++) {
+        hash[i - first] = hash_pair(t->merges[i].left, t->merges[i].right);
+        __builtin_prefetch(&t->merge_slot[hash[i - first] & t->merge_mask], 1);
+    }
+    for (int32_t i = first; i < end; i++) {
+        struct merge *m = &t->merges[i];
+        if (m->left < 0)
+            continue;
+        uint32_t *slot = merge_slot(t, m->left, m->right, hash[i - first]);
+        if (*slot)
+            *m = (struct merge){-1, -1, -1};
+        else
+            *slot = slot_of(hash[i - first], i);
+    }
 }
 
 static int load_merges(struct text *t, const struct text_config *c, const int16_t *byte_of,
@@ -320,9 +415,16 @@ static int load_merges(struct text *t, const struct text_config *c, const int16_
     if (!t->merges || !t->merge_slot)
         return no_memory(e);
     t->merge_mask = slots - 1;
-    for (int32_t rank = 0; rank < t->n_merges; rank++)
-        TRY(load_merge(t, c->merges[rank], byte_of, rank, e));
-    return OK;
+    struct merge_block b = {0};
+    int rc = OK;
+    for (int32_t rank = 0; rank < t->n_merges && rc == OK; rank += BLOCK) {
+        int32_t end = MIN(rank + BLOCK, t->n_merges);
+        rc = load_block(t, &b, c, rank, end, byte_of, e);
+        if (rc == OK)
+            index_merges(t, rank, end);
+    }
+    free(b.bytes);
+    return rc;
 }
 
 /* ---- special tokens ---- */
