@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "engine/engine.h"
 #include "golden.h"
 
 static sluice *s;
@@ -130,6 +131,78 @@ static void a_penalty_changes_repetition(void **state)
             for (int j = 0; j < i; j++)
                 repeats[k] += both[k]->id[i] == both[k]->id[j];
     assert_true(repeats[1] < repeats[0]);
+}
+
+/* What a sampler draws, against the definition: of the tokens in falling order
+ * those that top-k, top-p (over the rest) and min-p leave, by weight. */
+enum { RAISED = 40, DRAWS = 4000 };
+
+/* Logits of 40 tokens stand out, in no order; level[k]: the k-th highest. */
+static void raise_some(float *logits, int n_vocab, int32_t id[RAISED], float level[RAISED])
+{
+    for (int i = 0; i < n_vocab; i++)
+        logits[i] = -40.0f;
+    for (int k = 0; k < RAISED; k++) {
+        id[k] = 300 + 17 * ((k * 23) % RAISED);
+        level[k] = 3.0f - 0.15f * (float)k;
+        logits[id[k]] = level[k];
+    }
+}
+
+static int left_by(const sluice_sampling *p, const float level[RAISED])
+{
+    int n = p->top_k > 0 ? MIN(p->top_k, RAISED) : RAISED, kept = 0;
+    double sum = 0, part = 0;
+    for (int k = 0; k < n; k++)
+        sum += exp((double)level[k]);
+    while (kept < n && (kept == 0 || (part < (double)p->top_p * sum &&
+                                      exp((double)(level[kept] - level[0])) >= (double)p->min_p)))
+        part += exp((double)level[kept++]);
+    return kept;
+}
+
+static void draws_follow_the_weights(void **state)
+{
+    (void)state;
+    static const sluice_sampling cases[] = {
+        {.temperature = 1.0f, .top_p = 1.0f},
+        {.temperature = 0.7f, .top_p = 1.0f, .top_k = 6},
+        {.temperature = 1.5f, .top_p = 0.6f},
+        {.temperature = 1.0f, .top_p = 1.0f, .min_p = 0.2f},
+        {.temperature = 2.0f, .top_p = 0.8f, .top_k = 10, .min_p = 0.1f},
+        {.temperature = 1.0f, .top_p = 0.9f, .top_k = 100000},
+    };
+    const struct text *text = s->text;
+    int n_vocab = (int)text_n_tokens(text);
+    float *logits = malloc((size_t)n_vocab * sizeof(*logits)), level[RAISED];
+    int32_t id[RAISED];
+    assert_non_null(logits);
+    raise_some(logits, n_vocab, id, level);
+    for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+        sluice_sampling p = cases[c];
+        struct sampler *z;
+        int seen[RAISED] = {0};
+        double sum = 0;
+        p.repeat_penalty = 1.0f;
+        p.seed = 7;
+        int kept = left_by(&p, level);
+        for (int k = 0; k < kept; k++)
+            sum += exp((double)level[k] / (double)p.temperature);
+        assert_int_equal(sampler_new(&p, n_vocab, &z, NULL), OK);
+        for (int i = 0; i < DRAWS; i++) {
+            int32_t got = sampler_next(z, text, logits, NULL, 0);
+            for (int k = 0; k < RAISED; k++)
+                seen[k] += got == id[k];
+        }
+        sampler_free(z);
+        for (int k = 0; k < RAISED; k++) {
+            double share = k < kept ? exp((double)level[k] / (double)p.temperature) / sum : 0;
+            double slack = 5 * sqrt(share * (1 - share) / DRAWS);
+            if (fabs((double)seen[k] / DRAWS - share) > slack)
+                fail_msg("case %zu, token %d: drawn %d of %d times, expected share %g", c, k, seen[k], DRAWS, share);
+        }
+    }
+    free(logits);
 }
 
 static void bad_sampling_is_refused(void **state)
@@ -394,6 +467,7 @@ int main(void)
         cmocka_unit_test(a_seed_is_reproducible),
         cmocka_unit_test(narrow_sampling_is_greedy),
         cmocka_unit_test(a_penalty_changes_repetition),
+        cmocka_unit_test(draws_follow_the_weights),
         cmocka_unit_test(bad_sampling_is_refused),
         cmocka_unit_test(a_callback_stops),
         cmocka_unit_test(nothing_to_continue),

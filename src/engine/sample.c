@@ -85,12 +85,37 @@ int32_t sample_greedy(const struct text *t, const float *logits, int n_vocab)
     return best < 0 ? 0 : best;
 }
 
-static int by_logit(const void *pa, const void *pb)
+/* ---- the best candidates ----
+ * A vocabulary has 250,000 entries, of which a few are looked at: they are taken
+ * from a heap one by one. The heap is c[0 .. left); the k-th best, once taken, is
+ * c[n - 1 - k]. */
+
+static bool better(const struct candidate *a, const struct candidate *b)
 {
-    const struct candidate *a = pa, *b = pb;
-    if (a->logit != b->logit)
-        return a->logit > b->logit ? -1 : 1;
-    return (a->id > b->id) - (a->id < b->id);
+    return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+/* Lets c[i] sink to where it belongs in the heap of n. */
+static void sink(struct candidate *c, int n, int i)
+{
+    struct candidate x = c[i];
+    for (int child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && better(&c[child + 1], &c[child]))
+            child++;
+        if (!better(&c[child], &x))
+            break;
+        c[i] = c[child];
+    }
+    c[i] = x;
+}
+
+static void take_best(struct candidate *c, int *left)
+{
+    struct candidate best = c[0];
+    int n = --*left;
+    c[0] = c[n];
+    sink(c, n, 0);
+    c[n] = best;
 }
 
 static int fill(struct sampler *z, const struct text *t, const float *logits)
@@ -127,54 +152,72 @@ static void penalise(struct sampler *z, int n, const int32_t *held, int64_t n_he
     }
 }
 
-/* How many of the sorted candidates top-k, top-p and min-p leave. */
-static int cut(const struct sampler *z, int n)
+/* Takes those that top-k, top-p and min-p leave and says how many they are. */
+static int cut(struct sampler *z, int n)
 {
-    const struct candidate *c = z->c;
-    if (z->p.top_k > 0)
-        n = MIN(n, z->p.top_k);
-    if (z->p.top_p < 1.0f) {
-        double sum = 0.0, part = 0.0;
-        int keep = 0;
-        for (int i = 0; i < n; i++)
-            sum += exp((double)c[i].logit - (double)c[0].logit);
-        while (keep < n && part < (double)z->p.top_p * sum)
-            part += exp((double)c[keep++].logit - (double)c[0].logit);
-        n = MAX(keep, 1);
+    struct candidate *c = z->c;
+    int most = z->p.top_k > 0 ? MIN(n, z->p.top_k) : n, left = n, kept = 0;
+    double sum = 0.0, part = 0.0;
+    for (int i = n / 2 - 1; i >= 0; i--)
+        sink(c, n, i);
+    double top = (double)c[0].logit, lowest = top + log((double)z->p.min_p); /* of 0: all */
+    while (most < n && n - left < most)
+        take_best(c, &left);
+    for (int i = most < n ? n - most : 0; z->p.top_p < 1.0f && i < n; i++)
+        sum += exp((double)c[i].logit - top);
+    for (; kept < most; kept++) {
+        if (n - left == kept)
+            take_best(c, &left);
+        double logit = (double)c[n - 1 - kept].logit;
+        if (kept > 0 && (logit < lowest || (z->p.top_p < 1.0f && part >= (double)z->p.top_p * sum)))
+            break;
+        part += exp(logit - top);
     }
-    if (z->p.min_p > 0.0f) {
-        double lowest = (double)c[0].logit + log((double)z->p.min_p);
-        int keep = 1;
-        while (keep < n && (double)c[keep].logit >= lowest)
-            keep++;
-        n = keep;
+    return kept;
+}
+
+static int best_of(const struct candidate *c, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (better(&c[i], &c[best]))
+            best = i;
+    return best;
+}
+
+/* One of c[0 .. n), by weight; `top` is the highest logit. Overwrites logits. */
+static int32_t draw_from(struct sampler *z, struct candidate *c, int n, double top)
+{
+    double sum = 0.0, part = 0.0;
+    for (int i = 0; i < n; i++) {
+        c[i].logit = (float)exp(((double)c[i].logit - top) / (double)z->p.temperature);
+        sum += (double)c[i].logit;
     }
-    return n;
+    double goal = draw(z) * sum;
+    for (int i = 0; i < n; i++) {
+        part += (double)c[i].logit;
+        if (goal < part)
+            return c[i].id;
+    }
+    return c[n - 1].id;
 }
 
 int32_t sampler_next(struct sampler *z, const struct text *t, const float *logits,
                      const int32_t *held, int64_t n_held)
 {
-    bool penalty = z->p.repeat_penalty != 1.0f && z->p.repeat_window > 0;
-    if (z->p.temperature == 0.0f && !penalty)
+    const sluice_sampling *p = &z->p;
+    bool penalty = p->repeat_penalty != 1.0f && p->repeat_window > 0;
+    if (p->temperature == 0.0f && !penalty)
         return sample_greedy(t, logits, z->n_vocab);
     int n = fill(z, t, logits);
     if (n == 0)
         return 0;
     if (penalty)
         penalise(z, n, held, n_held);
-    qsort(z->c, (size_t)n, sizeof(*z->c), by_logit);
-    if (z->p.temperature == 0.0f)
-        return z->c[0].id;
-    n = cut(z, n);
-    double sum = 0.0, part = 0.0;
-    for (int i = 0; i < n; i++)
-        sum += exp(((double)z->c[i].logit - (double)z->c[0].logit) / (double)z->p.temperature);
-    double goal = draw(z) * sum;
-    for (int i = 0; i < n; i++) {
-        part += exp(((double)z->c[i].logit - (double)z->c[0].logit) / (double)z->p.temperature);
-        if (goal < part)
-            return z->c[i].id;
-    }
-    return z->c[n - 1].id;
+    int best = best_of(z->c, n);
+    if (p->temperature == 0.0f)
+        return z->c[best].id;
+    double top = (double)z->c[best].logit;
+    int kept = p->top_k > 0 || p->top_p < 1.0f || p->min_p > 0.0f ? cut(z, n) : n;
+    return draw_from(z, z->c + n - kept, kept, top);
 }
