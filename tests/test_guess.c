@@ -1,19 +1,22 @@
 /*
  * test_guess: how many experts are guessed ahead follows from what becomes of
- * the guesses; what the user said stays.
+ * the guesses; what the user said stays. The 8-bit copy of a router picks what
+ * the router would.
  */
 #include "model/model_internal.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
 static void ticks(struct guess *g, int n, int64_t queued, int64_t wasted)
 {
     for (int i = 0; i < n; i++)
-        guess_tick(g, queued, wasted);
+        guess_tick(g, &(struct guess_totals){.queued = queued, .wasted = wasted});
 }
 
 static void bad_guesses_become_fewer(void **state)
@@ -53,11 +56,143 @@ static void what_was_asked_for_stays(void **state)
     assert_int_equal(g.n, 2);
 }
 
+/* A period in which `spent` us of guessing made `useful` and `late` of 40 guesses,
+ * beside 60 misses, while the drive was busy for 100 ms: 1 ms an expert. */
+static void period(struct guess *g, struct guess_totals *t, int64_t spent_us, int useful, int late)
+{
+    t->queued += 40;
+    t->useful += useful;
+    t->late += late;
+    t->wasted += 10;
+    t->misses += 60;
+    t->busy_ns += 100 * 1000 * 1000;
+    g->spent_ns += g->n ? spent_us * 1000 : 0;
+    for (int i = 0; i < 16; i++)
+        guess_tick(g, t);
+}
+
+static void guesses_that_cost_more_than_they_spare_rest(void **state)
+{
+    (void)state;
+    struct guess g;
+    struct guess_totals t = {0};
+    guess_open(&g, 0, 8);
+    period(&g, &t, 19000, 15, 10); /* 15 + 10 / 2 experts of 1 ms */
+    assert_int_equal(g.n, 6);
+    period(&g, &t, 21000, 15, 10);
+    assert_int_equal(g.n, 0);
+    for (int i = 0; i < 14; i++) {
+        period(&g, &t, 0, 0, 0);
+        assert_int_equal(g.n, 0);
+    }
+    period(&g, &t, 0, 0, 0); /* another try */
+    assert_int_equal(g.n, 6);
+    period(&g, &t, 1000, 15, 0);
+    assert_int_equal(g.n, 6);
+    period(&g, &t, 1000, 0, 0);
+    assert_int_equal(g.n, 0);
+}
+
+static void what_was_asked_for_stays_whatever_it_costs(void **state)
+{
+    (void)state;
+    struct guess g;
+    struct guess_totals t = {0};
+    guess_open(&g, 4, 8);
+    for (int i = 0; i < 5; i++)
+        period(&g, &t, 1000000, 0, 0);
+    assert_int_equal(g.n, 4);
+}
+
+enum { EXPERTS = 96, EMBD = 256, GUESSES = 8 };
+
+static float noise(uint32_t *seed)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    return (float)(*seed >> 8) / (float)(1 << 23) - 1.0f;
+}
+
+/* Whether expert `id` is among the n with the highest exact scores. */
+static bool is_high(const float *router, const float *norm, const float *x, int id, int n)
+{
+    double score[EXPERTS];
+    int above = 0;
+    for (int r = 0; r < EXPERTS; r++) {
+        score[r] = 0;
+        for (int i = 0; i < EMBD; i++)
+            score[r] += (double)router[r * EMBD + i] * (double)norm[i] * (double)x[i];
+    }
+    for (int r = 0; r < EXPERTS; r++)
+        above += score[r] > score[id];
+    return above < n;
+}
+
+static void guess_with(bool exact, const float *router, const float *norm, const float *x, int32_t *ids)
+{
+    struct device_config c = {.threads = 2, .exact = exact};
+    struct dev_sizes sizes = {.max_tokens = 1, .n_embd = EMBD, .max_in = EMBD, .max_out = EMBD, .n_experts = EXPERTS,
+                              .n_used = GUESSES, .expert_width = 64, .max_context = 16, .q_per_kv = 1, .head_dim = 64};
+    struct dev_mat w = {.type = DT_F32, .n_in = EMBD, .n_out = EXPERTS, .data = router};
+    struct dev_mat copy = {.type = DT_Q8_0, .n_in = EMBD, .n_out = EXPERTS};
+    struct device *d;
+    void *memory = malloc(dev_guess_bytes(EXPERTS, EMBD));
+    assert_non_null(memory);
+    copy.data = memory;
+    assert_int_equal(device_cpu_open(&c, &d, NULL), OK);
+    assert_int_equal(device_reserve(d, &sizes, NULL), OK);
+    device_guess_copy(d, &w, norm, memory);
+    device_guess(d, x, &copy, ids, GUESSES);
+    device_close(d);
+    free(memory);
+}
+
+static void the_copy_picks_what_the_router_would(void **state)
+{
+    (void)state;
+    static float router[EXPERTS * EMBD], norm[EMBD], x[EMBD];
+    uint32_t seed = 1;
+    for (int i = 0; i < EXPERTS * EMBD; i++)
+        router[i] = 0.02f * noise(&seed);
+    for (int i = 0; i < EMBD; i++)
+        norm[i] = 1.0f + 0.9f * noise(&seed);
+    for (int round = 0; round < 40; round++) {
+        int32_t ids[GUESSES];
+        for (int i = 0; i < EMBD; i++)
+            x[i] = 30.0f * noise(&seed);
+        guess_with(round % 2, router, norm, x, ids);
+        assert_true(is_high(router, norm, x, ids[0], 2));
+        for (int k = 0; k < GUESSES; k++)
+            assert_true(is_high(router, norm, x, ids[k], GUESSES + 2));
+    }
+}
+
+static void a_router_of_nonsense_is_survived(void **state)
+{
+    (void)state;
+    static float router[EXPERTS * EMBD], norm[EMBD], x[EMBD];
+    static const float odd[] = {NAN, INFINITY, -INFINITY, 3e38f, 1e-40f, 0.0f};
+    for (int i = 0; i < EXPERTS * EMBD; i++)
+        router[i] = odd[(i / 7) % 6];
+    for (int i = 0; i < EMBD; i++) {
+        norm[i] = odd[(i / 3) % 6];
+        x[i] = 1.0f;
+    }
+    int32_t ids[GUESSES];
+    guess_with(false, router, norm, x, ids);
+    for (int k = 0; k < GUESSES; k++)
+        assert_in_range(ids[k], 0, EXPERTS - 1);
+    assert_int_equal(dev_guess_bytes(8, 48), 0); /* no whole blocks of 32 */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_guesses_become_fewer),
         cmocka_unit_test(what_was_asked_for_stays),
+        cmocka_unit_test(guesses_that_cost_more_than_they_spare_rest),
+        cmocka_unit_test(what_was_asked_for_stays_whatever_it_costs),
+        cmocka_unit_test(the_copy_picks_what_the_router_would),
+        cmocka_unit_test(a_router_of_nonsense_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

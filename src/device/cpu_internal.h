@@ -19,13 +19,13 @@ struct device {
      * hold the gathered inputs of one expert, tmp its outputs */
     float *norm;         /* (max_tokens, max_in) normed input */
     uint8_t *packed;     /* (max_tokens) packed tokens: the input of many-token products */
-    uint8_t *act;        /* one activation blob of n_embd, for device_moe_guess */
+    uint8_t *act;        /* one activation blob of n_embd, for device_guess */
     float *tmp;          /* (max_tokens, max_out), max_out >= n_embd */
     /* mixture of experts */
     float *moe_h;        /* (max_tokens, n_embd) normed input */
     uint8_t *moe_act;    /* (max_tokens) blobs of n_embd */
     float *moe_scores;   /* (max_tokens, n_experts) */
-    float *guess;        /* (n_experts) scores of device_moe_guess */
+    float *guess;        /* (n_experts) scores of device_guess */
     float *moe_shared_w; /* (max_tokens) sigmoid of the shared gate */
     float *moe_y;        /* one token: (n_used, n_embd) by slot; more: (max_tokens, n_embd) sums */
     float *moe_shared;   /* (max_tokens, n_embd) output of the shared expert */
@@ -72,6 +72,9 @@ int64_t cpu_units(const struct dev_mat *w);
  * sequence in which w begins at *at; moves *at behind w. */
 void cpu_unit_rows(const struct dev_mat *w, int64_t u0, int64_t u1, int64_t *at, int64_t *r0,
                    int64_t *r1);
+
+/* The k largest of p (n) in falling order, ties to the lower index; NaN counts as -inf. */
+void cpu_top_k(const float *p, int64_t n, int32_t *ids, float *vals, int64_t k);
 
 static inline void *cpu_thread_mem(const struct device *d, int i)
 {

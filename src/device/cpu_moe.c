@@ -23,8 +23,7 @@ struct moe_job {
 
 /* ---- routing ---------------------------------------------------------- */
 
-/* The k largest of p (n) in falling order, ties to the lower index; NaN counts as -inf. */
-static void top_k(const float *p, int64_t n, int32_t *ids, float *vals, int64_t k)
+void cpu_top_k(const float *p, int64_t n, int32_t *ids, float *vals, int64_t k)
 {
     int64_t have = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -46,7 +45,7 @@ static void pick_experts(const struct device *d, const struct dev_moe *m, int64_
     float *p = d->moe_scores + t * m->router->n_out;
     float *w = m->weights + t * m->n_used;
     d->k->softmax(p, m->router->n_out);
-    top_k(p, m->router->n_out, m->picks + t * m->n_used, w, m->n_used);
+    cpu_top_k(p, m->router->n_out, m->picks + t * m->n_used, w, m->n_used);
     if (m->renormalise) {
         float sum = 0.0f;
         for (int64_t i = 0; i < m->n_used; i++)
@@ -119,36 +118,6 @@ void device_moe_begin(struct device *d, const struct dev_moe *m)
     pool_run(d->pool, norm_tokens, &j);
     pool_run(d->pool, score_rows, &j);
     pool_run(d->pool, pick_tokens, &j);
-}
-
-/* ---- guessing --------------------------------------------------------- */
-
-struct guess_job {
-    const struct device *d;
-    const struct dev_mat *router;
-};
-
-static void guess_rows(void *arg, int i, int n)
-{
-    const struct guess_job *j = arg;
-    int64_t u0, u1, r0, r1;
-    (void)n;
-    while (pool_take(j->d->pool, i, cpu_units(j->router), &u0, &u1)) {
-        cpu_unit_rows(j->router, u0, u1, &(int64_t){0}, &r0, &r1);
-        cpu_mul(j->d, j->router, r0, r1, j->d->norm, j->router->n_in, j->d->act, 1, j->d->guess + r0, 0);
-    }
-}
-
-void device_moe_guess(struct device *d, const float *x, const float *norm, float eps,
-                      const struct dev_mat *router, int32_t *ids, int n)
-{
-    struct guess_job j = {.d = d, .router = router};
-    float vals[DEV_MAX_USED];
-    d->k->rms_norm(d->norm, x, norm, router->n_in, eps);
-    if (cpu_uses_act(d, router))
-        d->k->quantize(d->act, d->norm, router->n_in);
-    pool_run(d->pool, guess_rows, &j);
-    top_k(d->guess, router->n_out, ids, vals, n);
 }
 
 /* ---- one token: a batch of experts ------------------------------------ */

@@ -5,6 +5,7 @@
  *   cpu_attn.c   attention over the KV cache
  *   cpu_delta.c  gated delta net
  *   cpu_moe.c    routing and expert networks
+ *   cpu_guess.c  what a later layer's router may pick
  *
  * `struct device` is an interface: a table of operations. The CPU is its
  * first implementation, over kern and a thread pool. A model sees only this
@@ -157,12 +158,16 @@ struct dev_moe {
 void device_moe_begin(struct device *d, const struct dev_moe *m);
 
 /*
- * The n experts that a router would pick for one token's x as it is now: a
- * guess at a later layer's picks, for lookahead. Leaves a block between
- * device_moe_begin and device_moe_end undisturbed. ids on the host.
+ * Guessing a later layer's picks, for lookahead: the n experts that its router
+ * would pick for one token's x as it is now. The guess works with a copy of the
+ * router in 8 bits (Q8_0), into which the layer's norm is folded; what the norm
+ * divides by changes no order. dev_guess_bytes: room for a copy, 0: n_embd is no
+ * multiple of 32, and none can be made. device_guess leaves a block between
+ * device_moe_begin and device_moe_end undisturbed, device_guess_copy does too.
  */
-void device_moe_guess(struct device *d, const float *x, const float *norm, float eps,
-                      const struct dev_mat *router, int32_t *ids, int n);
+size_t dev_guess_bytes(int64_t n_experts, int64_t n_embd);
+void device_guess_copy(struct device *d, const struct dev_mat *router, const float *norm, void *copy);
+void device_guess(struct device *d, const float *x, const struct dev_mat *copy, int32_t *ids, int n);
 
 /* One expert applied to some of the tokens: down(silu(gate h) * up h). */
 struct dev_expert {

@@ -70,6 +70,18 @@ static size_t streamed_bytes(const struct model *m, int n)
     return sum;
 }
 
+/* Behind each layer that stays lies a copy of its router, for lookahead. */
+static size_t copy_bytes(const struct model *m)
+{
+    return align_up(dev_guess_bytes(m->c.n_experts, m->c.n_embd), IOQ_ALIGN);
+}
+
+/* What the layers take of memory when n of them are read again. */
+static size_t staying_bytes(const struct model *m, int n)
+{
+    return layers_bytes(m) - streamed_bytes(m, n) + (size_t)(m->c.n_layers - n) * copy_bytes(m);
+}
+
 /* A layer, or a few rows of the output matrix. */
 static size_t buffer_bytes(const struct model *m)
 {
@@ -93,7 +105,7 @@ void dense_layout(const struct model *m, size_t allowed, struct dense_layout *l)
     const size_t embed = segment_of(m, dense_embed_segment(m))->bytes;
     const size_t output = segment_of(m, dense_output_segment(m))->bytes;
     const size_t fixed = segment_of(m, dense_fixed_segment(m))->bytes;
-    const size_t layers = layers_bytes(m), rows = rows_bytes(m);
+    const size_t layers = staying_bytes(m, 0), rows = rows_bytes(m);
     *l = (struct dense_layout){.embed_stays = true, .output_rows = m->output.n_out,
                                .bytes = fixed + layers + output + embed};
     if (allowed >= l->bytes)
@@ -108,9 +120,9 @@ void dense_layout(const struct model *m, size_t allowed, struct dense_layout *l)
     l->buffer = buffer_bytes(m);
     l->bytes = fixed + rows + 2 * l->buffer;
     size_t room = allowed > l->bytes ? allowed - l->bytes : 0;
-    while (l->n_streamed < m->c.n_layers && layers - streamed_bytes(m, l->n_streamed) > room)
+    while (l->n_streamed < m->c.n_layers && staying_bytes(m, l->n_streamed) > room)
         l->n_streamed++;
-    size_t stay = layers - streamed_bytes(m, l->n_streamed);
+    size_t stay = staying_bytes(m, l->n_streamed);
     l->bytes += stay;
     l->output_rows = l->n_streamed == 0 ? output_rows_in(m, room - stay) : 0;
     if (l->output_rows)
@@ -220,6 +232,15 @@ static int load_segment(struct loader *r, int segment, size_t *at, struct err *e
     return OK;
 }
 
+static void place_copy(const struct model *m, struct layer *l, size_t *at)
+{
+    size_t bytes = copy_bytes(m);
+    if (bytes)
+        l->guess = (struct dev_mat){.type = DT_Q8_0, .n_in = m->c.n_embd, .n_out = m->c.n_experts,
+                                    .data = m->dense.map + *at};
+    *at += bytes;
+}
+
 static int load_output_rows(struct loader *r, size_t *at, struct err *e)
 {
     struct model *m = r->m;
@@ -236,14 +257,17 @@ static int load_output_rows(struct loader *r, size_t *at, struct err *e)
 /* Reads everything that stays; *at: how much of the mapping it took. */
 static int load_all(struct loader *r, size_t *at, struct err *e)
 {
-    const struct model *m = r->m;
+    struct model *m = r->m;
     const struct dense_layout *l = &m->dense.layout;
     TRY(load_segment(r, dense_fixed_segment(m), at, e));
     if (l->embed_stays)
         TRY(load_segment(r, dense_embed_segment(m), at, e));
-    for (int il = 0; il < m->c.n_layers; il++)
-        if (!is_streamed(m, il, l->n_streamed))
-            TRY(load_segment(r, il, at, e));
+    for (int il = 0; il < m->c.n_layers; il++) {
+        if (is_streamed(m, il, l->n_streamed))
+            continue;
+        TRY(load_segment(r, il, at, e));
+        place_copy(m, &m->layers[il], at);
+    }
     if (l->output_rows == m->output.n_out)
         return load_segment(r, dense_output_segment(m), at, e);
     return load_output_rows(r, at, e);
@@ -300,7 +324,8 @@ int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, voi
     if (!d->map)
         return err_set(e, E_NOMEM, "model: the system refused %zu bytes for the dense weights; close other programs or lower --memory",
                        d->map_bytes);
-    r.total = (int64_t)d->map_bytes - 2 * (int64_t)d->layout.buffer;
+    r.total = (int64_t)(d->map_bytes - 2 * d->layout.buffer) -
+              (int64_t)((size_t)(m->c.n_layers - d->layout.n_streamed) * copy_bytes(m));
     r.touch = d->map_bytes >= OS_HUGE_FROM ? touch_open(1) : NULL;
     touch_limit(r.touch, 0, d->map, d->map_bytes);
     int rc = load_all(&r, &at, e);
@@ -423,11 +448,6 @@ int dense_use(struct model *m, int il, struct err *e)
     TRY(use_item(m, segment_of(m, il)->item, &b, e));
     bind_segment(m, il, b->memory);
     return OK;
-}
-
-bool dense_stays(const struct model *m, int il)
-{
-    return segment_of(m, il)->stays;
 }
 
 /* ---- embedding and output ------------------------------------------------- */

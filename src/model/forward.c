@@ -158,8 +158,11 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
     expert_tick(m->cache);
     if (n == 1) {
         struct expert_stats x;
+        struct ioq_stats q;
         expert_get_stats(m->cache, &x);
-        guess_tick(&m->guess, x.hint_queued, x.hint_wasted);
+        ioq_get_stats(m->q, &q);
+        guess_tick(&m->guess, &(struct guess_totals){x.hint_queued, x.hint_useful, x.hint_late, x.hint_wasted,
+                                                     x.n_misses, q.busy_ns});
     }
     return OK;
 }

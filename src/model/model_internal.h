@@ -102,6 +102,8 @@ struct layer {
     /* experts: data is NULL, it comes with a lease */
     struct dev_mat router, gate, up, down;
     bool fused_gate_up;
+    struct dev_mat guess; /* the router's copy for lookahead, of layers that stay */
+    bool guess_made;
     struct dev_mat shared_gate_mat, shared_up, shared_down;
     const float *shared_gate;
 };
@@ -166,13 +168,19 @@ struct dense {
 
 /* ---- guess.c ---------------------------------------------------------- */
 
+struct guess_totals { /* what became of guesses, as the cache counts; the drive's busy time */
+    int64_t queued, useful, late, wasted, misses, busy_ns;
+};
+
 struct guess {
     bool adapts;
-    int most, n;             /* experts guessed for a layer */
-    int64_t tokens, queued, wasted; /* seen at the last look */
+    int most, n;              /* experts guessed for a layer */
+    int64_t tokens, spent_ns; /* spent on guessing since the last look */
+    int rest, n_after;        /* periods without guesses to come, and n then */
+    struct guess_totals seen; /* at the last look */
 };
 void guess_open(struct guess *g, int wanted, int n_used);
-void guess_tick(struct guess *g, int64_t queued, int64_t wasted);
+void guess_tick(struct guess *g, const struct guess_totals *now);
 /* Queues reads for the layers after il; one token only. */
 void guess_next(struct model *m, int il);
 
@@ -240,7 +248,6 @@ int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, voi
 void dense_close(struct model *m);
 /* The weights of layer il are in place until dense_use of another layer. */
 int dense_use(struct model *m, int il, struct err *e);
-bool dense_stays(const struct model *m, int il);
 /* Rows of the embedding table as floats: x (n, n_embd). */
 int dense_embed(struct model *m, float *x, const int32_t *ids, int64_t n, struct err *e);
 /* Calls fn for the output matrix, or for runs of its rows, in order. */

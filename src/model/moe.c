@@ -115,7 +115,14 @@ static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
                             const struct expert_lease *leases, struct err *e)
 {
     struct arrival a = {.m = m, .l = &m->layers[il], .b = b, .leases = leases, .left = (int)b->n_used};
-    guess_next(m, il); /* now: the drive may have nothing to do while all that is here is computed */
+    /* Little to read: the drive would have nothing to do while what is here is
+     * computed. Otherwise a guess can wait until the processor has nothing to do. */
+    int missing = 0;
+    for (int i = 0; i < a.left; i++)
+        missing += !expert_ready(m->cache, &leases[i]);
+    bool guessed = missing < 2;
+    if (guessed)
+        guess_next(m, il);
     if (b->shared_gate)
         a.batch[a.n++] = shared_of(a.l, 1);
     while (a.left > 0 || a.n > 0) {
@@ -127,6 +134,11 @@ static int compute_arriving(struct model *m, int il, const struct dev_moe *b,
             device_moe_experts(m->dev, b, a.batch, a.n);
         bool idle = a.n == 0;
         a.n = 0;
+        if (!guessed && (idle || a.left == 0)) {
+            guess_next(m, il);
+            guessed = true;
+            continue;
+        }
         if (idle && a.left > 0)
             TRY(wait_some(&a, e));
     }
