@@ -11,7 +11,11 @@
 enum {
     BIG_BLOCK = 4 << 20,
     SLOTS = 16,
-    DRIVE_NS = 600 * 1000 * 1000,
+    /* A drive's rate over half a second is off by a tenth from its rate over a few
+     * seconds: the size that decides is measured longest, all in turn. */
+    ROUNDS = 4,
+    MAIN_NS = 500 * 1000 * 1000,
+    OTHER_NS = 150 * 1000 * 1000,
     MEMORY_LEAST = 192 << 20,
     MEMORY_MOST = 1 << 30,
     MEMORY_PASSES = 5
@@ -21,20 +25,24 @@ struct drive {
     struct ioq *q;
     int file;
     int64_t file_bytes;
-    size_t block;
     uint8_t *buf; /* SLOTS spans of the largest block */
     uint64_t seed;
 };
 
-static int64_t random_place(struct drive *d)
+static int64_t random_place(struct drive *d, size_t block)
 {
     d->seed = d->seed * 6364136223846793005u + 1442695040888963407u;
-    int64_t blocks = MAX((d->file_bytes - (int64_t)d->block) / IOQ_ALIGN, (int64_t)1);
+    int64_t blocks = MAX((d->file_bytes - (int64_t)block) / IOQ_ALIGN, (int64_t)1);
     return (int64_t)((d->seed >> 16) % (uint64_t)blocks) * IOQ_ALIGN;
 }
 
-/* Keeps the queue full for a while; GB/s of what was asked for. */
-static int measure_drive(struct drive *d, double *gbs, struct err *e)
+struct rate {
+    size_t block;
+    int64_t bytes, ns;
+};
+
+/* Keeps the queue full for a while; adds what was read to the rate. */
+static int measure_drive(struct drive *d, struct rate *rate, int64_t least_ns, struct err *e)
 {
     struct ioq_req req[SLOTS] = {0};
     int64_t t0 = os_clock_ns(), done = 0, now = t0;
@@ -48,35 +56,40 @@ static int measure_drive(struct drive *d, double *gbs, struct err *e)
             if (req[i].status < 0)
                 rc = ioq_error(d->q, &req[i], "drive probe", e);
             req[i].state = IOQ_IDLE;
-            if (now - t0 > DRIVE_NS)
+            if (now - t0 > least_ns)
                 break;
         }
-        req[i] = (struct ioq_req){.file = d->file, .cls = IOQ_DEMAND, .offset = random_place(d),
-                                  .bytes = d->block, .buf = d->buf + (size_t)i * span};
+        req[i] = (struct ioq_req){.file = d->file, .cls = IOQ_DEMAND, .offset = random_place(d, rate->block),
+                                  .bytes = rate->block, .buf = d->buf + (size_t)i * span};
         ioq_submit(d->q, &req[i]);
     }
     for (int i = 0; i < SLOTS; i++)
         if (req[i].state != IOQ_IDLE)
             ioq_wait(d->q, &req[i]);
-    *gbs = (double)done / (double)(now - t0);
+    rate->bytes += done;
+    rate->ns += now - t0;
     return rc;
 }
 
 /* The rates of the block sizes; equal sizes are measured once. */
 static int measure_blocks(struct drive *d, sluice_probe_result *r, struct err *e)
 {
-    d->block = (size_t)MIN(d->file_bytes, (int64_t)BIG_BLOCK);
-    TRY(measure_drive(d, &r->drive_gbs_big, e));
-    r->drive_gbs = r->drive_gbs_packed = r->drive_gbs_big;
-    if (r->packed_bytes != (int64_t)d->block) {
-        d->block = (size_t)r->packed_bytes;
-        TRY(measure_drive(d, &r->drive_gbs_packed, e));
-        r->drive_gbs = r->drive_gbs_packed;
+    struct rate rates[3];
+    double *out[] = {&r->drive_gbs, &r->drive_gbs_packed, &r->drive_gbs_big};
+    const size_t block[] = {(size_t)r->block_bytes, (size_t)r->packed_bytes, (size_t)MIN(d->file_bytes, (int64_t)BIG_BLOCK)};
+    int which[3], n = 0;
+    for (int i = 0; i < 3; i++) {
+        for (which[i] = 0; which[i] < n && rates[which[i]].block != block[i]; which[i]++)
+            ;
+        if (which[i] == n)
+            rates[n++] = (struct rate){.block = block[i]};
     }
-    if (r->block_bytes == (int64_t)d->block)
-        return OK;
-    d->block = (size_t)r->block_bytes;
-    return measure_drive(d, &r->drive_gbs, e);
+    for (int round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < n; i++)
+            TRY(measure_drive(d, &rates[i], i == 0 ? MAIN_NS : OTHER_NS, e));
+    for (int i = 0; i < 3; i++)
+        *out[i] = (double)rates[which[i]].bytes / (double)rates[which[i]].ns;
+    return OK;
 }
 
 static int probe_drive(const sluice_options *o, const struct model *model,

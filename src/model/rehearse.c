@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAST_TOKENS = 5, MOST_TOKENS = 101, LEAST_NS = 300 * 1000 * 1000 };
+enum { LEAST_TOKENS = 5, MOST_TOKENS = 101, LEAST_NS = 600 * 1000 * 1000 };
 
 struct rehearsal {
     struct model *m;
