@@ -311,6 +311,7 @@ typedef struct sluice_stats {
     int64_t guesses, guesses_useful, guesses_late, guesses_wasted;
     int64_t read_busy_ns, read_wait_ns;     /* drive busy; compute waiting for it */
     int64_t mirror_read_bytes;              /* of those read: from mirrors */
+    int64_t load_bytes, load_ns;            /* dense weights read at opening; a reset keeps them */
     int n_experts_used, n_experts_native;
     int64_t memory_budget, memory_peak;     /* peak resident set of the process */
 } sluice_stats;

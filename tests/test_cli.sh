@@ -309,12 +309,12 @@ END
     refused 2 "logits and JSON to stdout" "both want" logits --ids 1 --json --out -
 
     run 0 "bench" bench -p 8 -n 4 -r 1 --no-probe
-    for part in "prompt " "decode " "GB read per token" "hit rate" "experts 4 of 4" "peak memory"; do
+    for part in "prompt " "decode " "GB read per token" "hit rate" "loaded " "experts 4 of 4" "peak memory"; do
         out_has "bench" "$part"
     done
     run 0 "bench --json" bench -p 8 -n 4 -r 3 --json --memory $memory
     for key in prompt_tps decode_tps read_gb_per_token achieved_gbs drive_gbs fraction_of_limit \
-        memory_peak memory_budget runs.2.decode.decode_ns runs.2.figures.predicted_tps model.cpu probe.direct; do
+        memory_peak memory_budget runs.2.decode.decode_ns runs.2.figures.predicted_tps load_gbs model.cpu probe.direct; do
         json "bench --json" $key
     done
     json_is "bench --json" runs.0.prompt.prompt_tokens 8

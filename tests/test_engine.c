@@ -396,6 +396,18 @@ static void the_tokeniser_alone(void **state)
     sluice_close(t);
 }
 
+static void loading_is_counted(void **state)
+{
+    (void)state;
+    sluice_stats stats;
+    sluice_plan p;
+    sluice_get_plan(s, &p);
+    sluice_reset_stats(s);
+    sluice_get_stats(s, &stats);
+    assert_true(stats.load_bytes > p.dense * 9 / 10 && stats.load_bytes <= p.dense);
+    assert_true(stats.load_ns > 0);
+}
+
 static void the_plan_adds_up(void **state)
 {
     (void)state;
@@ -478,6 +490,7 @@ int main(void)
         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(the_tokeniser_alone),
         cmocka_unit_test(the_plan_adds_up),
+        cmocka_unit_test(loading_is_counted),
         cmocka_unit_test(speed_is_predicted_from_the_probe),
         cmocka_unit_test(a_token_is_rehearsed),
     };

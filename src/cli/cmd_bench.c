@@ -235,7 +235,7 @@ static int print_json(struct bench *b, const struct numbers *n, const sluice_pro
     const sluice_stats *s = &b->last;
     json_t *j = json_numbers(n, probe);
     json_t *more = json_pack(
-        "{si si sI sI si si si sO* sO*}",
+        "{si si sI sI si si si sI sf sO* sO*}",
         "experts_used", s->n_experts_used,
         "experts_native", s->n_experts_native,
         "memory_peak", (json_int_t)s->memory_peak,
@@ -243,6 +243,8 @@ static int print_json(struct bench *b, const struct numbers *n, const sluice_pro
         "n_prompt", b->a->n_prompt,
         "n_predict", b->a->n_predict,
         "repetitions", b->n_runs,
+        "load_bytes", (json_int_t)s->load_bytes,
+        "load_gbs", ratio((double)s->load_bytes, (double)s->load_ns),
         "model", b->model,
         "runs", b->runs);
     for (int i = 0; i < b->n_runs; i++)
@@ -276,6 +278,7 @@ static void print_text(const struct bench *b, const struct numbers *n,
                    n->achieved_gbs, 100 * fraction_of_limit(n, probe));
     else
         out_printf("drive %.2f GB/s achieved | ", n->achieved_gbs);
+    out_printf("loaded %s at %.2f GB/s | ", show_size(s->load_bytes).s, ratio((double)s->load_bytes, (double)s->load_ns));
     out_printf("experts %d of %d | peak memory %s of %s\n", s->n_experts_used, s->n_experts_native,
                show_size(s->memory_peak).s, show_size(s->memory_budget).s);
 }

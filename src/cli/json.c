@@ -82,7 +82,7 @@ json_t *json_stats(const sluice_stats *s)
                            ? json_real((double)s->expert_hits / (double)s->experts_requested)
                            : json_null();
     return json_pack(
-        "{sf sf sf so sI sI sI sI sI sI sI sI sI sI sI sI sI sI sI si si sI sI}",
+        "{sf sf sf so sI sI sI sI sI sI sI sI sI sI sI sI sI sI sI sI sI si si sI sI}",
         "prompt_tps", ratio((double)s->prompt_tokens * 1e9, (double)s->prompt_ns),
         "decode_tps", ratio(tokens * 1e9, (double)s->decode_ns),
         "read_gb_per_token", ratio((double)s->decode_read_bytes / 1e9, tokens),
@@ -102,6 +102,8 @@ json_t *json_stats(const sluice_stats *s)
         "read_busy_ns", (json_int_t)s->read_busy_ns,
         "read_wait_ns", (json_int_t)s->read_wait_ns,
         "mirror_read_bytes", (json_int_t)s->mirror_read_bytes,
+        "load_bytes", (json_int_t)s->load_bytes,
+        "load_ns", (json_int_t)s->load_ns,
         "experts_used", s->n_experts_used,
         "experts_native", s->n_experts_native,
         "memory_budget", (json_int_t)s->memory_budget,

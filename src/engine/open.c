@@ -234,6 +234,7 @@ void sluice_get_stats(const sluice *s, sluice_stats *out)
 {
     *out = s->stats;
     out->n_experts_used = out->n_experts_native = s->shape.n_used;
+    model_loaded(s->model, &out->load_bytes, &out->load_ns);
     out->memory_budget = s->plan.budget;
     out->memory_peak = os_rss_peak();
 }

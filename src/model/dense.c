@@ -318,6 +318,7 @@ int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, voi
     struct dense *d = &m->dense;
     struct loader r = {.m = m, .progress = progress, .user = user};
     size_t at = 0;
+    int64_t begin = os_clock_ns();
     dense_layout(m, allowed, &d->layout);
     d->map_bytes = d->layout.bytes;
     d->map = os_map(d->map_bytes, d->map_bytes >= OS_HUGE_FROM);
@@ -333,6 +334,8 @@ int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, voi
         int each = settle(&r, i, rc == OK ? e : NULL);
         rc = rc == OK ? each : rc;
     }
+    d->load_bytes = r.done;
+    d->load_ns = os_clock_ns() - begin;
     touch_close(r.touch);
     TRY(rc);
     if (!d->layout.embed_stays) {

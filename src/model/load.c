@@ -213,6 +213,12 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
     return open_cache(m, cache_bytes, policy, e);
 }
 
+void model_loaded(const struct model *m, int64_t *bytes, int64_t *ns)
+{
+    *bytes = m->dense.load_bytes;
+    *ns = m->dense.load_ns;
+}
+
 struct expert_cache *model_experts(struct model *m)
 {
     return m->cache;

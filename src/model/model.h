@@ -118,6 +118,8 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
  * the model and adds them to the queue's `files`; E_ARG when one is not the same. */
 int model_add_mirrors(const struct model *m, const char *const *folders, int n_folders, struct ioq *q,
                       const int *files, int n_files, struct err *e);
+/* The dense weights that loading read, and how long it took. */
+void model_loaded(const struct model *m, int64_t *bytes, int64_t *ns);
 struct expert_cache *model_experts(struct model *m);
 
 /* ---- packing ------------------------------------------------------------ */

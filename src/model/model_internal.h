@@ -153,6 +153,7 @@ struct dense {
     uint8_t *map;
     size_t map_bytes;
     uint8_t *rows; /* for embedding rows */
+    int64_t load_bytes, load_ns; /* what dense_load read, and how long it took */
     struct dense_item {
         int segment;
         int64_t row, n_rows; /* of the output matrix; n_rows 0: a layer */
