@@ -22,7 +22,9 @@ make_group()
         group=/sys/fs/cgroup/sluice-bench-$$ limit=memory.max peak=memory.peak kills=memory.events
     fi
     mkdir "$group" || exit 1
-    trap 'at_end; rmdir "$group" 2>/dev/null; rm -rf "$work"' EXIT INT TERM
+    trap 'at_end; rmdir "$group" 2>/dev/null; rm -rf "$work"' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
 }
 at_end() { :; }
 
