@@ -313,7 +313,7 @@ END
         out_has "bench" "$part"
     done
     run 0 "bench --json" bench -p 8 -n 4 -r 3 --json --memory $memory
-    for key in prompt_tps decode_tps read_gb_per_token achieved_gbs drive_gbs fraction_of_limit \
+    for key in prompt_tps decode_tps read_gb_per_token achieved_gbs drive_gbs fraction_of_limit fraction_of_reachable \
         memory_peak memory_budget runs.2.decode.decode_ns runs.2.figures.predicted_tps load_gbs model.cpu probe.direct; do
         json "bench --json" $key
     done
@@ -321,6 +321,10 @@ END
     json "bench --json" fraction_of_limit
     if is_above "$value" 0; then pass # measured at two times: noise may take it above 1
     else broken "fraction of the limit is $value"; fi
+    limit=$value
+    json "bench --json" fraction_of_reachable # the output matrix comes on top
+    if awk -v a="$value" -v b="$limit" 'BEGIN {exit !(a >= b)}'; then pass
+    else broken "fraction of what can overlap is $value, of the limit $limit"; fi
     refused 2 "bench of too much" "do not fit" bench -p 1000000
 }
 

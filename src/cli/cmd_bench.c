@@ -1,8 +1,8 @@
 /*
  * sluice bench: prompt and decode speed beside what the drive could give.
  *
- * Each repetition starts from an empty session; the expert cache stays as the
- * one before left it, as it would in use. The drive is probed afterwards, when
+ * Each repetition starts from an empty session with a prompt of its own; the
+ * expert cache stays as the one before left it, as it would in use. The drive is probed afterwards, when
  * the model is closed, so that neither the probe's memory nor its reads show in
  * the measured numbers.
  */
@@ -72,15 +72,13 @@ static int32_t random_id(struct bench *b)
     return id;
 }
 
-static int make_prompt(struct bench *b)
+/* Another one for each repetition: the same text again would find its own
+ * experts in the cache. */
+static void make_prompt(struct bench *b, int repetition)
 {
-    b->random = 20250101;
-    b->prompt = malloc((size_t)b->a->n_prompt * sizeof(*b->prompt));
-    if (!b->prompt)
-        return no_memory();
+    b->random = 20250101u + (uint64_t)repetition;
     for (int i = 0; i < b->a->n_prompt; i++)
         b->prompt[i] = random_id(b);
-    return ST_OK;
 }
 
 /* ---- one repetition ------------------------------------------------------------------------ */
@@ -153,6 +151,7 @@ static int repetition(struct bench *b, int i)
     sluice_session_reset(b->m.session);
     sluice_reset_stats(b->m.s);
     progress_line("repetition %d of %d", i + 1, b->a->repetitions);
+    make_prompt(b, i);
     if (sluice_session_append(b->m.session, b->prompt, b->a->n_prompt, NULL, NULL, &e) < 0)
         return fail(&e);
     sluice_get_stats(b->m.s, &prompt);
@@ -197,14 +196,28 @@ static struct numbers medians(const struct bench *b)
 }
 
 /* Measured speed as a fraction of what it would be if only the slower one of
- * drive and processor counted: at the bytes really read, and the time that a
- * token computes with everything in memory. */
-static double fraction_of_limit(const struct numbers *n, const sluice_probe_result *probe)
+ * drive and processor counted, after `alone` seconds in which the drive has
+ * nothing to do: at the bytes really read, and the time that a token computes
+ * with everything in memory. */
+static double fraction(const struct numbers *n, const sluice_probe_result *probe, double alone)
 {
     double measured = ratio(1, n->decode_tps);
     double drive = ratio(n->gb_per_token, probe->drive_gbs);
     double processor = probe->token_s > 0 ? probe->token_s : measured * (1 - n->wait_share);
-    return ratio(drive > processor ? drive : processor, measured);
+    double rest = processor - alone;
+    return ratio(alone + (drive > rest ? drive : rest), measured);
+}
+
+static double fraction_of_limit(const struct numbers *n, const sluice_probe_result *probe)
+{
+    return fraction(n, probe, 0);
+}
+
+/* The output matrix says which token comes next, and that which experts are
+ * wanted: no engine that decodes token by token has anything to read meanwhile. */
+static double fraction_of_reachable(const struct numbers *n, const sluice_probe_result *probe)
+{
+    return fraction(n, probe, probe->output_s);
 }
 
 /* ---- printing ------------------------------------------------------------------------------ */
@@ -224,6 +237,7 @@ static json_t *json_numbers(const struct numbers *n, const sluice_probe_result *
         "cpu_per_token_s", n->cpu_per_token);
     if (j && probe) {
         json_object_set_new(j, "fraction_of_limit", json_number(fraction_of_limit(n, probe)));
+        json_object_set_new(j, "fraction_of_reachable", json_number(fraction_of_reachable(n, probe)));
         json_object_set_new(j, "predicted_tps",
                             json_number(sluice_predict(probe, n->gb_per_token * 1e9)));
     }
@@ -273,9 +287,9 @@ static void print_text(const struct bench *b, const struct numbers *n,
     else
         out_printf("hit rate %.1f %% | ", 100 * n->hit_rate);
     if (probe)
-        out_printf("drive %.2f GB/s probed%s, %.2f achieved | %.0f %% of the limit | ",
+        out_printf("drive %.2f GB/s probed%s, %.2f achieved | %.0f %% of the limit (%.0f %% of what can overlap) | ",
                    probe->drive_gbs, probe->direct ? "" : " (through the page cache)",
-                   n->achieved_gbs, 100 * fraction_of_limit(n, probe));
+                   n->achieved_gbs, 100 * fraction_of_limit(n, probe), 100 * fraction_of_reachable(n, probe));
     else
         out_printf("drive %.2f GB/s achieved | ", n->achieved_gbs);
     out_printf("loaded %s at %.2f GB/s | ", show_size(s->load_bytes).s, ratio((double)s->load_bytes, (double)s->load_ns));
@@ -299,7 +313,9 @@ static int measure(struct bench *b)
     }
     sluice_set_progress(b->m.s, progress_quiet, NULL);
     b->model = json_model(b->m.s);
-    status = make_prompt(b);
+    b->prompt = malloc((size_t)a->n_prompt * sizeof(*b->prompt));
+    if (!b->prompt)
+        return no_memory();
     for (int i = 0; i < a->repetitions && status == ST_OK; i++)
         status = repetition(b, i);
     return status;

@@ -184,12 +184,16 @@ int plan_make(struct sluice *s, struct err *e)
 
 double sluice_predict(const sluice_probe_result *probe, double read_bytes)
 {
-    /* Reads and computing overlap, but a layer's reads are known for sure only
-     * when its router has spoken: layers with many misses wait for the drive,
-     * those with none leave it idle. Where one of the two is much longer it
-     * alone counts; where they are equal a token takes 1.3 to 1.5 times as long
-     * as either (docs/performance.md). So does the long side of a right angle. */
-    return 1.0 / hypot(read_bytes / (probe->drive_gbs * 1e9), probe->token_s);
+    /* While the output matrix is computed nothing can be read: it says which
+     * token comes next. Otherwise reads and computing overlap, but a layer's
+     * reads are known for sure only when its router has spoken: layers with many
+     * misses wait for the drive, those with none leave it idle. Where one of the
+     * two is much longer it alone counts; where they are equal it takes about one
+     * and a half times as long. So does the long side of a right angle. Computing
+     * takes about a fifth longer beside reads than alone (docs/performance.md). */
+    const double beside = 0.2;
+    double drive = read_bytes / (probe->drive_gbs * 1e9), layers = probe->token_s - probe->output_s;
+    return 1.0 / (probe->output_s + hypot(drive, layers + beside * MIN(drive, layers)));
 }
 
 /* Packed, the experts' bytes come at another rate; dense weights do not change. */
