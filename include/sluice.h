@@ -51,6 +51,13 @@ typedef struct sluice_error {
 
 /* ---- opening ----------------------------------------------------------- */
 
+/* Which experts the routers picked, as sluice_set_route_callback tells it. */
+typedef struct sluice_routing {
+    int n_layers, n_used;
+    int64_t n_tokens;
+    const int32_t *experts; /* (n_tokens, n_layers, n_used), -1 after the last where fewer were picked */
+} sluice_routing;
+
 typedef struct sluice_options {
     const char *model;     /* path of the GGUF file (first shard of a split one) */
     uint64_t memory_bytes; /* budget for the whole process; 0: what machine and cgroup allow */
@@ -80,6 +87,9 @@ typedef struct sluice_options {
     /* A file that gets a timeline when the model is closed, in the Chrome trace
      * event format: reads, waiting, what each thread computed. NULL: none. */
     const char *timeline;
+    /* For sluice_plan_memory: routing of this model, recorded in an earlier run;
+     * the plan then says what it would hit. NULL: none. */
+    const sluice_routing *routing;
 } sluice_options;
 
 SLUICE_API void sluice_options_init(sluice_options *o);
@@ -131,9 +141,10 @@ typedef struct sluice_plan {
     int64_t dense_read_per_token;   /* read from the drive: dense weights that do not stay */
     double hit_rate;                /* predicted for uniform routing, the worst there is */
     double typical_hit_rate;        /* ... for routing as recorded from real models */
+    double recorded_hit_rate;       /* ... for sluice_options.routing; -1 without it */
     bool packed;                    /* an expert is one read (sluice_pack), not one a matrix */
     /* predicted speeds; 0 unless a probe was given */
-    double decode_tps, typical_tps; /* with those hit rates */
+    double decode_tps, typical_tps, recorded_tps; /* with those hit rates */
     double drive_gbs, memory_gbs;
     double compute_s;               /* of a token, with everything in memory */
     double pack_gain;               /* decode_tps of the packed file is so many times this one's; >= 1 */

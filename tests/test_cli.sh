@@ -23,7 +23,8 @@ question='What does serendipity mean?'
 answer='serendipity (noun): good luck in making unexpected and fortunate discoveries.'
 # A sanitizer's own memory counts too.
 memory=64M
-[ -z "${SANITIZE:-}" ] || memory=1G
+routing_memory=32M
+[ -z "${SANITIZE:-}" ] || memory=1G routing_memory=1G
 
 passed=0 failed=0
 pass() { passed=$((passed + 1)); }
@@ -328,6 +329,48 @@ END
     refused 2 "bench of too much" "do not fit" bench -p 1000000
 }
 
+# Picks that one run recorded say what another one will hit.
+routing() {
+    picks=$dir/picks.jsonl
+    run 0 "record routing" bench -p 16 -n 60 -r 2 --no-probe --record-routing "$picks"
+    lines=$(wc -l <"$picks")
+    # of each repetition all tokens but the last, whose successor nobody wants; and
+    # those that bench feeds in where an answer ends
+    if [ "$lines" -ge 118 ] && [ "$lines" -le 238 ]; then pass
+    else broken "recorded routing: $lines tokens, expected 118 to 238"; fi
+    if [ "$(sed -n 1p "$picks" | tr -dc '[' | wc -c)" -eq 9 ]; then pass
+    else broken "recorded routing: a token has not 8 layers"; fi
+    sed 's/.*"layers"//' "$picks" >"$dir/layers"
+    if [ "$(head -n $((lines / 2)) "$dir/layers")" != "$(tail -n $((lines / 2)) "$dir/layers")" ]; then pass
+    else broken "bench repeats the same text"; fi
+    run 0 "plan for recorded routing" plan --no-probe --routing "$picks" --memory $routing_memory
+    out_has "plan for recorded routing" "for the recorded routing"
+    run 0 "plan --json for recorded routing" plan --routing "$picks" --memory $routing_memory --json
+    json "plan --json for recorded routing" predicted.recorded_tps
+    json "plan --json for recorded routing" recorded_hit_rate
+    expected=$value
+    run 0 "bench at that memory" bench -p 16 -n 60 -r 2 --no-probe --lookahead 0 --memory $routing_memory --json
+    json "bench at that memory" hit_rate
+    if awk -v a="$value" -v b="$expected" 'BEGIN {exit !(a - b < 0.1 && b - a < 0.1)}'; then pass
+    else broken "recorded routing: expected $expected hits, got $value"; fi
+    run 0 "plan without routing" plan --no-probe --json
+    if grep -q recorded "$dir/out"; then broken "plan without routing speaks of it"; else pass; fi
+    refused 2 "routing of another model" "16 layers with 8 picks, the model 8 with 4" \
+        plan --routing "$models/../tests/data/traces/trace_olmoe-1b-7b_k8.jsonl"
+    head -n 1 "$picks" >"$dir/short"
+    refused 1 "routing of one token" "at least 2 tokens, got 1" plan --routing "$dir/short"
+    { head -n 2 "$picks"; head -c 100 "$picks"; } >"$dir/cut"
+    refused 1 "routing cut off" "line 3: expected" plan --routing "$dir/cut"
+    sed 's/\[\[[0-9]*/[[99/' "$picks" >"$dir/far"
+    refused 2 "routing with an expert too many" "has no expert 99" plan --routing "$dir/far"
+    refused 1 "no routing" "No such file" plan --routing "$dir/not-there"
+    refused 1 "routing to nowhere" "cannot write the routing" run --record-routing "$dir/not-there/x" x
+    if [ -w /dev/full ]; then
+        run 0 "routing to a full disk" bench -p 4 -n 100 -r 1 --no-probe --record-routing /dev/full
+        err_has "routing to a full disk" "is not whole: No space left"
+    fi
+}
+
 # Writing to places that take nothing, or no more.
 lost_output() {
     if [ -w /dev/full ]; then
@@ -478,7 +521,7 @@ timeline() {
     fi
 }
 
-for part in help nonsense failures answers mirrors timeline information measurements lost_output interruption chat; do
+for part in help nonsense failures answers mirrors timeline information measurements routing lost_output interruption chat; do
     $part
 done
 echo "$passed checks passed, $failed failed"

@@ -8,6 +8,7 @@
  */
 #include "support/replay.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -276,6 +277,68 @@ static void the_cache_misses_what_the_replay_says(void **state)
     }
 }
 
+/* ---- recorded picks through a cache that reads nothing ------------------ */
+
+static int dry_hits(const struct replay_trace *t, int64_t n_slots, int64_t n_first, double *hits, struct err *e)
+{
+    struct expert_layer *layers = calloc((size_t)t->n_layers, sizeof *layers);
+    size_t n = (size_t)t->n_tokens * (size_t)t->n_layers * (size_t)t->n_used;
+    int32_t *ids = calloc(n, sizeof *ids);
+    for (size_t i = 0; i < n; i++)
+        ids[i] = t->ids[i];
+    /* larger than any memory: nothing of it may be touched */
+    for (int l = 0; l < t->n_layers; l++)
+        layers[l] = (struct expert_layer){.n_experts = t->n_experts, .n_parts = 1,
+                                          .part = {{0, (int64_t)l << 45, (int64_t)1 << 32, (size_t)1 << 32}}};
+    struct expert_config cfg = {.layers = layers, .n_layers = t->n_layers, .n_used = t->n_used};
+    cfg.cache_bytes = (size_t)n_slots * (expert_full_bytes(&cfg) / (size_t)(t->n_layers * t->n_experts));
+    int rc = expert_replay(&cfg, ids, t->n_tokens, n_first, hits, e);
+    free(ids);
+    free(layers);
+    return rc;
+}
+
+static void a_replay_without_reads_hits_as_often(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    for (size_t i = 0; i < N_TRACES; i++) {
+        struct replay_trace *t = &traces[i];
+        int64_t n_slots = replay_slots(t, 2), n_half = t->n_tokens / 2, all = t->n_requests;
+        double hits, later;
+        assert_int_equal(dry_hits(t, n_slots, 0, &hits, &e), OK);
+        int64_t misses = replay_policy(t, expert_policies[0], n_slots);
+        assert_true(fabs(hits * (double)all - (double)(all - misses)) < 0.5);
+        /* counted from the middle on: what the whole misses more than the first half */
+        assert_int_equal(dry_hits(t, n_slots, n_half, &later, &e), OK);
+        struct replay_trace half = *t;
+        half.n_tokens = (int)n_half;
+        int64_t n = 0;
+        for (int64_t k = n_half * t->n_layers * t->n_used; k < (int64_t)t->n_tokens * t->n_layers * t->n_used; k++)
+            n += t->ids[k] >= 0;
+        int64_t second = misses - replay_policy(&half, expert_policies[0], n_slots);
+        assert_true(fabs(later * (double)n - (double)(n - second)) < 0.5);
+    }
+}
+
+static void a_replay_refuses_picks_of_another_model(void **state)
+{
+    (void)state;
+    struct replay_trace t = traces[3];
+    int16_t *ids = malloc((size_t)t.n_layers * (size_t)t.n_used * sizeof *ids);
+    double hits;
+    memcpy(ids, t.ids, (size_t)t.n_layers * (size_t)t.n_used * sizeof *ids);
+    t.ids = ids;
+    t.n_tokens = 1;
+    for (int k = 0; k < 2; k++) {
+        struct err e = {0};
+        ids[5] = k ? ids[4] : (int16_t)t.n_experts; /* there is none; twice the same */
+        assert_int_equal(dry_hits(&t, 512, 0, &hits, &e), E_ARG);
+        assert_non_null(strstr(e.text, k ? "asked for twice" : "only 0 to 63"));
+    }
+    free(ids);
+}
+
 static void bad_traces_are_refused(void **state)
 {
     (void)state;
@@ -299,6 +362,8 @@ int main(void)
         cmocka_unit_test(a_scan_in_small_steps_keeps_part_of_the_cache),
         cmocka_unit_test(a_victim_is_evictable_or_none),
         cmocka_unit_test(the_cache_misses_what_the_replay_says),
+        cmocka_unit_test(a_replay_without_reads_hits_as_often),
+        cmocka_unit_test(a_replay_refuses_picks_of_another_model),
         cmocka_unit_test(bad_traces_are_refused),
     };
     return cmocka_run_group_tests(tests, load_traces, free_traces);

@@ -8,6 +8,7 @@
  *   term.c         standard output, the progress line, colours, signals
  *   json.c         JSON in and out
  *   open.c         which model file, how it is opened, the closing numbers
+ *   routing.c      which experts were picked: recorded to a file, read for plan
  *   answer.c       one generated answer: reasoning split off, shown as it comes
  *   cmd_run.c      run
  *   cmd_chat.c     chat
@@ -67,7 +68,7 @@ struct args {
     /* the model and how it is run */
     const char *model, *cpu, *io, *policy, *kv;
     struct texts mirrors;
-    const char *timeline;
+    const char *timeline, *routing, *record_routing;
     uint64_t memory; /* bytes; 0: what the machine allows */
     int threads, ctx, chunk, lookahead;
     int exact;
@@ -250,11 +251,25 @@ struct model { /* zero-initialise; model_close is safe at any time */
     sluice *s;
     sluice_session *session;
     sluice_model_info info;
+    struct routing *routing; /* being recorded; NULL: not */
 };
 /* want_context: what --ctx is when not given. */
 int model_open(const struct args *a, int want_context, struct model *m);
 int model_open_tokenizer(const struct args *a, struct model *m);
 void model_close(struct model *m);
+
+/* ---- routing.c ----------------------------------------------------------- */
+
+/* Records until model_close; `path` is borrowed until then. */
+int routing_record(struct model *m, const char *path);
+void routing_end(struct model *m); /* model_close does it */
+
+struct picks {
+    sluice_routing r;
+    int32_t *ids; /* what r.experts points to */
+};
+int routing_read(const char *path, struct picks *p); /* routing_free after any outcome */
+void routing_free(struct picks *p);
 
 sluice_sampling sampling_from(const struct args *a);
 /* The closing line of --stats. */

@@ -56,10 +56,14 @@ static void print_plan(const sluice_plan *p)
         plan_line("dense read", p->dense_read_per_token, "read from the drive: dense weights that do not stay");
     out_printf("  %-12s %10.1f %%   if all experts are picked equally often; %.1f %% if as in real models\n",
                "hit rate", 100 * p->hit_rate, 100 * p->typical_hit_rate);
+    if (p->recorded_hit_rate >= 0)
+        out_printf("  %-12s %10.1f %%   for the recorded routing\n", "", 100 * p->recorded_hit_rate);
     if (p->decode_tps <= 0)
         return;
     out_printf("  %-12s %12.2f   tok/s predicted for equal picks, where the limit is the %s; %.2f as in real models\n",
                "speed", p->decode_tps, p->limited_by_drive ? "drive" : "memory", p->typical_tps);
+    if (p->recorded_tps > 0)
+        out_printf("  %-12s %12.2f   tok/s for the recorded routing\n", "", p->recorded_tps);
     if (!p->packed)
         out_printf("  %-12s %12.2f   times that for equal picks if the file were packed (sluice pack)\n",
                    "packing", p->pack_gain);
@@ -77,24 +81,20 @@ static int print_plan_json(const sluice_plan *p, const sluice_error *e)
     return json_print(j);
 }
 
-int cmd_plan(const struct args *a)
+static int plan_with(const struct args *a, const sluice_options *o)
 {
-    char path[PATH_MAX];
-    sluice_options o;
     sluice_plan p = {0};
     sluice_probe_result probe;
     sluice_error e = {0};
-    int status = model_options(a, path, &o);
-    if (status != ST_OK)
-        return status;
+    int status = ST_OK;
     /* first without a probe: a refusal should not take two seconds */
-    int rc = sluice_plan_memory(&o, NULL, &p, &e);
+    int rc = sluice_plan_memory(o, NULL, &p, &e);
     if (rc == 0 && !a->no_probe) {
         progress_line("measuring drive and memory");
-        rc = sluice_probe(&o, &probe, &e);
+        rc = sluice_probe(o, &probe, &e);
         if (rc < 0)
             return fail_asked(&e);
-        rc = sluice_plan_memory(&o, &probe, &p, &e);
+        rc = sluice_plan_memory(o, &probe, &p, &e);
     }
     if (rc < 0 && rc != SLUICE_E_BUDGET)
         return fail_asked(&e);
@@ -103,6 +103,22 @@ int cmd_plan(const struct args *a)
     else
         print_plan(&p);
     return rc < 0 ? fail(&e) : status;
+}
+
+int cmd_plan(const struct args *a)
+{
+    char path[PATH_MAX];
+    sluice_options o;
+    struct picks picks = {.ids = NULL};
+    int status = model_options(a, path, &o);
+    if (status == ST_OK && a->routing) {
+        status = routing_read(a->routing, &picks);
+        o.routing = &picks.r;
+    }
+    if (status == ST_OK)
+        status = plan_with(a, &o);
+    routing_free(&picks);
+    return status;
 }
 
 /* ---- probe -------------------------------------------------------------------------- */

@@ -143,6 +143,8 @@ json_t *json_plan(const sluice_plan *p)
         "hit_rate", p->hit_rate,
         "typical_hit_rate", p->typical_hit_rate,
         "packed", p->packed);
+    if (j && p->recorded_hit_rate >= 0)
+        json_object_set_new(j, "recorded_hit_rate", json_real(p->recorded_hit_rate));
     if (j && p->decode_tps > 0)
         json_object_set_new(j, "predicted",
                             json_pack("{sf sf sf sf sf ss sf}", "decode_tps", p->decode_tps, "typical_tps",
@@ -150,6 +152,8 @@ json_t *json_plan(const sluice_plan *p)
                                       p->drive_gbs, "memory_gbs", p->memory_gbs, "limit",
                                       p->limited_by_drive ? "drive" : "memory", "pack_gain",
                                       p->pack_gain));
+    if (j && p->recorded_tps > 0)
+        json_object_set_new(json_object_get(j, "predicted"), "recorded_tps", json_real(p->recorded_tps));
     return j;
 }
 

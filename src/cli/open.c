@@ -115,7 +115,8 @@ int model_open(const struct args *a, int want_context, struct model *m)
         return status;
     if (o.context == 0)
         o.context = want_context;
-    return open_with(&o, m);
+    status = open_with(&o, m);
+    return status == ST_OK && a->record_routing ? routing_record(m, a->record_routing) : status;
 }
 
 int model_open_tokenizer(const struct args *a, struct model *m)
@@ -131,6 +132,7 @@ int model_open_tokenizer(const struct args *a, struct model *m)
 
 void model_close(struct model *m)
 {
+    routing_end(m);
     if (m->session)
         sluice_session_free(m->session);
     sluice_close(m->s);

@@ -105,6 +105,10 @@ static const struct option_row table[] = {
      "tokens to generate after it"},
     {"repetitions", 'r', O_INT, G_INPUT, C_BENCH, AT(repetitions), "N", "3", 1, 1000, NULL, NULL,
      "how often; medians are shown"},
+    {"routing", 0, O_TEXT, G_INPUT, C_PLAN, AT(routing), "FILE", NULL, 0, 0, NULL, NULL,
+     "predict the hit rate and speed for these picks, which an earlier run of the model recorded "
+     "with --record-routing, whatever its memory: the first half fills the cache, the second is "
+     "counted"},
     {"no-probe", 0, O_FLAG, G_INPUT, C_PLAN | C_BENCH, AT(no_probe), NULL, NULL, 1, 0, NULL, NULL,
      "do not measure drive and memory (about two seconds): no predicted speed, no fraction of "
      "the limit"},
@@ -122,6 +126,9 @@ static const struct option_row table[] = {
      "record what each thread and the drive did when, and write it to FILE in the Chrome trace "
      "event format (Perfetto and chrome://tracing show it); takes 8 MiB, which hold some 100000 "
      "spans: what comes later is left out, with a warning"},
+    {"record-routing", 0, O_TEXT, G_OUTPUT, C_OPEN, AT(record_routing), "FILE", NULL, 0, 0, NULL, NULL,
+     "write to FILE which experts the routers picked for each generated token, one JSON object a "
+     "line; plan --routing predicts from it"},
     {"meta", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_meta), NULL, NULL, 1, 0, NULL, NULL,
      "only the metadata"},
     {"tensors", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_tensors), NULL, NULL, 1, 0, NULL, NULL,

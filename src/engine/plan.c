@@ -143,6 +143,18 @@ static double typical_hits(double f)
     return 1.0 - pow(1.0 - sqrt(f), 2.2);
 }
 
+/* What the planned cache would hit of routing that was recorded. */
+static int replay_routing(struct sluice *s, struct err *e)
+{
+    const sluice_routing *r = s->o.routing;
+    if (!r)
+        return OK;
+    if (r->n_layers != s->shape.n_layers || r->n_used != s->shape.n_used)
+        return err_set(e, E_ARG, "the recorded routing has %d layers with %d picks, the model %d with %d; was it recorded with another model?",
+                       r->n_layers, r->n_used, s->shape.n_layers, s->shape.n_used);
+    return model_replay(s->model, s->plan.cache, s->o.policy, r->experts, r->n_tokens, &s->plan.recorded_hit_rate, e);
+}
+
 int plan_make(struct sluice *s, struct err *e)
 {
     sluice_plan *p = &s->plan;
@@ -158,6 +170,7 @@ int plan_make(struct sluice *s, struct err *e)
     p->expert_bytes_per_token = s->shape.expert_bytes_per_token;
     p->dense_bytes_per_token = s->shape.dense_bytes_per_token;
     p->packed = s->shape.packed;
+    p->recorded_hit_rate = -1;
     s->mo.kv_f16 = !s->o.exact && !s->o.kv_f32;
     s->mo.lookahead = s->o.lookahead;
 
@@ -179,7 +192,7 @@ int plan_make(struct sluice *s, struct err *e)
     p->hit_rate = p->cache_full ? (double)p->cache / (double)p->cache_full : 0.0;
     p->typical_hit_rate = typical_hits(p->hit_rate);
     allow_chunks(s);
-    return OK;
+    return replay_routing(s, e);
 }
 
 double sluice_predict(const sluice_probe_result *probe, double read_bytes)
@@ -217,6 +230,8 @@ void plan_predict(const sluice_probe_result *probe, sluice_plan *p)
     p->compute_s = r.token_s;
     p->decode_tps = sluice_predict(&r, (1.0 - p->hit_rate) * experts + dense);
     p->typical_tps = sluice_predict(&r, (1.0 - p->typical_hit_rate) * experts + dense);
+    if (p->recorded_hit_rate >= 0)
+        p->recorded_tps = sluice_predict(&r, (1.0 - p->recorded_hit_rate) * experts + dense);
     p->limited_by_drive = ((1.0 - p->hit_rate) * experts + dense) / (r.drive_gbs * 1e9) > r.token_s;
     p->pack_gain = pack_gain(&r, p);
 }

@@ -87,7 +87,7 @@ int expert_open(const struct expert_config *cfg, struct expert_cache **out, stru
                      cfg->cache_bytes, cfg->n_used, slots_min_bytes(c));
         goto out;
     }
-    if ((rc = slots_map(c, cfg->cache_bytes, e)) < 0 || (rc = open_tables(c, e)) < 0)
+    if ((c->ioq && (rc = slots_map(c, cfg->cache_bytes, e)) < 0) || (rc = open_tables(c, e)) < 0)
         goto out;
     if (c->huge)
         c->touch = touch_open(c->n_cls);

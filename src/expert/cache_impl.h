@@ -60,7 +60,7 @@ struct size_class {
 };
 
 struct expert_cache {
-    struct ioq *ioq;
+    struct ioq *ioq;         /* NULL: a replay; reads are done at once, into nothing */
     int n_layers, n_used, max_experts;
     struct layer_plan *plan; /* n_layers */
     struct size_class *cls;

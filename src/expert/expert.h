@@ -5,6 +5,7 @@
  *   slots.c      size classes, the mapping, growing and shrinking
  *   reads.c      the reads of a slot; slots read for nobody yet
  *   policy_*.c   one eviction policy a file
+ *   replay.c     recorded picks through a cache that reads nothing
  *
  * The cache owns its memory (one mapping, slots carved once) and its read
  * requests. Slots come in size classes because layers of one file may use
@@ -103,6 +104,16 @@ void expert_get_stats(const struct expert_cache *c, struct expert_stats *s);
 /* Called for every expert_request with the ids in router order. */
 typedef void expert_trace_fn(void *user, int layer, const int32_t *ids, int n);
 void expert_set_trace(struct expert_cache *c, expert_trace_fn *fn, void *user);
+
+/*
+ * The share of requests that a cache of cfg->cache_bytes hits when it sees these
+ * picks, counted from token n_first on: until then it fills. ids (n_tokens,
+ * n_layers, n_used), -1 after the last where a layer uses fewer. Reads nothing
+ * and takes no memory for experts; cfg->ioq is not used. E_ARG for picks that
+ * the layers do not have.
+ */
+int expert_replay(const struct expert_config *cfg, const int32_t *ids, int64_t n_tokens, int64_t n_first,
+                  double *hit_rate, struct err *e);
 
 /*
  * Eviction policies: one file each, a table of functions over opaque state.

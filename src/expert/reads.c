@@ -12,6 +12,12 @@ void reads_start(struct expert_cache *c, int gid, enum ioq_class cls)
     struct slot *s = &c->slots[gid];
     const struct layer_plan *p = &c->plan[s->key / c->max_experts];
     int64_t expert = s->key % c->max_experts;
+    s->state = SLOT_READING;
+    if (!c->ioq) {
+        for (int i = 0; i < EXPERT_MAX_PARTS; i++)
+            s->reads[i] = (struct ioq_req){.state = IOQ_DONE};
+        return;
+    }
     char *at = slot_memory(c, gid);
     for (int i = 0; i < p->n_extents; i++) {
         const struct extent *x = &p->extent[i];
@@ -27,7 +33,6 @@ void reads_start(struct expert_cache *c, int gid, enum ioq_class cls)
     }
     for (int i = p->n_extents; i < EXPERT_MAX_PARTS; i++)
         s->reads[i] = (struct ioq_req){.state = IOQ_DONE};
-    s->state = SLOT_READING;
     for (int i = 0; i < p->n_extents; i++)
         ioq_submit(c->ioq, &s->reads[i]);
 }

@@ -376,7 +376,8 @@ void slots_resize(struct expert_cache *c)
     for (int i = 0; i < c->n_cls; i++) {
         struct size_class *k = &c->cls[i];
         int want = MIN(k->want_slots, k->max_slots);
-        touch_limit(c->touch, i, c->memory + k->region, (size_t)want * k->slot_bytes);
+        if (c->touch)
+            touch_limit(c->touch, i, c->memory + k->region, (size_t)want * k->slot_bytes);
         k->n_taken = MIN(k->n_taken, want);
         if (want < k->n_slots)
             shrink_class(c, k, want);

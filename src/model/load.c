@@ -115,6 +115,15 @@ void model_needs(const struct model *m, const struct model_options *o, struct mo
     device_sizes(c, o, &n->sizes);
 }
 
+int model_replay(const struct model *m, int64_t cache_bytes, const char *policy, const int32_t *ids,
+                 int64_t n_tokens, double *hit_rate, struct err *e)
+{
+    struct expert_config x = cache_config(m);
+    x.cache_bytes = (size_t)cache_bytes;
+    x.policy = policy;
+    return expert_replay(&x, ids, n_tokens, n_tokens / 2, hit_rate, e);
+}
+
 /* ---- loading ---------------------------------------------------------- */
 
 static int check_type(const struct model *m, const struct device *d, const struct gguf_tensor *t, struct err *e)

@@ -104,6 +104,11 @@ struct model_needs {
 };
 /* All zero for a family that cannot be run. */
 void model_needs(const struct model *m, const struct model_options *o, struct model_needs *n);
+/* What an expert cache of this size would hit of recorded picks (n_tokens,
+ * n_layers, n_used), -1 where fewer are used: the first half of the tokens fills
+ * it, the second is counted. For a model that was only described, too. */
+int model_replay(const struct model *m, int64_t cache_bytes, const char *policy, const int32_t *ids,
+                 int64_t n_tokens, double *hit_rate, struct err *e);
 
 /* ---- loading ----------------------------------------------------------- */
 

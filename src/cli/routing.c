@@ -1,0 +1,185 @@
+/*
+ * Routing: which experts were picked, a file with one JSON object a token,
+ *
+ *     {"tok": 1, "layers": [[expert, ...], ...]}
+ *
+ * experts in router order. Recorded are passes of one token: in a prompt, many
+ * tokens share a read of an expert, so that its picks say nothing about decoding.
+ */
+#include "cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- recording ------------------------------------------------------------ */
+
+struct routing {
+    const char *path;
+    FILE *f;
+    int n_layers, n_used, next; /* next: the layer that a whole token goes on with */
+    int64_t n_tokens;
+    int error; /* errno of the first failure to write */
+    int32_t *picks; /* (n_layers, n_used) of the token under way */
+};
+
+static void write_token(struct routing *r)
+{
+    fprintf(r->f, "{\"tok\": %lld, \"layers\": [", (long long)++r->n_tokens);
+    for (int l = 0; l < r->n_layers; l++)
+        for (int i = 0; i < r->n_used; i++)
+            fprintf(r->f, "%s%d%s", i ? ", " : l ? ", [" : "[", r->picks[l * r->n_used + i],
+                    i == r->n_used - 1 ? "]" : "");
+    fputs("]}\n", r->f);
+    if (ferror(r->f) && !r->error)
+        r->error = errno;
+}
+
+static void on_route(void *user, int layer, int64_t first_position, int64_t n_tokens, int n_used,
+                     const int32_t *experts)
+{
+    struct routing *r = user;
+    (void)first_position;
+    if (layer == 0)
+        r->next = 0;
+    if (n_tokens != 1 || layer != r->next || n_used != r->n_used)
+        return;
+    memcpy(r->picks + (size_t)layer * (size_t)n_used, experts, (size_t)n_used * sizeof(*experts));
+    if (++r->next == r->n_layers)
+        write_token(r);
+}
+
+int routing_record(struct model *m, const char *path)
+{
+    struct routing *r = calloc(1, sizeof(*r));
+    if (!r)
+        return no_memory();
+    m->routing = r;
+    *r = (struct routing){.path = path, .n_layers = m->info.n_layers, .n_used = m->info.n_experts_used};
+    r->picks = calloc((size_t)r->n_layers * (size_t)r->n_used, sizeof(*r->picks));
+    if (!r->picks)
+        return no_memory();
+    r->f = fopen(path, "we");
+    if (!r->f) {
+        complain("cannot write the routing to %s: %s", path, strerror(errno));
+        return ST_FAIL;
+    }
+    sluice_set_route_callback(m->s, on_route, r);
+    return ST_OK;
+}
+
+void routing_end(struct model *m)
+{
+    struct routing *r = m->routing;
+    if (!r)
+        return;
+    if (m->s)
+        sluice_set_route_callback(m->s, NULL, NULL);
+    if (r->f && fclose(r->f) != 0 && !r->error)
+        r->error = errno;
+    if (r->error)
+        complain("warning: the routing in %s is not whole: %s", r->path, strerror(r->error));
+    free(r->picks);
+    free(r);
+    m->routing = NULL;
+}
+
+/* ---- reading -------------------------------------------------------------- */
+
+enum { LONGEST_LINE = 1 << 20, MOST_TOKENS = 1 << 16, LARGEST_ID = 1 << 20 };
+
+/* One layer's picks into a row; false: not a list of at most n_used ids. */
+static bool read_layer(const json_t *list, int32_t *row, int n_used)
+{
+    size_t n = json_array_size(list);
+    if (!json_is_array(list) || n > (size_t)n_used)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *x = json_array_get(list, i);
+        if (!json_is_integer(x) || json_integer_value(x) < 0 || json_integer_value(x) > LARGEST_ID)
+            return false;
+        row[i] = (int32_t)json_integer_value(x);
+    }
+    for (int i = (int)n; i < n_used; i++)
+        row[i] = -1;
+    return true;
+}
+
+/* The first token says how many layers there are, and how many picks each has. */
+static bool measure(const json_t *layers, struct picks *p)
+{
+    p->r.n_layers = (int)json_array_size(layers);
+    for (int l = 0; l < p->r.n_layers; l++) {
+        int n = (int)json_array_size(json_array_get(layers, (size_t)l));
+        p->r.n_used = n > p->r.n_used ? n : p->r.n_used;
+    }
+    return p->r.n_layers > 0 && p->r.n_used > 0;
+}
+
+static bool add_token(const json_t *layers, struct picks *p, size_t *room)
+{
+    size_t row = (size_t)p->r.n_layers * (size_t)p->r.n_used, at = (size_t)p->r.n_tokens * row;
+    if (json_array_size(layers) != (size_t)p->r.n_layers)
+        return false;
+    if (at + row > *room) {
+        size_t more = 2 * (at + row);
+        int32_t *ids = realloc(p->ids, more * sizeof(*ids));
+        if (!ids)
+            return false;
+        p->ids = ids;
+        *room = more;
+    }
+    for (int l = 0; l < p->r.n_layers; l++)
+        if (!read_layer(json_array_get(layers, (size_t)l), p->ids + at + (size_t)l * (size_t)p->r.n_used, p->r.n_used))
+            return false;
+    p->r.n_tokens++;
+    return true;
+}
+
+static int read_lines(FILE *f, const char *path, char *line, struct picks *p)
+{
+    size_t room = 0;
+    for (int64_t n = 1; p->r.n_tokens < MOST_TOKENS && fgets(line, LONGEST_LINE, f); n++) {
+        json_t *j = json_loads(line, 0, NULL);
+        const json_t *layers = json_object_get(j, "layers");
+        bool ok = (p->r.n_tokens > 0 || measure(layers, p)) && add_token(layers, p, &room);
+        json_decref(j);
+        if (!ok) {
+            complain("%s: line %lld: expected {\"layers\": [[expert, ...], ...]}, as many layers and at most as many "
+                     "experts as in the first line; was it written with --record-routing?", path, (long long)n);
+            return ST_FAIL;
+        }
+    }
+    if (ferror(f)) {
+        complain("reading %s failed: %s", path, strerror(errno));
+        return ST_FAIL;
+    }
+    if (p->r.n_tokens < 2) {
+        complain("%s: expected the routing of at least 2 tokens, got %d", path, (int)p->r.n_tokens);
+        return ST_FAIL;
+    }
+    p->r.experts = p->ids;
+    return ST_OK;
+}
+
+int routing_read(const char *path, struct picks *p)
+{
+    *p = (struct picks){.ids = NULL};
+    FILE *f = fopen(path, "re");
+    if (!f) {
+        complain("cannot read the routing in %s: %s", path, strerror(errno));
+        return ST_FAIL;
+    }
+    char *line = malloc(LONGEST_LINE);
+    int status = line ? read_lines(f, path, line, p) : no_memory();
+    free(line);
+    fclose(f);
+    return status;
+}
+
+void routing_free(struct picks *p)
+{
+    free(p->ids);
+    *p = (struct picks){.ids = NULL};
+}
