@@ -456,6 +456,44 @@ static void speed_is_predicted_from_the_probe(void **state)
     assert_true(some.dense_read_per_token > 0 && some.limited_by_drive);
     assert_true(fabs(some.decode_tps / sluice_predict(&r, bytes) - 1) < 1e-9);
     assert_true(some.typical_hit_rate > some.hit_rate && some.typical_tps > some.decode_tps);
+    assert_true(some.recorded_hit_rate < 0 && some.recorded_tps == 0);
+}
+
+/* The same picks again and again: only a cache with room for them hits. */
+static void recorded_routing_is_planned_for(void **state)
+{
+    (void)state;
+    enum { TOKENS = 8, LAYERS = 8, USED = 4 };
+    static int32_t picks[TOKENS][LAYERS][USED];
+    sluice_options o;
+    sluice_plan p;
+    sluice_error e;
+    sluice_probe_result r = {.drive_gbs = 1, .memory_gbs = 30, .dot_gbs = 30, .token_s = 0.010, .output_s = 0.002};
+    sluice_routing routing = {.n_layers = LAYERS, .n_used = USED, .n_tokens = TOKENS, .experts = picks[0][0]};
+    sluice_options_init(&o);
+    o.model = BUILT_IN;
+    o.context = 256;
+    o.routing = &routing;
+    for (int t = 0; t < TOKENS; t++)
+        for (int l = 0; l < LAYERS; l++)
+            for (int i = 0; i < USED; i++)
+                picks[t][l][i] = 7 * i + l % 4; /* the same for each token */
+    assert_int_equal(sluice_plan_memory(&o, &r, &p, &e), 0);
+    assert_true(p.recorded_hit_rate == 1 && fabs(p.recorded_tps * 0.010 - 1) < 1e-9);
+    o.memory_bytes = (uint64_t)(p.floor + (1 << 20));
+    for (int t = 0; t < TOKENS; t++) /* other ones for each of eight tokens */
+        for (int l = 0; l < LAYERS; l++)
+            for (int i = 0; i < USED; i++)
+                picks[t][l][i] = 4 * t + i;
+    assert_int_equal(sluice_plan_memory(&o, &r, &p, &e), 0);
+    assert_true(p.recorded_hit_rate == 0 && p.recorded_tps > 0);
+    routing.n_used = 3;
+    assert_int_equal(sluice_plan_memory(&o, &r, &p, &e), SLUICE_E_ARG);
+    assert_non_null(strstr(e.text, "8 layers with 3 picks"));
+    routing.n_used = USED;
+    routing.n_tokens = 0;
+    assert_int_equal(sluice_plan_memory(&o, &r, &p, &e), SLUICE_E_ARG);
+    assert_non_null(strstr(e.text, "no tokens"));
 }
 
 static void a_token_is_rehearsed(void **state)
@@ -493,6 +531,7 @@ int main(void)
         cmocka_unit_test(the_plan_adds_up),
         cmocka_unit_test(loading_is_counted),
         cmocka_unit_test(speed_is_predicted_from_the_probe),
+        cmocka_unit_test(recorded_routing_is_planned_for),
         cmocka_unit_test(a_token_is_rehearsed),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

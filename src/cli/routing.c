@@ -87,7 +87,9 @@ void routing_end(struct model *m)
 
 /* ---- reading -------------------------------------------------------------- */
 
-enum { LONGEST_LINE = 1 << 20, MOST_TOKENS = 1 << 16, LARGEST_ID = 1 << 20 };
+/* More tokens say no more about a cache; these take a second to replay. */
+enum { MOST_TOKENS = 1 << 14 };
+enum { LONGEST_LINE = 1 << 20, LARGEST_ID = 1 << 20 };
 
 /* One layer's picks into a row; false: not a list of at most n_used ids. */
 static bool read_layer(const json_t *list, int32_t *row, int n_used)

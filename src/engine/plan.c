@@ -149,6 +149,8 @@ static int replay_routing(struct sluice *s, struct err *e)
     const sluice_routing *r = s->o.routing;
     if (!r)
         return OK;
+    if (!r->experts || r->n_tokens < 1)
+        return err_set(e, E_ARG, "the recorded routing has no tokens");
     if (r->n_layers != s->shape.n_layers || r->n_used != s->shape.n_used)
         return err_set(e, E_ARG, "the recorded routing has %d layers with %d picks, the model %d with %d; was it recorded with another model?",
                        r->n_layers, r->n_used, s->shape.n_layers, s->shape.n_used);
