@@ -260,8 +260,9 @@ void model_close(struct model *m);
 
 /* ---- routing.c ----------------------------------------------------------- */
 
-/* Records until model_close; `path` is borrowed until then. */
-int routing_record(struct model *m, const char *path);
+/* Creates the file, before the model is loaded; `path` is borrowed until model_close. */
+int routing_begin(struct model *m, const char *path);
+int routing_record(struct model *m); /* from now on; the model is open */
 void routing_end(struct model *m); /* model_close does it */
 
 struct picks {

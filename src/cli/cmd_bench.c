@@ -2,9 +2,9 @@
  * sluice bench: prompt and decode speed beside what the drive could give.
  *
  * Each repetition starts from an empty session with a prompt of its own; the
- * expert cache stays as the one before left it, as it would in use. The drive is probed afterwards, when
- * the model is closed, so that neither the probe's memory nor its reads show in
- * the measured numbers.
+ * expert cache stays as the one before left it, as it would in use. The drive is
+ * probed afterwards, when the model is closed, so that neither the probe's memory
+ * nor its reads show in the measured numbers.
  */
 #include "cli.h"
 

@@ -115,8 +115,11 @@ int model_open(const struct args *a, int want_context, struct model *m)
         return status;
     if (o.context == 0)
         o.context = want_context;
-    status = open_with(&o, m);
-    return status == ST_OK && a->record_routing ? routing_record(m, a->record_routing) : status;
+    if (a->record_routing)
+        status = routing_begin(m, a->record_routing);
+    if (status == ST_OK)
+        status = open_with(&o, m);
+    return status == ST_OK && m->routing ? routing_record(m) : status;
 }
 
 int model_open_tokenizer(const struct args *a, struct model *m)

@@ -50,21 +50,29 @@ static void on_route(void *user, int layer, int64_t first_position, int64_t n_to
         write_token(r);
 }
 
-int routing_record(struct model *m, const char *path)
+int routing_begin(struct model *m, const char *path)
 {
     struct routing *r = calloc(1, sizeof(*r));
     if (!r)
         return no_memory();
     m->routing = r;
-    *r = (struct routing){.path = path, .n_layers = m->info.n_layers, .n_used = m->info.n_experts_used};
-    r->picks = calloc((size_t)r->n_layers * (size_t)r->n_used, sizeof(*r->picks));
-    if (!r->picks)
-        return no_memory();
+    r->path = path;
     r->f = fopen(path, "we");
     if (!r->f) {
         complain("cannot write the routing to %s: %s", path, strerror(errno));
         return ST_FAIL;
     }
+    return ST_OK;
+}
+
+int routing_record(struct model *m)
+{
+    struct routing *r = m->routing;
+    r->n_layers = m->info.n_layers;
+    r->n_used = m->info.n_experts_used;
+    r->picks = calloc((size_t)r->n_layers * (size_t)r->n_used, sizeof(*r->picks));
+    if (!r->picks)
+        return no_memory();
     sluice_set_route_callback(m->s, on_route, r);
     return ST_OK;
 }

@@ -76,6 +76,8 @@ struct sluice_session {
 /* Fills s->plan, s->mo and s->needs for an opened model, device and text.
  * E_BUDGET below the floor, with the plan filled in. */
 int plan_make(struct sluice *s, struct err *e);
+/* What the planned cache would hit of the options' recorded routing, if there is one. */
+int plan_replay(struct sluice *s, struct err *e);
 void plan_predict(const sluice_probe_result *probe, sluice_plan *p);
 /* Makes room for `bytes` more of sessions by shrinking the expert cache, or
  * E_STATE when that would push it below its smallest size. */

@@ -213,6 +213,8 @@ int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe
         rc = open_header(&s, e);
     if (rc == OK) {
         rc = plan_make(&s, e);
+        if (rc == OK)
+            rc = plan_replay(&s, e);
         if (probe && rc == OK)
             plan_predict(probe, &s.plan);
         *out = s.plan;

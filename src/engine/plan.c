@@ -143,20 +143,6 @@ static double typical_hits(double f)
     return 1.0 - pow(1.0 - sqrt(f), 2.2);
 }
 
-/* What the planned cache would hit of routing that was recorded. */
-static int replay_routing(struct sluice *s, struct err *e)
-{
-    const sluice_routing *r = s->o.routing;
-    if (!r)
-        return OK;
-    if (!r->experts || r->n_tokens < 1)
-        return err_set(e, E_ARG, "the recorded routing has no tokens");
-    if (r->n_layers != s->shape.n_layers || r->n_used != s->shape.n_used)
-        return err_set(e, E_ARG, "the recorded routing has %d layers with %d picks, the model %d with %d; was it recorded with another model?",
-                       r->n_layers, r->n_used, s->shape.n_layers, s->shape.n_used);
-    return model_replay(s->model, s->plan.cache, s->o.policy, r->experts, r->n_tokens, &s->plan.recorded_hit_rate, e);
-}
-
 int plan_make(struct sluice *s, struct err *e)
 {
     sluice_plan *p = &s->plan;
@@ -194,7 +180,20 @@ int plan_make(struct sluice *s, struct err *e)
     p->hit_rate = p->cache_full ? (double)p->cache / (double)p->cache_full : 0.0;
     p->typical_hit_rate = typical_hits(p->hit_rate);
     allow_chunks(s);
-    return replay_routing(s, e);
+    return OK;
+}
+
+int plan_replay(struct sluice *s, struct err *e)
+{
+    const sluice_routing *r = s->o.routing;
+    if (!r)
+        return OK;
+    if (!r->experts || r->n_tokens < 1)
+        return err_set(e, E_ARG, "the recorded routing has no tokens");
+    if (r->n_layers != s->shape.n_layers || r->n_used != s->shape.n_used)
+        return err_set(e, E_ARG, "the recorded routing has %d layers with %d picks, the model %d with %d; was it recorded with another model?",
+                       r->n_layers, r->n_used, s->shape.n_layers, s->shape.n_used);
+    return model_replay(s->model, s->plan.cache, s->o.policy, r->experts, r->n_tokens, &s->plan.recorded_hit_rate, e);
 }
 
 double sluice_predict(const sluice_probe_result *probe, double read_bytes)
