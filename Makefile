@@ -73,6 +73,9 @@ sup_src  := $(sort $(wildcard tests/support/*.c))
 test_src := $(sort $(wildcard tests/test_*.c tests/check_*.c))
 fuzz_src := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 dev_src  := $(sort $(wildcard bench/*.c tools/*.c))
+ifeq ($(shell $(PKG_CONFIG) --exists fuse3 && echo y),) # measuring only
+dev_src  := $(filter-out tools/steady_drive.c,$(dev_src))
+endif
 part_src := $(sort $(wildcard tools/*/*.c)) # parts of the tools
 
 obj      = $(1:%.c=$(BUILD)/obj/%.o)
@@ -166,6 +169,8 @@ $(BUILD)/tools/%: $(BUILD)/obj/tools/%.o $(parts) $(support) $(internal)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
+$(BUILD)/obj/tools/steady_drive.o: PKG_CFLAGS += $(shell $(PKG_CONFIG) --cflags fuse3)
+$(BUILD)/tools/steady_drive: test_libs += $(shell $(PKG_CONFIG) --libs fuse3)
 $(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(support) $(internal)
 	$(call say,LD)
 	$(Q)$(CC) $(all_ldflags) -fsanitize=fuzzer -o $@ $^ $(lib_libs)

@@ -1,0 +1,244 @@
+/*
+ * steady_drive: a drive of a known, constant speed, to measure on where real
+ * drives are shared or change with the minute. The files of a folder appear,
+ * read-only, under a mount point (FUSE); reads are served in turn, each taking
+ * its bytes divided by the rate, as by a device with one queue. Time without
+ * work is lost, as on a device; it is not saved up as by a throttle.
+ *
+ *   steady_drive FOLDER MOUNTPOINT MB/S     ends when unmounted
+ *
+ * The file ".bytes_read" there holds the number of bytes served. To be a drive
+ * and nothing else, it wants a processor of its own and a FOLDER that is faster
+ * than the rate: one in memory (tmpfs).
+ */
+#define FUSE_USE_VERSION 35
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ROOT = FUSE_ROOT_ID, COUNTER, FIRST_FILE, MAX_FILES = 1000 };
+static const char counter_name[] = ".bytes_read";
+
+struct drive {
+    int folder;
+    double ns_per_byte;
+    double free_at;     /* when the last read ends */
+    double replied_at;  /* when its answer was handed over */
+    unsigned long long bytes_read;
+    char *names[MAX_FILES]; /* inode FIRST_FILE + i */
+    int n_names;
+};
+
+struct view { /* an open file */
+    const char *at;
+    size_t size;
+};
+
+static double now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
+}
+
+static void wait_until(double due)
+{
+    const double spin = 60e3; /* a sleep ends late by about that much */
+    double left = due - now_ns() - spin;
+    if (left > 0.0)
+        nanosleep(&(struct timespec){.tv_sec = (time_t)(left / 1e9), .tv_nsec = (long)left % 1000000000}, NULL);
+    while (now_ns() < due)
+        ;
+}
+
+/* Waits for as long as the device would take for the bytes. */
+static void serve(struct drive *d, size_t bytes)
+{
+    const double gap = 50e3; /* a request that waited while the last was answered is here within this */
+    double now = now_ns();
+    double begin = now - d->replied_at < gap ? d->free_at : now;
+    d->free_at = begin + d->ns_per_byte * (double)bytes;
+    d->bytes_read += bytes;
+    wait_until(d->free_at);
+}
+
+static struct drive *drive_of(fuse_req_t req)
+{
+    return fuse_req_userdata(req);
+}
+
+static int describe(const struct drive *d, fuse_ino_t ino, struct stat *st)
+{
+    memset(st, 0, sizeof(*st));
+    if (ino == ROOT) {
+        st->st_mode = S_IFDIR | 0555;
+        st->st_nlink = 2;
+    } else if (ino == COUNTER) {
+        st->st_mode = S_IFREG | 0444;
+        st->st_nlink = 1;
+    } else if (fstatat(d->folder, d->names[ino - FIRST_FILE], st, 0)) {
+        return errno;
+    }
+    st->st_ino = ino;
+    st->st_mode &= ~(mode_t)0222;
+    return 0;
+}
+
+static fuse_ino_t inode_of(struct drive *d, const char *name)
+{
+    struct stat st;
+    if (!strcmp(name, counter_name))
+        return COUNTER;
+    if (fstatat(d->folder, name, &st, 0) || !S_ISREG(st.st_mode))
+        return 0;
+    for (int i = 0; i < d->n_names; i++)
+        if (!strcmp(d->names[i], name))
+            return FIRST_FILE + (fuse_ino_t)i;
+    if (d->n_names == MAX_FILES || !(d->names[d->n_names] = strdup(name)))
+        return 0;
+    return FIRST_FILE + (fuse_ino_t)d->n_names++;
+}
+
+static void do_init(void *user, struct fuse_conn_info *conn)
+{
+    (void)user;
+    conn->max_background = 512; /* the queue's depth is the reader's business */
+    conn->congestion_threshold = 512;
+}
+
+static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    struct fuse_entry_param e = {.attr_timeout = 1.0, .entry_timeout = 1.0};
+    int bad = ENOENT;
+    if (parent == ROOT && (e.ino = inode_of(drive_of(req), name)) != 0)
+        bad = describe(drive_of(req), e.ino, &e.attr);
+    if (bad)
+        fuse_reply_err(req, bad);
+    else
+        fuse_reply_entry(req, &e);
+}
+
+static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct stat st;
+    (void)fi;
+    int bad = describe(drive_of(req), ino, &st);
+    if (bad)
+        fuse_reply_err(req, bad);
+    else
+        fuse_reply_attr(req, &st, 1.0);
+}
+
+static struct view *view_open(const struct drive *d, fuse_ino_t ino, int *bad)
+{
+    struct view *v = calloc(1, sizeof(*v));
+    struct stat st;
+    int fd = openat(d->folder, d->names[ino - FIRST_FILE], O_RDONLY | O_CLOEXEC);
+    *bad = v ? 0 : ENOMEM;
+    if (!*bad && (fd < 0 || fstat(fd, &st)))
+        *bad = errno;
+    if (!*bad && st.st_size > 0) {
+        v->size = (size_t)st.st_size;
+        v->at = mmap(NULL, v->size, PROT_READ, MAP_SHARED, fd, 0);
+        *bad = v->at == MAP_FAILED ? errno : 0;
+    }
+    if (fd >= 0)
+        close(fd);
+    if (*bad) {
+        free(v);
+        return NULL;
+    }
+    return v;
+}
+
+static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    int bad = 0;
+    if ((fi->flags & O_ACCMODE) != O_RDONLY)
+        bad = EROFS;
+    else if (ino == COUNTER)
+        fi->direct_io = 1;
+    else
+        fi->fh = (uint64_t)(uintptr_t)view_open(drive_of(req), ino, &bad);
+    if (bad)
+        fuse_reply_err(req, bad);
+    else
+        fuse_reply_open(req, fi);
+}
+
+static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct view *v = ino == COUNTER ? NULL : (struct view *)(uintptr_t)fi->fh; // NOLINT: the handle is ours
+    if (v && v->size)
+        munmap((void *)(uintptr_t)v->at, v->size);
+    free(v);
+    fuse_reply_err(req, 0);
+}
+
+static void do_read(fuse_req_t req, fuse_ino_t ino, size_t bytes, off_t offset, struct fuse_file_info *fi)
+{
+    struct drive *d = drive_of(req);
+    char counter[32];
+    struct view text = {.at = counter, .size = (size_t)snprintf(counter, sizeof(counter), "%llu\n", d->bytes_read)};
+    const struct view *v = ino == COUNTER ? &text : (struct view *)(uintptr_t)fi->fh;
+    size_t at = (size_t)offset < v->size ? (size_t)offset : v->size;
+    if (bytes > v->size - at)
+        bytes = v->size - at;
+    if (ino != COUNTER)
+        serve(d, bytes);
+    fuse_reply_buf(req, bytes ? v->at + at : NULL, bytes);
+    d->replied_at = now_ns();
+}
+
+static const struct fuse_lowlevel_ops operations = {
+    .init = do_init, .lookup = do_lookup, .getattr = do_getattr,
+    .open = do_open, .release = do_release, .read = do_read,
+};
+
+static int run(struct drive *d, char *self, const char *mount_point)
+{
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    int bad = 1;
+    if (fuse_opt_add_arg(&args, self) || fuse_opt_add_arg(&args, "-oro,allow_other,default_permissions,fsname=steady_drive"))
+        return bad;
+    struct fuse_session *s = fuse_session_new(&args, &operations, sizeof(operations), d);
+    if (s && !fuse_set_signal_handlers(s)) {
+        if (!fuse_session_mount(s, mount_point)) {
+            bad = fuse_session_loop(s) < 0;
+            fuse_session_unmount(s);
+        }
+        fuse_remove_signal_handlers(s);
+    }
+    if (s)
+        fuse_session_destroy(s);
+    fuse_opt_free_args(&args);
+    return bad;
+}
+
+int main(int argc, char **argv)
+{
+    static struct drive d;
+    double rate = argc == 4 ? atof(argv[3]) : 0.0;
+    if (!(rate > 0.0)) {
+        fprintf(stderr, "usage: steady_drive FOLDER MOUNTPOINT MB/S\n");
+        return 2;
+    }
+    d.ns_per_byte = 1e3 / rate;
+    d.folder = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (d.folder < 0) {
+        fprintf(stderr, "steady_drive: %s: %s\n", argv[1], strerror(errno));
+        return 1;
+    }
+    int bad = run(&d, argv[0], argv[2]);
+    for (int i = 0; i < d.n_names; i++)
+        free(d.names[i]);
+    close(d.folder);
+    return bad;
+}
