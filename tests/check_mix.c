@@ -204,15 +204,43 @@ static void att_close(struct att_case *a)
     free(a->v16);
 }
 
+static struct kern_attention att_args(const struct att_case *a)
+{
+    return (struct kern_attention){
+        .k = a->f16 ? (const void *)a->k16 : a->k, .v = a->f16 ? (const void *)a->v16 : a->v,
+        .kv_stride = a->kv_stride, .q = a->q, .q_stride = a->hd + 5, .q_token = a->n_q * (a->hd + 5),
+        .out_stride = a->hd, .out_token = a->n_q * a->hd, .score_stride = a->n_pos + 3,
+        .n_tok = 1, .n_q = a->n_q, .n_pos = a->n_pos, .hd = a->hd, .f16 = a->f16, .scale = a->scale,
+    };
+}
+
 /* Heads [h, h + n_q) into fresh memory (n_q, hd). */
 static float *att_run(const struct kern *kn, const struct att_case *a, int64_t h, int64_t n_q)
 {
-    const void *k = a->f16 ? (const void *)a->k16 : a->k, *v = a->f16 ? (const void *)a->v16 : a->v;
-    float *out = vector(n_q * a->hd, FILL_PLAIN), *scores = vector(n_q * (a->n_pos + 3), FILL_PLAIN);
-    kn->attention(out, a->hd, a->q + h * (a->hd + 5), a->hd + 5, k, v, a->kv_stride, a->f16, n_q,
-                  a->n_pos, a->hd, a->scale, scores, a->n_pos + 3);
-    free(scores);
-    return out;
+    struct kern_attention k = att_args(a);
+    k.out = vector(n_q * a->hd, FILL_PLAIN);
+    k.scores = vector(n_q * (a->n_pos + 3), FILL_PLAIN);
+    k.q += h * k.q_stride;
+    k.n_q = n_q;
+    kn->attention(&k);
+    free(k.scores);
+    return k.out;
+}
+
+/* The last n_tok positions are tokens that see what lies before them; all have
+ * the same queries. (n_tok, n_q, hd) in fresh memory, n_q * hd + 3 apart. */
+static float *att_run_tokens(const struct kern *kn, const struct att_case *a, int64_t n_tok)
+{
+    struct kern_attention k = att_args(a);
+    k.out_token += 3;
+    k.out = vector(n_tok * k.out_token, FILL_PLAIN);
+    k.scores = vector(n_tok * a->n_q * k.score_stride, FILL_PLAIN);
+    k.q_token = 0;
+    k.n_tok = n_tok;
+    k.n_pos = a->n_pos - n_tok + 1;
+    kn->attention(&k);
+    free(k.scores);
+    return k.out;
 }
 
 static void att_check_double(const struct att_case *a, const float *out)
@@ -262,6 +290,38 @@ static void attention_case(int64_t n_q, int64_t n_pos, int64_t hd, bool f16)
     att_close(&a);
 }
 
+/* Tokens taken together have the bits of each alone. */
+static void attention_tokens_case(int64_t n_tok, int64_t n_q, int64_t n_pos, int64_t hd, bool f16)
+{
+    struct att_case a;
+    att_open(&a, n_q, n_pos, hd, f16);
+    for (int table = 0; table < n_tables; table++) {
+        float *out = att_run_tokens(tables[table], &a, n_tok);
+        for (int64_t t = 0; t < n_tok; t++) {
+            struct att_case one = a;
+            one.n_pos = n_pos - n_tok + 1 + t;
+            float *want = att_run(portable, &one, 0, n_q);
+            same_bits("attention of tokens", tables[table]->name, want, out + t * (n_q * hd + 3), n_q * hd);
+            free(want);
+        }
+        free(out);
+    }
+    att_close(&a);
+}
+
+static void attention_of_tokens_that_follow(void **state)
+{
+    (void)state;
+    static const int64_t last[] = {5, 16, 62, 64, 65, 66, 67, 130};
+    for (int64_t n_tok = 1; n_tok <= 5; n_tok++)
+        for (size_t i = 0; i < ARRAY_LEN(last); i++) {
+            attention_tokens_case(n_tok, 1 + (int64_t)(rng() % 8), last[i], 64, i % 2);
+            attention_tokens_case(n_tok, 3, last[i], 16 * (1 + (int64_t)(rng() % 8)), (i + 1) % 2);
+        }
+    attention_tokens_case(4, 8, 1000, 128, true);
+    attention_tokens_case(70, 2, 71, 32, true); /* the first tokens see nothing of the second block */
+}
+
 static void attention_of_every_group_size(void **state)
 {
     (void)state;
@@ -291,9 +351,12 @@ static void attention_of_nothing_is_zero(void **state)
     (void)state;
     for (int t = 0; t < n_tables; t++) {
         float q[32] = {1}, out[32], kv[1] = {0}, scores[2];
+        struct kern_attention k = {.out = out, .q = q, .k = kv, .v = kv, .scores = scores, .n_tok = 1, .n_q = 2,
+                                   .out_stride = 16, .q_stride = 16, .kv_stride = 16, .score_stride = 1,
+                                   .hd = 16, .scale = 1.0f};
         for (int i = 0; i < 32; i++)
             out[i] = 1.0f;
-        tables[t]->attention(out, 16, q, 16, kv, kv, 16, false, 2, 0, 16, 1.0f, scores, 1);
+        tables[t]->attention(&k);
         for (int i = 0; i < 32; i++)
             assert_true(out[i] == 0.0f);
     }
@@ -307,6 +370,7 @@ int main(void)
         cmocka_unit_test(delta_step_matches_double),
         cmocka_unit_test(delta_step_tables_agree),
         cmocka_unit_test(attention_of_every_group_size),
+        cmocka_unit_test(attention_of_tokens_that_follow),
         cmocka_unit_test(attention_of_long_and_wide),
         cmocka_unit_test(attention_of_nothing_is_zero),
     };

@@ -105,8 +105,7 @@ static int64_t strip_rows(const struct device *d, int64_t n)
 }
 
 /* What one thread needs at a time: a normed row and its blob; a tile of blobs;
- * a strip of packed rows; one delta head (q, k, v, o and gates); one attention
- * head group's queries. */
+ * a strip of packed rows; one delta head (q, k, v, o and gates). */
 static size_t thread_bytes(const struct device *d, const struct dev_sizes *s)
 {
     int64_t in = MAX(s->max_in, MAX(s->expert_width, s->shared_width));
@@ -115,9 +114,8 @@ static size_t thread_bytes(const struct device *d, const struct dev_sizes *s)
     size_t tile = (size_t)d->k->tile_tokens * kern_act_bytes(in);
     size_t strip = MAX((size_t)d->k->tile_rows * kern_packed_row_bytes(in), (size_t)STRIP_BYTES);
     size_t delta = (size_t)(4 * s->delta_k_dim + 4 * s->delta_v_dim) * sizeof(float);
-    size_t attn = (size_t)(s->q_per_kv * s->head_dim) * 2 * sizeof(float);
     size_t many = s->max_tokens > 1 ? MAX(tile, strip) : 0;
-    return MAX(MAX(row, many), MAX(delta, attn));
+    return MAX(MAX(row, many), delta);
 }
 
 static void carve_all(struct device *d, const struct dev_sizes *s, struct carve *c)

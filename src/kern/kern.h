@@ -79,6 +79,26 @@ enum { KERN_TILE_MAX = 64 };
 size_t kern_packed_row_bytes(int64_t n);
 size_t kern_packed_token_bytes(int64_t n);
 
+/*
+ * Attention of n_tok tokens that follow each other, for the n_q query heads
+ * that share one key/value head: scores = scale * q.k (16 lanes over hd);
+ * softmax over the positions; out[d] adds p[j] * v[j][d] by fused multiply-add
+ * in order of j. The first token sees n_pos positions, each later one one more.
+ * Each block of keys and values is read and converted once for all tokens.
+ * Strides in elements. No positions: out is zero.
+ */
+struct kern_attention {
+    float *out;         /* (n_tok, n_q, hd) */
+    const float *q;     /* the same */
+    const void *k, *v;  /* (n_pos + n_tok - 1, hd): F16 or F32 */
+    float *scores;      /* (n_tok * n_q, score_stride) scratch, score_stride >= n_pos + n_tok - 1 */
+    ptrdiff_t out_token, out_stride, q_token, q_stride, kv_stride, score_stride;
+    int64_t n_tok, n_q, n_pos;
+    int64_t hd;         /* a multiple of 16, at most 4096 */
+    bool f16;           /* the type of k and v */
+    float scale;
+};
+
 struct kern {
     const char *name; /* "portable", "avx2", "avx512" */
 
@@ -120,21 +140,7 @@ struct kern {
     void (*f32_to_f16)(uint16_t *y, const float *x, int64_t n); /* nearest even */
     void (*f16_to_f32)(float *y, const uint16_t *x, int64_t n);
 
-    /*
-     * Attention for n_q query heads that share one key/value head.
-     *   q        (n_q, hd) floats, q_stride floats apart
-     *   k, v     n_pos rows of hd elements, kv_stride ELEMENTS apart; F16 or F32
-     *   scores   (n_q, score_stride) scratch, score_stride >= n_pos
-     *   out      (n_q, hd), out_stride floats apart
-     * scores = scale * q.k (16 lanes over hd); softmax over n_pos; out[d] adds
-     * p[j] * v[j][d] by fused multiply-add in order of j.
-     * hd is a multiple of 16, at most 4096. `f16` selects the element type of
-     * k and v. No positions: out is zero.
-     */
-    void (*attention)(float *out, ptrdiff_t out_stride, const float *q, ptrdiff_t q_stride,
-                      const void *k, const void *v, ptrdiff_t kv_stride, bool f16,
-                      int64_t n_q, int64_t n_pos, int64_t hd, float scale,
-                      float *scores, ptrdiff_t score_stride);
+    void (*attention)(const struct kern_attention *a);
 
     /*
      * One token of the gated delta rule for one value head (spec C.1).

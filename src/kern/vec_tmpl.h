@@ -473,26 +473,51 @@ static void out_block(float *out, ptrdiff_t out_stride, const float *p, ptrdiff_
         out_heads(1, out + h * out_stride, out_stride, p + h * p_stride, p_stride, v, hd);
 }
 
-static void vec_attention(float *out, ptrdiff_t out_stride, const float *q, ptrdiff_t q_stride,
-                          const void *k, const void *v, ptrdiff_t kv_stride, bool f16,
-                          int64_t n_q, int64_t n_pos, int64_t hd, float scale,
-                          float *scores, ptrdiff_t score_stride)
+/* What of the block beginning at position j token t sees. */
+V_INLINE int64_t att_seen(const struct kern_attention *a, int64_t t, int64_t j, int64_t n)
+{
+    return MIN(n, a->n_pos + t - j);
+}
+
+static void att_scores(const struct kern_attention *a, int64_t step, float *buf)
+{
+    const int64_t n_pos = a->n_pos + a->n_tok - 1;
+    for (int64_t j = 0; j < n_pos; j += step) {
+        struct att_block b = att_load(a->k, a->kv_stride, a->f16, j, step, n_pos, a->hd, buf);
+        const int64_t n = b.n;
+        for (int64_t t = 0; t < a->n_tok; t++)
+            if ((b.n = att_seen(a, t, j, n)) > 0)
+                score_block(a->scores + t * a->n_q * a->score_stride + j, a->score_stride,
+                            a->q + t * a->q_token, a->q_stride, &b, a->n_q, a->hd, a->scale);
+    }
+}
+
+static void att_outputs(const struct kern_attention *a, int64_t step, float *buf)
+{
+    const int64_t n_pos = a->n_pos + a->n_tok - 1;
+    for (int64_t j = 0; j < n_pos; j += step) {
+        struct att_block b = att_load(a->v, a->kv_stride, a->f16, j, step, n_pos, a->hd, buf);
+        const int64_t n = b.n;
+        for (int64_t t = 0; t < a->n_tok; t++)
+            if ((b.n = att_seen(a, t, j, n)) > 0)
+                out_block(a->out + t * a->out_token, a->out_stride,
+                          a->scores + t * a->n_q * a->score_stride + j, a->score_stride, &b, a->n_q,
+                          a->hd);
+    }
+}
+
+static void vec_attention(const struct kern_attention *a)
 {
     _Alignas(64) float buf[ATT_FLOATS];
-    const int64_t step = MIN(ATT_FLOATS / hd, ATT_ROWS);
+    const int64_t step = MIN(ATT_FLOATS / a->hd, ATT_ROWS);
 
-    for (int64_t j = 0; j < n_pos; j += step) {
-        struct att_block b = att_load(k, kv_stride, f16, j, step, n_pos, hd, buf);
-        score_block(scores + j, score_stride, q, q_stride, &b, n_q, hd, scale);
-    }
-    for (int64_t h = 0; h < n_q; h++) {
-        vec_softmax(scores + h * score_stride, n_pos);
-        memset(out + h * out_stride, 0, (size_t)hd * sizeof(*out));
-    }
-    for (int64_t j = 0; j < n_pos; j += step) {
-        struct att_block b = att_load(v, kv_stride, f16, j, step, n_pos, hd, buf);
-        out_block(out, out_stride, scores + j, score_stride, &b, n_q, hd);
-    }
+    att_scores(a, step, buf);
+    for (int64_t t = 0; t < a->n_tok; t++)
+        for (int64_t h = 0; h < a->n_q; h++) {
+            vec_softmax(a->scores + (t * a->n_q + h) * a->score_stride, a->n_pos + t);
+            memset(a->out + t * a->out_token + h * a->out_stride, 0, (size_t)a->hd * sizeof(*a->out));
+        }
+    att_outputs(a, step, buf);
 }
 
 /* ---- gated delta rule and convolution ----------------------------------- */
