@@ -127,19 +127,25 @@ static bool measure(const json_t *layers, struct picks *p)
     return p->r.n_layers > 0 && p->r.n_used > 0;
 }
 
-static bool add_token(const json_t *layers, struct picks *p, size_t *room)
+/* Room for one more token of `row` ids. */
+static bool make_room(struct picks *p, size_t row, size_t *room)
 {
-    size_t row = (size_t)p->r.n_layers * (size_t)p->r.n_used, at = (size_t)p->r.n_tokens * row;
+    size_t at = (size_t)p->r.n_tokens * row, more = 2 * (at + row);
+    if (at + row <= *room)
+        return true;
+    int32_t *ids = realloc(p->ids, more * sizeof(*ids));
+    if (!ids)
+        return false;
+    p->ids = ids;
+    *room = more;
+    return true;
+}
+
+static bool add_token(const json_t *layers, struct picks *p)
+{
+    size_t at = (size_t)p->r.n_tokens * (size_t)p->r.n_layers * (size_t)p->r.n_used;
     if (json_array_size(layers) != (size_t)p->r.n_layers)
         return false;
-    if (at + row > *room) {
-        size_t more = 2 * (at + row);
-        int32_t *ids = realloc(p->ids, more * sizeof(*ids));
-        if (!ids)
-            return false;
-        p->ids = ids;
-        *room = more;
-    }
     for (int l = 0; l < p->r.n_layers; l++)
         if (!read_layer(json_array_get(layers, (size_t)l), p->ids + at + (size_t)l * (size_t)p->r.n_used, p->r.n_used))
             return false;
@@ -153,8 +159,12 @@ static int read_lines(FILE *f, const char *path, char *line, struct picks *p)
     for (int64_t n = 1; p->r.n_tokens < MOST_TOKENS && fgets(line, LONGEST_LINE, f); n++) {
         json_t *j = json_loads(line, 0, NULL);
         const json_t *layers = json_object_get(j, "layers");
-        bool ok = (p->r.n_tokens > 0 || measure(layers, p)) && add_token(layers, p, &room);
+        bool measured = p->r.n_tokens > 0 || measure(layers, p);
+        bool room_made = make_room(p, (size_t)p->r.n_layers * (size_t)p->r.n_used, &room);
+        bool ok = measured && room_made && add_token(layers, p);
         json_decref(j);
+        if (!room_made)
+            return no_memory();
         if (!ok) {
             complain("%s: line %lld: expected {\"layers\": [[expert, ...], ...]}, as many layers and at most as many "
                      "experts as in the first line; was it written with --record-routing?", path, (long long)n);
