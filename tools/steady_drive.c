@@ -12,6 +12,8 @@
  * than the rate: one in memory (tmpfs).
  */
 #define FUSE_USE_VERSION 35
+#include "base/base.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
@@ -29,49 +31,48 @@ static const char counter_name[] = ".bytes_read";
 struct drive {
     int folder;
     double ns_per_byte;
-    double free_at;     /* when the last read ends */
-    double replied_at;  /* when its answer was handed over */
-    unsigned long long bytes_read;
+    int64_t free_at_ns;    /* when the last read ends */
+    int64_t replied_at_ns; /* when its answer was handed over */
+    int64_t bytes_read;
     char *names[MAX_FILES]; /* inode FIRST_FILE + i */
     int n_names;
 };
 
 struct view { /* an open file */
-    const char *at;
+    char *at;
     size_t size;
 };
 
-static double now_ns(void)
+static void wait_until(int64_t due_ns)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
-}
-
-static void wait_until(double due)
-{
-    const double spin = 60e3; /* a sleep ends late by about that much */
-    double left = due - now_ns() - spin;
-    if (left > 0.0)
-        nanosleep(&(struct timespec){.tv_sec = (time_t)(left / 1e9), .tv_nsec = (long)left % 1000000000}, NULL);
-    while (now_ns() < due)
+    const int64_t spin_ns = 60000, second_ns = 1000000000; /* a sleep ends late by about the first */
+    int64_t left = due_ns - os_clock_ns() - spin_ns;
+    if (left > 0)
+        nanosleep(&(struct timespec){.tv_sec = left / second_ns, .tv_nsec = left % second_ns}, NULL);
+    while (os_clock_ns() < due_ns)
         ;
 }
 
 /* Waits for as long as the device would take for the bytes. */
 static void serve(struct drive *d, size_t bytes)
 {
-    const double gap = 50e3; /* a request that waited while the last was answered is here within this */
-    double now = now_ns();
-    double begin = now - d->replied_at < gap ? d->free_at : now;
-    d->free_at = begin + d->ns_per_byte * (double)bytes;
-    d->bytes_read += bytes;
-    wait_until(d->free_at);
+    const int64_t gap_ns = 50000; /* a request that waited while the last was answered is here within this */
+    int64_t now = os_clock_ns();
+    int64_t begin = now - d->replied_at_ns < gap_ns ? d->free_at_ns : now;
+    d->free_at_ns = begin + (int64_t)(d->ns_per_byte * (double)bytes);
+    d->bytes_read += (int64_t)bytes;
+    wait_until(d->free_at_ns);
 }
 
 static struct drive *drive_of(fuse_req_t req)
 {
     return fuse_req_userdata(req);
+}
+
+/* NULL: the counter. */
+static struct view *view_of(const struct fuse_file_info *fi)
+{
+    return (struct view *)(uintptr_t)fi->fh;
 }
 
 static int describe(const struct drive *d, fuse_ino_t ino, struct stat *st)
@@ -175,9 +176,10 @@ static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    struct view *v = ino == COUNTER ? NULL : (struct view *)(uintptr_t)fi->fh; // NOLINT: the handle is ours
+    struct view *v = view_of(fi);
+    (void)ino;
     if (v && v->size)
-        munmap((void *)(uintptr_t)v->at, v->size);
+        munmap(v->at, v->size);
     free(v);
     fuse_reply_err(req, 0);
 }
@@ -185,16 +187,20 @@ static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 static void do_read(fuse_req_t req, fuse_ino_t ino, size_t bytes, off_t offset, struct fuse_file_info *fi)
 {
     struct drive *d = drive_of(req);
-    char counter[32];
-    struct view text = {.at = counter, .size = (size_t)snprintf(counter, sizeof(counter), "%llu\n", d->bytes_read)};
-    const struct view *v = ino == COUNTER ? &text : (struct view *)(uintptr_t)fi->fh;
-    size_t at = (size_t)offset < v->size ? (size_t)offset : v->size;
-    if (bytes > v->size - at)
-        bytes = v->size - at;
-    if (ino != COUNTER)
+    const struct view *v = view_of(fi);
+    char text[32];
+    struct view counter = {.at = text};
+    (void)ino;
+    if (!v) {
+        counter.size = (size_t)snprintf(text, sizeof(text), "%lld\n", (long long)d->bytes_read);
+        v = &counter;
+    }
+    size_t at = MIN((size_t)offset, v->size);
+    bytes = MIN(bytes, v->size - at);
+    if (v != &counter)
         serve(d, bytes);
     fuse_reply_buf(req, bytes ? v->at + at : NULL, bytes);
-    d->replied_at = now_ns();
+    d->replied_at_ns = os_clock_ns();
 }
 
 static const struct fuse_lowlevel_ops operations = {
@@ -204,10 +210,10 @@ static const struct fuse_lowlevel_ops operations = {
 
 static int run(struct drive *d, char *self, const char *mount_point)
 {
-    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    char options[] = "-oro,allow_other,default_permissions,fsname=steady_drive";
+    char *words[] = {self, options, NULL};
+    struct fuse_args args = FUSE_ARGS_INIT(2, words);
     int bad = 1;
-    if (fuse_opt_add_arg(&args, self) || fuse_opt_add_arg(&args, "-oro,allow_other,default_permissions,fsname=steady_drive"))
-        return bad;
     struct fuse_session *s = fuse_session_new(&args, &operations, sizeof(operations), d);
     if (s && !fuse_set_signal_handlers(s)) {
         if (!fuse_session_mount(s, mount_point)) {

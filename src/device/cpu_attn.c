@@ -72,8 +72,8 @@ static void prepare_tokens(void *arg, int i, int n)
         prepare_token(j->d, j->a, t);
 }
 
-/* Scratch of thread i for scores: of a long context, or where it is larger the
- * thread's own memory, which attention leaves free. */
+/* Scratch of thread i for scores, of one token at least: of a long context, or
+ * where it is larger the thread's own memory, which attention leaves free. */
 static float *scores_of(const struct device *d, int i, int64_t *n_floats)
 {
     int64_t own = (int64_t)(d->thread_stride / sizeof(float));
