@@ -37,14 +37,12 @@ endif
 all_cflags  = $(std_flags) $(warn_flags) $(gen_flags) $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
 all_ldflags = $(gen_flags) $(CFLAGS) $(LDFLAGS)
 
-# A kernel file carries its instruction set in its name. Elsewhere than on
-# x86-64 these files compile to nothing.
-avx2_flags   := -mavx2 -mfma -mf16c
-avx512_flags := $(avx2_flags) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
-amx_flags    := $(avx512_flags) -mamx-tile -mamx-int8
-ifneq ($(filter x86_64-% amd64-%,$(shell $(CC) -dumpmachine)),)
-isa_flags = $(if $(findstring _amx,$(1)),$(amx_flags),$(if $(findstring _avx512,$(1)),$(avx512_flags),$(if $(findstring _avx2,$(1)),$(avx2_flags))))
-endif
+# What a kernel file of that name is compiled with, on its kind of machine;
+# elsewhere these files compile to nothing.
+machine := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+isa_x86_64_avx2   := -mavx2 -mfma -mf16c
+isa_x86_64_avx512 := $(isa_x86_64_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+isa_flags = $(isa_$(machine)_$(notdir $(1:.c=)))
 
 # ---- libraries -------------------------------------------------------------
 

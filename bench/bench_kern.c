@@ -151,7 +151,7 @@ static void bench(const struct kern *k, enum dtype t, bool quantised, uint8_t *w
 
 int main(int argc, char **argv)
 {
-    const struct kern *tables[8];
+    const struct kern *tables[KERN_RUNGS_MAX];
     int n_tables = kern_available(tables);
     double ghz = clock_ghz();
     if (argc > 3)

@@ -324,7 +324,7 @@ static void check_product(const struct kern *k, const struct problem *p, enum pa
 static void check_all_tables(const struct format *f, bool quantised, int64_t n, enum weights wk,
                              enum inputs xk, bool all_shapes)
 {
-    const struct kern *tables[8];
+    const struct kern *tables[KERN_RUNGS_MAX];
     int n_tables = kern_available(tables);
     struct problem p = problem_new(f, quantised, n, wk, xk);
     expect_portable(&p);
@@ -405,7 +405,7 @@ static void many_tokens_same_bits(void **state)
     static float expect[TOK][ROWS], out[TOK][ROWS];
     int32_t backwards[TOK];
     (void)state;
-    const struct kern *tables[8];
+    const struct kern *tables[KERN_RUNGS_MAX];
     int n_tables = kern_available(tables);
     for (int t = 0; t < TOK; t++)
         backwards[t] = TOK - 1 - t;
@@ -588,7 +588,7 @@ static void quantize_matches_known_checksum(void **state)
 static void quantize_same_bits(void **state)
 {
     (void)state;
-    const struct kern *tables[8];
+    const struct kern *tables[KERN_RUNGS_MAX];
     int n_tables = kern_available(tables);
     for (int kind = 0; kind < X_KINDS; kind++)
         for (int64_t n = 32; n <= 32 * 70; n += n < 1100 ? 32 : 352) {
@@ -632,7 +632,7 @@ static void not_finite_activations_show(void **state)
 static void tables_are_chosen_by_name(void **state)
 {
     (void)state;
-    const struct kern *tables[8], *k = NULL;
+    const struct kern *tables[KERN_RUNGS_MAX], *k = NULL;
     int n = kern_available(tables);
     struct err e = {0};
     assert_true(n >= 1);

@@ -18,7 +18,7 @@
 
 #include "kern/kern.h"
 
-static const struct kern *tables[8];
+static const struct kern *tables[KERN_RUNGS_MAX];
 static int n_tables;
 static const struct kern *portable;
 

@@ -86,29 +86,45 @@ static inline int64_t align_down64(int64_t x, int64_t a)
 
 /* ---- dtype.c ---------------------------------------------------------- */
 
+/*
+ * The quantised types that sluice computes with, and all that is said of them
+ * outside of their decoders. X(name, NAME, id, elements, bytes, minima, sixteens):
+ *   name, NAME       as part of function names, and as GGUF tools print it
+ *   id               GGUF's number (ggml_type)
+ *   elements, bytes  of a block
+ *   minima           1: a minimum is taken from every element
+ *   sixteens         1: a scale for each 16 elements, 0: for each 32 or more
+ */
+/* clang-format off: one type a line */
+#define DTYPE_QUANTISED(X)                                                     \
+    X(q4_0, Q4_0, 2, 32, 18, 0, 0)                                             \
+    X(q4_1, Q4_1, 3, 32, 20, 1, 0)                                             \
+    X(q5_0, Q5_0, 6, 32, 22, 0, 0)                                             \
+    X(q5_1, Q5_1, 7, 32, 24, 1, 0)                                             \
+    X(q8_0, Q8_0, 8, 32, 34, 0, 0)                                             \
+    X(q2_k, Q2_K, 10, 256, 84, 1, 1)                                           \
+    X(q3_k, Q3_K, 11, 256, 110, 0, 1)                                          \
+    X(q4_k, Q4_K, 12, 256, 144, 1, 0)                                          \
+    X(q5_k, Q5_K, 13, 256, 176, 1, 0)                                          \
+    X(q6_k, Q6_K, 14, 256, 210, 0, 1)                                          \
+    X(iq4_nl, IQ4_NL, 20, 32, 18, 0, 0)                                        \
+    X(iq4_xs, IQ4_XS, 23, 256, 136, 0, 0)                                      \
+    X(mxfp4, MXFP4, 39, 32, 17, 0, 0)
+/* clang-format on */
+
 /* Weight types; the numbers are GGUF's (ggml_type). */
 enum dtype {
     DT_F32 = 0,
     DT_F16 = 1,
-    DT_Q4_0 = 2,
-    DT_Q4_1 = 3,
-    DT_Q5_0 = 6,
-    DT_Q5_1 = 7,
-    DT_Q8_0 = 8,
-    DT_Q2_K = 10,
-    DT_Q3_K = 11,
-    DT_Q4_K = 12,
-    DT_Q5_K = 13,
-    DT_Q6_K = 14,
-    DT_IQ4_NL = 20,
-    DT_IQ4_XS = 23,
     DT_I8 = 24,
     DT_I16 = 25,
     DT_I32 = 26,
     DT_I64 = 27,
     DT_F64 = 28,
     DT_BF16 = 30,
-    DT_MXFP4 = 39,
+#define DTYPE_ID(name, NAME, id, elements, bytes, minima, sixteens) DT_##NAME = id,
+    DTYPE_QUANTISED(DTYPE_ID)
+#undef DTYPE_ID
     DT_COUNT = 43 /* one more than the largest id known to any reader */
 };
 

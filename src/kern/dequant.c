@@ -254,11 +254,11 @@ int kern_dequant_row(enum dtype t, float *y, const void *row, int64_t n)
         for (int64_t i = 0; i < n; i++)
             y[i] = bits_to_float((uint32_t)load_u16(w + 2 * i) << 16);
         return OK;
-#define CASE(name, id, elems, bytes, min, sixteens)                            \
-    case id:                                                                   \
-        dequant_groups(y, w, n, kern_group_##name, GROUP_BYTES(elems, bytes)); \
+#define CASE(name, NAME, id, elements, bytes, minima, sixteens)                   \
+    case DT_##NAME:                                                               \
+        dequant_groups(y, w, n, kern_group_##name, GROUP_BYTES(elements, bytes)); \
         return OK;
-        KERN_QUANT_FORMATS(CASE)
+        DTYPE_QUANTISED(CASE)
 #undef CASE
     default:
         return E_UNSUPPORTED;
@@ -271,8 +271,8 @@ bool kern_supports(enum dtype t)
     case DT_F32:
     case DT_F16:
     case DT_BF16:
-#define CASE(name, id, elems, bytes, min, sixteens) case id:
-        KERN_QUANT_FORMATS(CASE)
+#define CASE(name, NAME, id, elements, bytes, minima, sixteens) case DT_##NAME:
+        DTYPE_QUANTISED(CASE)
 #undef CASE
         return true;
     default:

@@ -13,7 +13,8 @@
  * q in 0..31. Blocks missing from the last group of a row are zeros: q, scale
  * and min.
  *
- * The layouts are facts of the GGUF file format.
+ * Formats with one scale for 32 elements repeat it, and the minimum, for both
+ * of their sixteens. The layouts are facts of the GGUF file format.
  */
 #ifndef KERN_GROUP_H
 #define KERN_GROUP_H
@@ -30,35 +31,14 @@ struct group {
     float min[SIXTEENS];
 };
 
-/*
- * The formats. X(name in lower case, id, elements, bytes in a block, has
- * a minimum, has a scale for each sixteen); a name is part of function names.
- * Where a format has one scale for 32 elements its two sixteens have the same
- * scale and minimum.
- */
-#define KERN_QUANT_FORMATS(X)                                                  \
-    X(q4_0, DT_Q4_0, 32, 18, 0, 0)                                             \
-    X(q4_1, DT_Q4_1, 32, 20, 1, 0)                                             \
-    X(q5_0, DT_Q5_0, 32, 22, 0, 0)                                             \
-    X(q5_1, DT_Q5_1, 32, 24, 1, 0)                                             \
-    X(q8_0, DT_Q8_0, 32, 34, 0, 0)                                             \
-    X(q2_k, DT_Q2_K, 256, 84, 1, 1)                                            \
-    X(q3_k, DT_Q3_K, 256, 110, 0, 1)                                           \
-    X(q4_k, DT_Q4_K, 256, 144, 1, 0)                                           \
-    X(q5_k, DT_Q5_K, 256, 176, 1, 0)                                           \
-    X(q6_k, DT_Q6_K, 256, 210, 0, 1)                                           \
-    X(iq4_nl, DT_IQ4_NL, 32, 18, 0, 0)                                         \
-    X(iq4_xs, DT_IQ4_XS, 256, 136, 0, 0)                                       \
-    X(mxfp4, DT_MXFP4, 32, 17, 0, 0)
-
 /* Decodes n (1..256) elements at w, a multiple of the format's block. */
 typedef void group_fn(struct group *g, const uint8_t *w, int n);
-#define DECLARE_UNPACK(name, id, elems, bytes, min, sixteens) group_fn kern_group_##name;
-KERN_QUANT_FORMATS(DECLARE_UNPACK)
-#undef DECLARE_UNPACK
+#define DECLARE_GROUP(name, NAME, id, elements, bytes, minima, sixteens) group_fn kern_group_##name;
+DTYPE_QUANTISED(DECLARE_GROUP)
+#undef DECLARE_GROUP
 
 /* Bytes of a full group. */
-#define GROUP_BYTES(elems, bytes) (GROUP / (elems) * (bytes))
+#define GROUP_BYTES(elements, bytes) (GROUP / (elements) * (bytes))
 
 /* Values of the 4-bit codes of IQ4_NL and IQ4_XS, and of MXFP4 (doubled). */
 extern const int8_t kern_iq4_values[16];
@@ -91,8 +71,9 @@ static inline uint32_t float_to_bits(float f)
 static inline float half_to_float(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
-    if (rest >= 0x7c00) /* infinity, NaN */
-        return bits_to_float(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+    if (rest >= 0x7c00) /* infinity; NaNs become quiet, as processors make them */
+        return bits_to_float(sign | 0x7f800000 | (rest & 0x3ff) << 13 |
+                             (rest > 0x7c00 ? 0x400000u : 0));
     if (rest >= 0x400)
         return bits_to_float(sign | ((rest << 13) + (112u << 23)));
     float tiny = (float)rest * 0x1p-24f; /* exact */

@@ -2,13 +2,12 @@
  * kern: the arithmetic, as pure functions on pointers.
  *
  *   kern.c          chooses a table for the processor
- *   mul_*.c         weight rows times activations, one file per instruction
- *                   set; mul_portable.c states the exact formula of each format
- *   *_x86.h         what the x86 ones share: formats in registers (unpack), the
- *                   loops for one token (mulq), many tokens (packed), floats (mulf)
- *   vec_tmpl.h      norms, activations, softmax, attention, recurrences: written
- *                   once over the 16-lane vector of simd_*.h, included by
- *                   vec_portable.c, vec_avx2.c, vec_avx512.c
+ *   portable.c      the table in plain C; it states the exact formula of each format
+ *   avx2.c ...      one small file for each instruction set: its words (simd_NAME.h),
+ *                   its formats in registers (unpack_NAME.h), and the loops
+ *   *_tmpl.h        the loops, written once over those words: weight rows times one
+ *                   token (mulq), many tokens (packed), floats (mulf); norms, activations,
+ *                   softmax, attention, recurrences (vec); the table itself (table)
  *   group.h, dequant.c   exact block decoders (model-independent facts of the
  *                   formats)
  *
@@ -100,7 +99,7 @@ struct kern_attention {
 };
 
 struct kern {
-    const char *name; /* "portable", "avx2", "avx512" */
+    const char *name; /* as kern_name gives it */
 
     /* mulf: float activations, every type (quantised rows are decoded exactly
      * first). mulq: 8-bit activations; NULL for F32, F16, BF16. */
@@ -162,14 +161,15 @@ struct kern {
                        const float *u, const float *w, int64_t n);
 };
 
-/*
- * The table for this processor, or the one named ("portable", "avx2",
- * "avx512"); E_UNSUPPORTED with a sentence when the processor lacks it.
- * NULL or "auto": the best.
- */
+/* The names of the tables in this build, least first: "portable", then those of
+ * the instruction sets; NULL past the last. */
+const char *kern_name(int rung);
+/* The table for this processor, or the one named; E_UNSUPPORTED with a sentence
+ * when there is none or the processor lacks it. NULL or "auto": the best. */
 int kern_select(const char *name, const struct kern **out, struct err *e);
 /* All tables that this processor can run, portable first; returns how many. */
-int kern_available(const struct kern *tables[8]);
+enum { KERN_RUNGS_MAX = 8 };
+int kern_available(const struct kern *tables[KERN_RUNGS_MAX]);
 
 /* Exact decoding of one row of n elements to float. Returns E_UNSUPPORTED for
  * types without a decoder. The formulas: GGUF block formats. */

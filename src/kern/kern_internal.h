@@ -1,11 +1,11 @@
 /*
- * kern_internal: how the files of this folder fill one table together.
+ * kern_internal: the tables, one for each instruction set, and what all of
+ * their files say in the same way.
  *
- * A table is filled by two functions per instruction set: kern_mul_init_*
- * (mul_*.c: the products with weight rows, and quantize) and kern_vec_init_*
- * (vec_*.c: everything else). kern.c calls both. The functions for x86 exist
- * only where the compiler targets x86-64; calling them asks nothing of the
- * processor, calling what they put into the table does.
+ * A table is constant data: nothing of an instruction set's file runs before
+ * kern.c has asked the processor. The same is why everything that such a file
+ * shares with others is static: a function compiled for one processor can never
+ * stand in for that of another.
  */
 #ifndef KERN_INTERNAL_H
 #define KERN_INTERNAL_H
@@ -20,17 +20,28 @@
 #define KERN_SANITIZED 0
 #endif
 
-void kern_mul_init_portable(struct kern *k);
-void kern_vec_init_portable(struct kern *k);
+#if KERN_SANITIZED /* checks in every inlined copy take minutes to compile */
+#define INLINE static __attribute__((unused))
+#else
+#define INLINE static inline __attribute__((always_inline))
+#endif
+
+/* Stands before small loops over arrays of registers, which must vanish for the
+ * arrays to live in registers. Without inlining they cannot, and clang would warn. */
+#if KERN_SANITIZED
+#define UNROLL
+#elif defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 #if defined(__x86_64__)
 #define KERN_HAVE_X86 1
-void kern_mul_init_avx2(struct kern *k); /* AVX2, FMA, F16C */
-void kern_vec_init_avx2(struct kern *k);
-void kern_mul_init_avx512(struct kern *k); /* F, BW, DQ, VL, VNNI */
-void kern_vec_init_avx512(struct kern *k);
 #else
 #define KERN_HAVE_X86 0
 #endif
+
+extern const struct kern kern_portable, kern_avx2, kern_avx512;
 
 #endif

@@ -16,7 +16,7 @@
  *   v_load4               16 rows of 4 floats, transposed
  *
  * SIMD_ACC is how many accumulators the registers hold; it shapes the loops,
- * never the results. UNROLL stands before small loops over arrays of vectors.
+ * never the results.
  */
 #ifndef SIMD_PORTABLE_H
 #define SIMD_PORTABLE_H
@@ -25,15 +25,18 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SIMD_NAME "portable"
+#include "kern/group.h"
+
 #define SIMD_ACC 4
-/* Inlining is left to the compiler; under gcc's sanitizers, which check every
- * lane and would take minutes over the inlined loops, it is forbidden. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Inlining is left to the compiler; under sanitizers, which check every lane
+ * and would take minutes over the inlined loops, it is forbidden. */
+#if KERN_SANITIZED
 #define V_INLINE static __attribute__((noinline, unused))
 #else
 #define V_INLINE static inline
 #endif
+/* What the compiler did not inline it cannot unroll either. */
+#undef UNROLL
 #define UNROLL
 
 typedef struct { float l[16]; } vf;
@@ -76,24 +79,6 @@ V_INLINE vf v_load_n(const float *p, int64_t n, float fill)
 V_INLINE void v_store_n(float *p, vf x, int64_t n)
 {
     memcpy(p, x.l, (size_t)n * sizeof(float));
-}
-
-/* IEEE half to float: exact; NaNs become quiet, as F16C makes them. */
-static inline float half_to_float(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, e = (h >> 10) & 31u, m = h & 0x3ffu, u;
-    float f;
-    if (e == 31)
-        u = 0x7f800000u | m << 13 | (m ? 0x400000u : 0);
-    else if (e != 0)
-        u = (e + 112) << 23 | m << 13;
-    else {
-        f = (float)m * 0x1p-24f;
-        memcpy(&u, &f, sizeof(u));
-    }
-    u |= sign;
-    memcpy(&f, &u, sizeof(f));
-    return f;
 }
 
 /* Float to IEEE half, nearest even; NaN as F16C makes it. */

@@ -1,46 +1,17 @@
 /*
- * unpack_x86: weight groups (group.h) in 256-bit registers. Included by
- * mul_avx2.c and mul_avx512.c after their primitives, which this file uses:
+ * unpack_x86: weight groups in 256-bit registers, as unpack.h describes them.
+ * Included after simd_avx2.h or simd_avx512.h, of which it uses
  *   and_or(x, mask, y)   (x & mask) | y
  *   add_16_where(q, m)   adds 16 to the bytes whose bit is set in the 32-bit m
  *   SIGNED_128           1: formats whose elements need all 8 bits stay signed;
  *                        0: they get an offset of 128
- *
- * For each format two functions:
- *   scales_X(w)   the group's scales and minima, lane = 32-block. Formats with a
- *                 scale for each 32-block use scale[0], min[0]; the ones with a
- *                 scale for each sixteen have those of the first sixteens of the
- *                 blocks in [0], of the second in [1].
- *   pair_X(w, p)  32-blocks 2 p and 2 p + 1 of the group as unsigned bytes: the
- *                 element plus the format's offset. p is a literal. Formats
- *                 for which it is cheaper (mulq_x86.h has the list) return them
- *                 crossed: the first sixteens of both blocks, then the second.
- * They read within the bytes of a full group.
  */
 #ifndef KERN_UNPACK_X86_H
 #define KERN_UNPACK_X86_H
 
-#include <immintrin.h>
+#include "kern/unpack.h"
 
-#include "kern/group.h"
-
-struct scales {
-    __m256 scale[2], min[2];
-};
-
-struct pair {
-    __m256i q[2];
-};
-
-INLINE __m128i load128(const uint8_t *p)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)p);
-}
-
-INLINE __m256i load256(const uint8_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
+enum { OFFSET_128 = SIGNED_128 ? 0 : 128 };
 
 INLINE __m256i low_nibble(__m256i x)
 {
@@ -98,7 +69,7 @@ INLINE struct pair crossed_values(const uint8_t *a, const uint8_t *b, const int8
 
 INLINE struct pair iq4_values(const uint8_t *a, const uint8_t *b)
 {
-    return crossed_values(a, b, kern_iq4_values, SIGNED_128 ? 0 : 128);
+    return crossed_values(a, b, kern_iq4_values, OFFSET_128);
 }
 
 /* The halves at the start of eight blocks, `stride` bytes apart. */
@@ -127,6 +98,8 @@ INLINE struct scales half_scales_offsets(const uint8_t *w, int stride)
     return r;
 }
 
+UNPACKED(q4_0, 8, 15, true);
+
 INLINE struct scales scales_q4_0(const uint8_t *w)
 {
     return half_scales(w, 18);
@@ -137,6 +110,8 @@ INLINE struct pair pair_q4_0(const uint8_t *w, int p)
     return crossed_nibbles(w + 36 * p + 2, w + 36 * p + 20);
 }
 
+UNPACKED(q4_1, 0, 15, true);
+
 INLINE struct scales scales_q4_1(const uint8_t *w)
 {
     return half_scales_offsets(w, 20);
@@ -146,6 +121,8 @@ INLINE struct pair pair_q4_1(const uint8_t *w, int p)
 {
     return crossed_nibbles(w + 40 * p + 4, w + 40 * p + 24);
 }
+
+UNPACKED(q5_0, 16, 31, false);
 
 INLINE struct scales scales_q5_0(const uint8_t *w)
 {
@@ -159,6 +136,8 @@ INLINE struct pair pair_q5_0(const uint8_t *w, int p)
                           add_16_where(nibbles(b + 6), load_u32(b + 2))}};
 }
 
+UNPACKED(q5_1, 0, 31, false);
+
 INLINE struct scales scales_q5_1(const uint8_t *w)
 {
     return half_scales_offsets(w, 24);
@@ -170,6 +149,8 @@ INLINE struct pair pair_q5_1(const uint8_t *w, int p)
     return (struct pair){{add_16_where(nibbles(a + 8), load_u32(a + 4)),
                           add_16_where(nibbles(b + 8), load_u32(b + 4))}};
 }
+
+UNPACKED(q8_0, OFFSET_128, 255, true);
 
 INLINE struct scales scales_q8_0(const uint8_t *w)
 {
@@ -186,6 +167,8 @@ INLINE struct pair pair_q8_0(const uint8_t *w, int p)
     return (struct pair){{_mm256_xor_si256(first, flip), _mm256_xor_si256(second, flip)}};
 }
 
+UNPACKED(iq4_nl, OFFSET_128, 255, true);
+
 INLINE struct scales scales_iq4_nl(const uint8_t *w)
 {
     return half_scales(w, 18);
@@ -195,6 +178,8 @@ INLINE struct pair pair_iq4_nl(const uint8_t *w, int p)
 {
     return iq4_values(w + 36 * p + 2, w + 36 * p + 20);
 }
+
+UNPACKED(mxfp4, 12, 24, true);
 
 INLINE struct scales scales_mxfp4(const uint8_t *w)
 {
@@ -227,6 +212,8 @@ INLINE void scale_sixteens(__m256 out[2], __m128i bytes, bool is_signed, __m256 
     out[1] = _mm256_mul_ps(_mm256_cvtepi32_ps(b), factor);
 }
 
+UNPACKED(q2_k, 0, 3, false);
+
 INLINE struct scales scales_q2_k(const uint8_t *w)
 {
     struct scales r;
@@ -244,6 +231,8 @@ INLINE struct pair pair_q2_k(const uint8_t *w, int p)
     return (struct pair){{_mm256_and_si256(move_bits(bytes, shift, 0), two),
                           _mm256_and_si256(move_bits(bytes, shift + 2, 0), two)}};
 }
+
+UNPACKED(q3_k, 4, 7, false);
 
 INLINE struct scales scales_q3_k(const uint8_t *w)
 {
@@ -266,6 +255,8 @@ INLINE struct pair pair_q3_k(const uint8_t *w, int p)
     return (struct pair){{and_or(move_bits(high, 2 * p, 2), four, low.q[0]),
                           and_or(move_bits(high, 2 * p + 1, 2), four, low.q[1])}};
 }
+
+UNPACKED(q4_k, 0, 15, false);
 
 INLINE struct scales scales_q4_k(const uint8_t *w)
 {
@@ -294,6 +285,8 @@ INLINE struct pair pair_q4_k(const uint8_t *w, int p)
     return (struct pair){{low_nibble(bytes), high_nibble(bytes)}};
 }
 
+UNPACKED(q5_k, 0, 31, false);
+
 INLINE struct scales scales_q5_k(const uint8_t *w)
 {
     return scales_q4_k(w);
@@ -306,6 +299,8 @@ INLINE struct pair pair_q5_k(const uint8_t *w, int p)
     return (struct pair){{and_or(move_bits(high, 2 * p, 4), fifth, low_nibble(bytes)),
                           and_or(move_bits(high, 2 * p + 1, 4), fifth, high_nibble(bytes))}};
 }
+
+UNPACKED(q6_k, 32, 63, false);
 
 INLINE struct scales scales_q6_k(const uint8_t *w)
 {
@@ -325,6 +320,8 @@ INLINE struct pair pair_q6_k(const uint8_t *w, int p)
     return (struct pair){{and_or(move_bits(high, p % 2 ? 4 : 0, 4), two, a),
                           and_or(move_bits(high, p % 2 ? 6 : 2, 4), two, b)}};
 }
+
+UNPACKED(iq4_xs, OFFSET_128, 255, true);
 
 INLINE struct scales scales_iq4_xs(const uint8_t *w)
 {

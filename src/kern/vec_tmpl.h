@@ -2,7 +2,7 @@
  * vec_tmpl: norms, activations, softmax, rotation, attention and recurrences,
  * written once over the 16-lane vector of the simd_*.h included before it.
  *
- * Each vec_*.c includes this file, so every table runs the same operations in
+ * Every table has its functions from this file, so that all run the same operations in
  * the same order. What keeps the bits equal:
  *  1. A float is only ever produced by an operation of simd_*.h or by scalar
  *     IEEE arithmetic (+ - * / sqrt, fmaf) without contraction.
@@ -598,27 +598,13 @@ static void vec_conv4_silu(float *y, const float *h0, const float *h1, const flo
     }
 }
 
-static void vec_init(struct kern *k)
-{
-    k->rms_norm = vec_rms_norm;
-    k->l2_norm = vec_l2_norm;
-    k->add = vec_add;
-    k->axpy = vec_axpy;
-    k->scale = vec_scale;
-    k->silu = vec_silu;
-    k->silu_mul = vec_silu_mul;
-    k->sigmoid_mul = vec_sigmoid_mul;
-    k->sigmoid = vec_sigmoid;
-    k->softplus = vec_softplus;
-    k->exp = vec_exp;
-    k->softmax = vec_softmax;
-    k->rope_neox = vec_rope_neox;
-    k->rope_angles = vec_rope_angles;
-    k->f32_to_f16 = vec_f32_to_f16;
-    k->f16_to_f32 = vec_f16_to_f32;
-    k->attention = vec_attention;
-    k->delta_step = vec_delta_step;
-    k->conv4_silu = vec_conv4_silu;
-}
+/* What this file puts into a table. */
+#define VEC_TABLE                                                                           \
+    .rms_norm = vec_rms_norm, .l2_norm = vec_l2_norm, .add = vec_add, .axpy = vec_axpy,     \
+    .scale = vec_scale, .silu = vec_silu, .silu_mul = vec_silu_mul, .sigmoid_mul =          \
+    vec_sigmoid_mul, .sigmoid = vec_sigmoid, .softplus = vec_softplus, .exp = vec_exp,      \
+    .softmax = vec_softmax, .rope_neox = vec_rope_neox, .rope_angles = vec_rope_angles,     \
+    .f32_to_f16 = vec_f32_to_f16, .f16_to_f32 = vec_f16_to_f32, .attention =                \
+    vec_attention, .delta_step = vec_delta_step, .conv4_silu = vec_conv4_silu
 
 #endif

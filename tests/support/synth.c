@@ -66,7 +66,7 @@ static void random_bytes(uint8_t *p, size_t n, uint64_t *s)
 
 static uint16_t half(float x)
 {
-    const struct kern *tables[8];
+    const struct kern *tables[KERN_RUNGS_MAX];
     uint16_t h = 0;
 
     if (kern_available(tables) > 0)

@@ -1,38 +1,26 @@
 /*
- * mulq_x86: quantised weight rows times the quantised activations of one token
- * in 256-bit registers. Included by mul_avx2.c and mul_avx512.c after their
- * primitives: those of unpack_x86.h, and
+ * mulq_tmpl: quantised weight rows times the quantised activations of one
+ * token, over the words of a simd_NAME.h and the formats of an unpack_NAME.h,
+ * which are included before it. Of the former it uses those listed in
+ * simd_x86.h, and
  *   dot(sum, q, a, top)   sum + sums of 4 products, q unsigned unless top (the
  *                         largest element) is above 127 and SIGNED_128
  *   ROWS                  rows that share the activations
- * The arithmetic is that of mul_portable.c, bit for bit.
+ * The arithmetic is that of portable.c, bit for bit.
  *
  * The eight 32-blocks of a group give eight registers of sums of 4 products
- * (four registers, where the format lets two blocks share one); these are
- * added up to one register with a lane for each block, as the scales are.
- * Sums that fit 16 bits are added in pairs by an instruction which is there to
- * multiply. Offsets of symmetric formats are taken away exactly.
+ * (four registers, where the format lets two blocks share one); `add_up` makes
+ * of them one register with a lane for each block, as the scales are. Offsets of
+ * symmetric formats are taken away exactly.
  */
-#ifndef KERN_MULQ_X86_H
-#define KERN_MULQ_X86_H
+#ifndef KERN_MULQ_TMPL_H
+#define KERN_MULQ_TMPL_H
 
-#include "kern/unpack_x86.h"
+#include "kern/unpack.h"
 
 enum {
     NEAR_BYTES = 10240,  /* most to prefetch into the first-level cache */
     STREAM_AHEAD = 4096  /* how far to prefetch when one row is read at a time */
-};
-
-/* What the loops must know of a format; every use is inlined with literals. */
-struct format {
-    struct scales (*scales)(const uint8_t *w);
-    struct pair (*pair)(const uint8_t *w, int p);
-    int block, bytes; /* elements and bytes of a block */
-    int offset;       /* what `pair` added to each element */
-    int top;          /* largest unsigned element; above 127 it needs all 8 bits */
-    bool sixteens;    /* a scale for each sixteen, not for each 32-block */
-    bool has_min;
-    bool crossed;     /* `pair` returns the first sixteens of its two blocks, then the second */
 };
 
 struct weights { /* arguments of kern_mul_fn */
@@ -46,31 +34,18 @@ INLINE int group_bytes(struct format f)
     return GROUP / f.block * f.bytes;
 }
 
-/* Two blocks one after the other from two that are crossed, and the reverse. */
-INLINE struct pair crossed(__m256i a, __m256i b)
-{
-    return (struct pair){{_mm256_permute2x128_si256(a, b, 0x20),
-                          _mm256_permute2x128_si256(a, b, 0x31)}};
-}
-
 /* Pair p (a literal), never crossed. */
 INLINE struct pair pair_in_order(const uint8_t *w, int p, struct format f)
 {
     struct pair q = f.pair(w, p);
-    return f.crossed ? crossed(q.q[0], q.q[1]) : q;
+    if (f.crossed)
+        cross(q.q);
+    return q;
 }
 
-INLINE __m256i load_q(struct act x, int64_t g, int b)
+INLINE i8x32 load_q(struct act x, int64_t g, int b)
 {
-    return load256((const uint8_t *)x.q + GROUP * g + 32 * b);
-}
-
-/* The tree of kern.h. */
-INLINE float reduce_8(__m256 a)
-{
-    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
-    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+    return i8x32_load(x.q + GROUP * g + 32 * b);
 }
 
 /* A last group of n_blocks < 8 32-blocks: returns w, or `copy` filled from it
@@ -85,78 +60,44 @@ INLINE const uint8_t *partial_group(uint8_t copy[GROUP / 32 * 34], const uint8_t
     return copy;
 }
 
-/* Keeps the first n_blocks lanes, +0 for the rest. */
-INLINE __m256 first_lanes(__m256 x, int n_blocks)
-{
-    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    __m256i keep = _mm256_cmpgt_epi32(_mm256_set1_epi32(n_blocks), lane);
-    return _mm256_and_ps(x, _mm256_castsi256_ps(keep));
-}
-
 /* ---- a group ------------------------------------------------------------- */
 
 /* What rows share of a group of activations. Lane = 32-block. */
 struct group_act {
-    __m256 d;
-    __m256 sum[2];     /* what minima are multiplied with; [1] for sixteens */
-    __m256i excess[2]; /* offset * sum of activations; [1] for sixteens */
+    f32x8 d;
+    f32x8 sum[2];    /* what minima are multiplied with; [1] for sixteens */
+    i32x8 excess[2]; /* offset * sum of activations; [1] for sixteens */
     struct pair q[GROUP_BLOCKS / 2]; /* in the format's order */
 };
 
 INLINE struct group_act load_group(struct act x, int64_t g, int n_blocks, struct format f)
 {
-    struct group_act a = {.d = _mm256_loadu_ps(x.d + GROUP_BLOCKS * g)};
+    struct group_act a = {.d = f32x8_load(x.d + GROUP_BLOCKS * g)};
     for (int p = 0; p < GROUP_BLOCKS / 2; p++) {
         if (2 * p >= n_blocks)
             break; /* an odd last block has its partner in the padding */
         a.q[p] = (struct pair){{load_q(x, g, 2 * p), load_q(x, g, 2 * p + 1)}};
         if (f.crossed)
-            a.q[p] = crossed(a.q[p].q[0], a.q[p].q[1]);
+            cross(a.q[p].q);
     }
-    const __m256i h = load256((const uint8_t *)(x.h + SIXTEENS * g));
+    const int16_t *h = x.h + SIXTEENS * g;
     for (int k = 0; k < 2; k++) {
-        /* Pairs of 16-bit numbers: both, only the first, only the second. */
-        int which = !f.sixteens ? 0x10001 : k ? 0x10000 : 1;
+        /* Of the two sixteens of a block: both, only the first, only the second. */
+        const bool first = !f.sixteens || k == 0, second = !f.sixteens || k == 1;
         if (f.has_min)
-            a.sum[k] = _mm256_mul_ps(
-                a.d, _mm256_cvtepi32_ps(_mm256_madd_epi16(h, _mm256_set1_epi32(which))));
+            a.sum[k] = f32x8_mul(a.d, f32x8_from_i32(i32x8_pair_sums(h, first, second)));
         else
-            a.excess[k] = _mm256_madd_epi16(h, _mm256_set1_epi32(f.offset * which));
+            a.excess[k] = i32x8_pair_sums(h, first ? f.offset : 0, second ? f.offset : 0);
     }
     return a;
 }
 
-/* Neighbouring dwords added; per 128-bit half two of a, then two of b. They
- * are at most `top` in size. */
-INLINE __m256i add_pairs(__m256i a, __m256i b, int top)
-{
-    if (top > INT16_MAX)
-        return _mm256_hadd_epi32(a, b);
-    return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
-}
-
-/* Sums over the first and the second sixteens of eight 32-blocks; of crossed
- * ones over both, in sum[0]. */
-INLINE void add_up(__m256i sum[2], const __m256i p[GROUP_BLOCKS], struct format f)
-{
-    const int four = 4 * 127 * f.top, eight = 2 * four, sixteen = 4 * four;
-    if (f.crossed) {
-        __m256i s = add_pairs(add_pairs(p[0], p[2], eight), add_pairs(p[4], p[6], eight), sixteen);
-        sum[0] = _mm256_permutevar8x32_epi32(s, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        return;
-    }
-    __m256i a = add_pairs(add_pairs(p[0], p[1], four), add_pairs(p[2], p[3], four), eight);
-    __m256i b = add_pairs(add_pairs(p[4], p[5], four), add_pairs(p[6], p[7], four), eight);
-    sum[0] = _mm256_permute2x128_si256(a, b, 0x20);
-    sum[1] = _mm256_permute2x128_si256(a, b, 0x31);
-}
-
 /* Pair p (a literal) of a group that has n_blocks 32-blocks; crossed ones
  * leave to[2 p + 1] alone. */
-INLINE void pair_one(__m256i to[GROUP_BLOCKS], const uint8_t *w, const struct group_act *a, int p,
+INLINE void pair_one(i32x8 to[GROUP_BLOCKS], const uint8_t *w, const struct group_act *a, int p,
                      int n_blocks, struct format f)
 {
-    const __m256i zero = _mm256_setzero_si256();
+    const i32x8 zero = i32x8_zero();
     to[2 * p] = to[2 * p + 1] = zero;
     if (2 * p >= n_blocks)
         return;
@@ -169,35 +110,37 @@ INLINE void pair_one(__m256i to[GROUP_BLOCKS], const uint8_t *w, const struct gr
 }
 
 /* acc plus the products of n_blocks 32-blocks. */
-INLINE __m256 row_group(__m256 acc, const uint8_t *w, const struct group_act *a, int n_blocks,
-                        struct format f)
+INLINE f32x8 row_group(f32x8 acc, const uint8_t *w, const struct group_act *a, int n_blocks,
+                       struct format f)
 {
-    __m256i p[GROUP_BLOCKS], sum[2];
+    i32x8 p[GROUP_BLOCKS], sum[2];
     struct scales s = f.scales(w);
     pair_one(p, w, a, 0, n_blocks, f);
     pair_one(p, w, a, 1, n_blocks, f);
     pair_one(p, w, a, 2, n_blocks, f);
     pair_one(p, w, a, 3, n_blocks, f);
-    add_up(sum, p, f);
+    /* Sums over the first and the second sixteens of the 32-blocks; of crossed
+     * ones over both, in sum[0]. */
+    add_up(sum, p, f.top, f.crossed);
     if (!f.sixteens && !f.crossed)
-        sum[0] = _mm256_add_epi32(sum[0], sum[1]);
+        sum[0] = i32x8_add(sum[0], sum[1]);
     for (int k = 0; k < (f.sixteens ? 2 : 1); k++) {
         if (n_blocks < GROUP_BLOCKS) {
-            s.scale[k] = first_lanes(s.scale[k], n_blocks);
-            s.min[k] = first_lanes(s.min[k], n_blocks);
+            s.scale[k] = f32x8_first(s.scale[k], n_blocks);
+            s.min[k] = f32x8_first(s.min[k], n_blocks);
         }
         if (f.has_min)
-            acc = _mm256_fnmadd_ps(s.min[k], a->sum[k], acc);
+            acc = f32x8_fnmadd(s.min[k], a->sum[k], acc);
         else if (f.offset)
-            sum[k] = _mm256_sub_epi32(sum[k], a->excess[k]);
+            sum[k] = i32x8_sub(sum[k], a->excess[k]);
     }
     for (int k = 0; k < (f.sixteens ? 2 : 1); k++)
-        acc = _mm256_fmadd_ps(_mm256_mul_ps(s.scale[k], a->d), _mm256_cvtepi32_ps(sum[k]), acc);
+        acc = f32x8_fmadd(f32x8_mul(s.scale[k], a->d), f32x8_from_i32(sum[k]), acc);
     return acc;
 }
 
 /* Adds the products of n_blocks 32-blocks, for each of n_rows rows. */
-INLINE void group_one(__m256 acc[ROWS], const uint8_t *const w[ROWS], int n_rows, struct act x,
+INLINE void group_one(f32x8 acc[ROWS], const uint8_t *const w[ROWS], int n_rows, struct act x,
                       int64_t g, int n_blocks, struct format f)
 {
     struct group_act a = load_group(x, g, n_blocks, f);
@@ -223,10 +166,10 @@ INLINE void prefetch(const uint8_t **next, int bytes, bool far)
 {
     if (far)
         for (int i = 0; i < bytes; i += 64)
-            _mm_prefetch((const char *)*next + i, _MM_HINT_T1);
+            __builtin_prefetch(*next + i, 0, 2);
     else
         for (int i = 0; i < bytes; i += 64)
-            _mm_prefetch((const char *)*next + i, _MM_HINT_T0);
+            __builtin_prefetch(*next + i, 0, 3);
     *next += bytes;
 }
 
@@ -236,12 +179,12 @@ INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob,
 {
     const uint8_t *next = m.w + prefetch_distance(m, n_rows);
     struct act x = act_view(blob, m.n);
-    __m256 acc[ROWS];
+    f32x8 acc[ROWS];
     int64_t n_groups = m.n / GROUP;
     int rest = (int)(m.n % GROUP / 32);
     const uint8_t *w[ROWS];
     for (int r = 0; r < n_rows; r++) {
-        acc[r] = _mm256_setzero_ps();
+        acc[r] = f32x8_zero();
         w[r] = m.w + (size_t)r * m.row_bytes;
     }
     for (int64_t g = 0; g < n_groups; g++) {
@@ -257,7 +200,7 @@ INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob,
         group_one(acc, w, n_rows, x, n_groups, rest, f);
     }
     for (int r = 0; r < n_rows; r++)
-        out[r] = reduce_8(acc[r]);
+        out[r] = f32x8_sum(acc[r]);
 }
 
 /* All rows, one token. */
@@ -289,31 +232,17 @@ INLINE void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
                      (const char *)x + (size_t)t * x_stride, f);
 }
 
-/* X(name, elements and bytes of a block, offset, largest, sixteens, minima, crossed) */
-#define FORMATS(X)                                                             \
-    X(q4_0, 32, 18, 8, 15, false, false, true)                                 \
-    X(q4_1, 32, 20, 0, 15, false, true, true)                                  \
-    X(q5_0, 32, 22, 16, 31, false, false, false)                               \
-    X(q5_1, 32, 24, 0, 31, false, true, false)                                 \
-    X(q8_0, 32, 34, SIGNED_128 ? 0 : 128, 255, false, false, true)             \
-    X(q2_k, 256, 84, 0, 3, true, true, false)                                  \
-    X(q3_k, 256, 110, 4, 7, true, false, false)                                \
-    X(q4_k, 256, 144, 0, 15, false, true, false)                               \
-    X(q5_k, 256, 176, 0, 31, false, true, false)                               \
-    X(q6_k, 256, 210, 32, 63, true, false, false)                              \
-    X(iq4_nl, 32, 18, SIGNED_128 ? 0 : 128, 255, false, false, true)           \
-    X(iq4_xs, 256, 136, SIGNED_128 ? 0 : 128, 255, false, false, true)         \
-    X(mxfp4, 32, 17, 12, 24, false, false, true)
-
-#define DEFINE_MULQ(name, block, bytes, offset, top, sixteens, minima, crossed)             \
+#define DEFINE_MULQ(name, NAME, id, elements, bytes, minima, sixteens)                      \
     static const struct format format_##name = {                                            \
-        scales_##name, pair_##name, block, bytes, offset, top, sixteens, minima, crossed}; \
+        scales_##name, pair_##name, elements, bytes, name##_offset, name##_top,             \
+        minima, sixteens, name##_crossed};                                                  \
     static void mulq_##name(float *out, ptrdiff_t out_stride, const void *w,                \
                             size_t row_bytes, int64_t n_rows, const void *x,                \
                             size_t x_stride, int64_t n_tok, int64_t n)                      \
     {                                                                                       \
         mulq(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, format_##name);  \
     }
-FORMATS(DEFINE_MULQ)
+DTYPE_QUANTISED(DEFINE_MULQ)
+#undef DEFINE_MULQ
 
 #endif

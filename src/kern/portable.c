@@ -1,7 +1,8 @@
 /*
- * mul_portable: weight rows times activations in plain C; the definition that
- * the other mul_* files must match bit for bit (NaN results: NaN everywhere,
- * but sign and payload of a NaN are not promised).
+ * portable: the table in plain C, and the definition that every other table
+ * must match bit for bit (NaN results: NaN everywhere, but sign and payload of
+ * a NaN are not promised). Weight rows times activations are stated here,
+ * everything else is vec_tmpl.h over simd_portable.h.
  *
  * mulq, every quantised format. A row is cut into groups of 256 elements,
  * decoded as in group.h to q, scale[16], min[16]. There are 8 lanes, one for
@@ -29,11 +30,13 @@
  *   otherwise            d = m / 127, q = nearest even of x * (1 / d)
  * with every operation rounded to float. Padding bytes are zeros.
  */
-#include "kern/group.h"
 #include "kern/kern_internal.h"
 
 #include <float.h>
 #include <math.h>
+
+#include "kern/simd_portable.h"
+#include "kern/vec_tmpl.h"
 
 enum { TILE = 8 }; /* tokens that share one decoding of a weight group */
 
@@ -226,20 +229,20 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
     {                                                                                       \
         mulf(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, id, group_bytes); \
     }
-#define DEFINE_MUL(name, id, elems, bytes, min, sixteens)                                   \
-    DEFINE_MULF(name, id, GROUP_BYTES(elems, bytes))                                        \
+#define DEFINE_MUL(name, NAME, id, elements, bytes, minima, sixteens)                       \
+    DEFINE_MULF(name, DT_##NAME, GROUP_BYTES(elements, bytes))                              \
     static void mulq_##name(float *out, ptrdiff_t out_stride, const void *w,                \
                             size_t row_bytes, int64_t n_rows, const void *x,                \
                             size_t x_stride, int64_t n_tok, int64_t n)                      \
     {                                                                                       \
-        const struct mulq_format f = {kern_group_##name, GROUP_BYTES(elems, bytes), min,    \
-                                      sixteens};                                            \
+        const struct mulq_format f = {kern_group_##name, GROUP_BYTES(elements, bytes),      \
+                                      minima, sixteens};                                    \
         mulq(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, &f);             \
     }                                                                                       \
     static void pack_rows_##name(void *to, const void *w, size_t row_bytes, int64_t n_rows, \
                                  int64_t n)                                                 \
     {                                                                                       \
-        pack_rows(to, w, row_bytes, n_rows, n, (size_t)(n / (elems) * (bytes)));            \
+        pack_rows(to, w, row_bytes, n_rows, n, (size_t)(n / (elements) * (bytes)));         \
     }                                                                                       \
     static void mul_packed_##name(float *out, ptrdiff_t out_stride, const void *rows,       \
                                   int64_t n_rows, const void *tokens, int64_t n_tok,        \
@@ -254,21 +257,13 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
 DEFINE_MULF(f32, DT_F32, GROUP * 4)
 DEFINE_MULF(f16, DT_F16, GROUP * 2)
 DEFINE_MULF(bf16, DT_BF16, GROUP * 2)
-KERN_QUANT_FORMATS(DEFINE_MUL)
+DTYPE_QUANTISED(DEFINE_MUL)
 
-void kern_mul_init_portable(struct kern *k)
-{
-    k->quantize = quantize;
-    k->tile_rows = k->tile_tokens = 1;
-    k->pack_tokens = pack_tokens;
-    k->mulf[DT_F32] = mulf_f32;
-    k->mulf[DT_F16] = mulf_f16;
-    k->mulf[DT_BF16] = mulf_bf16;
-#define SET(name, id, elems, bytes, min, sixteens)                             \
-    k->mulf[id] = mulf_##name;                                                 \
-    k->mulq[id] = mulq_##name;                                                 \
-    k->pack_rows[id] = pack_rows_##name;                                       \
-    k->mul_packed[id] = mul_packed_##name;
-    KERN_QUANT_FORMATS(SET)
-#undef SET
-}
+#define QUANTISED_ROW(name_, NAME, id, elements, bytes, minima, sixteens)                   \
+    .mulf[id] = mulf_##name_, .mulq[id] = mulq_##name_, .pack_rows[id] = pack_rows_##name_, \
+    .mul_packed[id] = mul_packed_##name_,
+
+const struct kern kern_portable = {
+    .name = "portable", .quantize = quantize, .tile_rows = 1, .tile_tokens = 1,
+    .pack_tokens = pack_tokens, .mulf[DT_F32] = mulf_f32, .mulf[DT_F16] = mulf_f16,
+    .mulf[DT_BF16] = mulf_bf16, DTYPE_QUANTISED(QUANTISED_ROW) VEC_TABLE};

@@ -1,15 +1,16 @@
 /*
- * packed_x86: quantised weight rows times the quantised activations of many
- * tokens. Included by mul_avx2.c and mul_avx512.c after mulq_x86.h and these
- * primitives over the widest registers, `wide`:
+ * packed_tmpl: quantised weight rows times the quantised activations of many
+ * tokens. Included after mulq_tmpl.h; of the simd_NAME.h it uses also these
+ * words over the widest registers, `wide` (integers) and `widef` (floats):
  *   WIDE             32-bit lanes of a register
+ *   VECS             registers of rows in a tile
  *   PACK_TOKENS      tokens of a tile
  *   BIAS             what makes elements of symmetric formats unsigned; 0 for
  *                    formats with SIGNED_128 that need 8 bits
  *   wide_dot(acc, q, x, top)   acc + sums of 4 products as in dot
  *   wide_transpose   WIDE rows of 8 dwords to 8 registers
  *   wide_*, widef_*  loads, broadcasts, arithmetic
- * The arithmetic is that of mul_portable.c, bit for bit.
+ * The arithmetic is that of portable.c, bit for bit.
  *
  * A register lane is a weight row here, so that the products of a 32-block are
  * added up exactly without a shuffle and the scales of PACK_ROWS rows are
@@ -26,12 +27,12 @@
  * An instruction set with matrix registers can read the same forms: q is what
  * a tile of weights looks like, a column of blocks a tile of tokens.
  */
-#ifndef KERN_PACKED_X86_H
-#define KERN_PACKED_X86_H
+#ifndef KERN_PACKED_TMPL_H
+#define KERN_PACKED_TMPL_H
 
-#include "kern/mulq_x86.h"
+#include "kern/mulq_tmpl.h"
 
-enum { VECS = 2, PACK_ROWS = VECS * WIDE };
+enum { PACK_ROWS = VECS * WIDE };
 
 struct token_block {
     int8_t q[PACK_TOKENS][32];
@@ -115,8 +116,8 @@ INLINE void decode_pair_bytes(uint8_t *to, const uint8_t *w, int p, struct forma
     struct pair q = pair_in_order(w, p, f);
     for (int i = 0; i < 2; i++) {
         if (is_biased(packing_of(f)))
-            q.q[i] = _mm256_add_epi8(q.q[i], _mm256_set1_epi8((char)(BIAS - f.offset)));
-        _mm256_storeu_si256((__m256i *)(void *)(to + 64 * p + 32 * i), q.q[i]);
+            q.q[i] = i8x32_add(q.q[i], BIAS - f.offset);
+        i8x32_store(to + 64 * p + 32 * i, q.q[i]);
     }
 }
 
@@ -128,9 +129,9 @@ INLINE void decode_row(struct decoded *to, int r, const uint8_t *w, struct forma
     decode_pair_bytes(to->q[r], w, 2, f);
     decode_pair_bytes(to->q[r], w, 3, f);
     for (int k = 0; k < packing_of(f).parts; k++) {
-        _mm256_storeu_ps(to->scale[k][r], s.scale[k]);
+        f32x8_store(to->scale[k][r], s.scale[k]);
         if (f.has_min)
-            _mm256_storeu_ps(to->min[k][r], s.min[k]);
+            f32x8_store(to->min[k][r], s.min[k]);
     }
 }
 
@@ -252,7 +253,7 @@ INLINE void prefetch_soon(struct soon *s)
 {
     const char *end = s->end - s->at > s->step ? s->at + s->step : s->end;
     for (; s->at < end; s->at += 64)
-        _mm_prefetch(s->at, _MM_HINT_T1);
+        __builtin_prefetch(s->at, 0, 2);
 }
 
 /* PACK_ROWS rows, of which n_rows are there, and n_tok (a literal) tokens. */
@@ -332,21 +333,20 @@ DEFINE_PACKING(blocks_minima, 1, true, 127)
 DEFINE_PACKING(sixteens, 2, false, 127)
 DEFINE_PACKING(sixteens_minima, 2, true, 127)
 
-static kern_mul_packed_fn *mul_packed_for(struct format f)
-{
-    if (f.sixteens)
-        return f.has_min ? mul_sixteens_minima : mul_sixteens;
-    if (f.has_min)
-        return mul_blocks_minima;
-    return f.top > 127 && SIGNED_128 ? mul_blocks_eight_bits : mul_blocks;
-}
-
-#define DEFINE_PACK_ROWS(name, id, elems, bytes, min, sixteens)                             \
+#define DEFINE_PACK_ROWS(name, NAME, id, elements, bytes, minima, sixteens)                 \
     static void pack_rows_##name(void *to, const void *w, size_t row_bytes, int64_t n_rows, \
                                  int64_t n)                                                 \
     {                                                                                       \
         pack_rows(to, w, row_bytes, n_rows, n, format_##name);                              \
     }
-KERN_QUANT_FORMATS(DEFINE_PACK_ROWS)
+DTYPE_QUANTISED(DEFINE_PACK_ROWS)
+#undef DEFINE_PACK_ROWS
+
+/* The inner loop of a format; a constant. */
+#define MUL_PACKED(name, minima, sixteens)                                                  \
+    ((sixteens) ? ((minima) ? mul_sixteens_minima : mul_sixteens)                           \
+     : (minima) ? mul_blocks_minima                                                         \
+     : name##_top > 127 && SIGNED_128 ? mul_blocks_eight_bits                               \
+                                      : mul_blocks)
 
 #endif

@@ -1,0 +1,11 @@
+/* avx2: the table for AVX2, FMA and F16C. */
+#include "kern/kern_internal.h"
+
+#if KERN_HAVE_X86
+#include "kern/simd_avx2.h"
+#include "kern/unpack_x86.h"
+
+#include "kern/table_tmpl.h"
+
+const struct kern kern_avx2 = KERN_TABLE("avx2");
+#endif
