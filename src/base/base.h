@@ -4,8 +4,8 @@
  *   err.c      status codes and the one error sentence
  *   dtype.c    the weight types: name, block length, block bytes
  *   arena.c    bump allocation for things that live and die together
- *   os_*.c     every operating-system call that is not a plain file read:
- *              memory mappings, opening model files, limits, clock, CPU
+ *   os_*.c     every operating-system call that is not a plain file read: memory
+ *              pages and mappings, opening model files, limits, clock, CPU, threads
  *   pool.c     the compute threads
  *   trace.c    what happened when, for --timeline
  *   touch.c    memory touched before it is used
@@ -17,6 +17,7 @@
 #ifndef BASE_H
 #define BASE_H
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -153,15 +154,34 @@ struct arena {
 void *arena_alloc(struct arena *a, size_t bytes); /* NULL: no memory */
 void arena_free(struct arena *a);
 
+/* ---- os_page.c -------------------------------------------------------- */
+
+/* What physical memory is given out in: 4, 16 or 64 KiB. A power of two. */
+size_t os_page_bytes(void);
+/* A transparent huge page: 2 MiB where a page has 4 KiB, up to 512 MiB elsewhere. */
+size_t os_huge_bytes(void);
+/* From so many bytes on huge pages are worth their rounding, and so is touching
+ * ahead (touch.c). */
+size_t os_huge_from(void);
+/* Tests: as if pages had so many bytes, a multiple of the real ones; 0: the real
+ * ones again. While nothing is mapped. */
+void os_set_page_bytes(size_t bytes);
+static inline size_t os_whole_pages(size_t bytes)
+{
+    return align_up(bytes, os_page_bytes());
+}
+
 /* ---- os_mem.c --------------------------------------------------------- */
 
-/* Anonymous zeroed memory, page aligned (2 MiB aligned when `huge`, which
- * also asks for transparent huge pages). NULL when refused. Physical pages
- * are taken at first touch. From OS_HUGE_FROM bytes on huge pages are worth their
- * rounding, and so is touching ahead (touch.c). */
-#define OS_HUGE_FROM ((size_t)64 << 20)
+/* Anonymous zeroed memory in whole pages, aligned to them (to huge ones when
+ * `huge`, which also asks for them; otherwise none are used, so that what is
+ * never touched costs nothing). NULL when refused. Physical pages are taken at
+ * first touch. */
 void *os_map(size_t bytes, bool huge);
 void os_unmap(void *p, size_t bytes);
+/* Of a mapping of huge pages: only whole ones within the first `bytes` of
+ * [p, p + all) are huge from now on. p is aligned to huge pages. */
+void os_huge_until(void *p, size_t all, size_t bytes);
 /* Gives the physical pages back, keeps the addresses; contents become zero. */
 void os_discard(void *p, size_t bytes);
 /* Best effort: keeps the pages in memory. False when the limit forbids it. */
@@ -174,9 +194,16 @@ struct os_memory {
     int64_t cgroup_used;    /* in that same cgroup, page cache excluded; 0 if no limit */
 };
 void os_memory(struct os_memory *m);
-/* Resident set of this process, now and at its highest, in bytes; 0: unknown. */
+/* Resident set of this process, now and at its highest, in bytes; both the highest
+ * of it and its parents where /proc is hidden. */
 int64_t os_rss(void);
 int64_t os_rss_peak(void);
+
+/* ---- os_thread.c ------------------------------------------------------ */
+
+/* A thread without signals (they belong to the threads of the host program),
+ * with a stack that is too small to be made of a huge page. False: refused. */
+bool os_thread_new(pthread_t *t, void *(*fn)(void *), void *arg);
 
 /* ---- os_cgroup.c ------------------------------------------------------ */
 

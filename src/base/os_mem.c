@@ -3,7 +3,7 @@
  *
  * Numbers come from /proc because they must describe the machine as it is now
  * and this process without its parents (getrusage carries the peak of the
- * program before exec).
+ * program before exec). Where /proc is hidden, system calls give the next best.
  */
 #include "base/base.h"
 
@@ -12,14 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
-
-#define HUGE_BYTES ((size_t)2 << 20)
-
-static size_t page_bytes(void)
-{
-    return (size_t)sysconf(_SC_PAGESIZE);
-}
 
 /* ---- mappings ---- */
 
@@ -29,34 +24,59 @@ static void *map_anonymous(size_t bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* Maps too much and keeps the aligned part: there is no other way to place it.
+ * `bytes` and `align` are whole pages. */
+static char *map_aligned(size_t bytes, size_t align)
+{
+    if (align <= (size_t)sysconf(_SC_PAGESIZE))
+        return map_anonymous(bytes);
+    char *p = map_anonymous(bytes + align);
+    if (!p)
+        return NULL;
+    size_t before = align_up((uintptr_t)p, align) - (uintptr_t)p;
+    if (before > 0)
+        munmap(p, before);
+    if (before < align)
+        munmap(p + before + bytes, align - before);
+    return p + before;
+}
+
+/* A wish: kernels without huge pages say EINVAL. Some systems use them wherever
+ * they fit; there memory that is touched here and there must say that it wants none. */
+static void want_huge(void *p, size_t bytes, bool huge)
+{
+#if defined(MADV_HUGEPAGE) && defined(MADV_NOHUGEPAGE)
+    if (huge || bytes >= os_huge_bytes())
+        (void)madvise(p, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+#else
+    (void)p, (void)bytes, (void)huge;
+#endif
+}
+
 void *os_map(size_t bytes, bool huge)
 {
     if (bytes == 0 || bytes > SIZE_MAX / 2)
         return NULL;
-    bytes = align_up(bytes, page_bytes());
-    if (!huge)
-        return map_anonymous(bytes);
-
-    /* Map too much, keep the aligned part: no other way to place it. */
-    char *p = map_anonymous(bytes + HUGE_BYTES);
-    if (!p)
-        return NULL;
-    size_t before = align_up((uintptr_t)p, HUGE_BYTES) - (uintptr_t)p;
-    if (before > 0)
-        munmap(p, before);
-    if (before < HUGE_BYTES)
-        munmap(p + before + bytes, HUGE_BYTES - before);
-    p += before;
-#ifdef MADV_HUGEPAGE
-    madvise(p, bytes, MADV_HUGEPAGE); /* a wish: kernels without it say EINVAL */
-#endif
+    bytes = os_whole_pages(bytes);
+    char *p = map_aligned(bytes, huge ? os_huge_bytes() : os_page_bytes());
+    if (p)
+        want_huge(p, bytes, huge);
     return p;
+}
+
+void os_huge_until(void *p, size_t all, size_t bytes)
+{
+    size_t huge = MIN(bytes, all) & ~(os_huge_bytes() - 1);
+    if (huge > 0)
+        want_huge(p, huge, true);
+    if (huge < all)
+        want_huge((char *)p + huge, all - huge, false);
 }
 
 void os_unmap(void *p, size_t bytes)
 {
     if (p)
-        munmap(p, align_up(bytes, page_bytes()));
+        munmap(p, os_whole_pages(bytes));
 }
 
 /* p and bytes are whole pages. */
@@ -77,7 +97,7 @@ static void discard_pages(void *p, size_t bytes)
 
 void os_discard(void *p, size_t bytes)
 {
-    size_t page = page_bytes();
+    size_t page = os_page_bytes();
     char *begin = p, *end = begin + bytes;
     char *first = begin + (align_up((uintptr_t)begin, page) - (uintptr_t)begin);
     char *last = end - ((uintptr_t)end & (page - 1));
@@ -116,12 +136,14 @@ static int64_t proc_kb(const char *path, const char *key)
 
 void os_memory(struct os_memory *m)
 {
+    struct sysinfo s = {0};
+    (void)sysinfo(&s);
     m->total = proc_kb("/proc/meminfo", "MemTotal");
     if (m->total < 0)
-        m->total = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)page_bytes();
+        m->total = (int64_t)s.totalram * s.mem_unit;
     m->available = proc_kb("/proc/meminfo", "MemAvailable");
-    if (m->available < 0) /* a container may hide /proc/meminfo */
-        m->available = (int64_t)sysconf(_SC_AVPHYS_PAGES) * (int64_t)page_bytes();
+    if (m->available < 0) /* without the page cache, most of which could be had too */
+        m->available = (int64_t)(s.freeram + s.bufferram) * s.mem_unit;
 
     struct os_cgroup c;
     os_cgroup("", &c);
@@ -129,14 +151,21 @@ void os_memory(struct os_memory *m)
     m->cgroup_used = c.memory_used;
 }
 
+/* Rather too much than too little: a plan counts it as taken. */
+static int64_t usage_peak(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (int64_t)u.ru_maxrss * 1024 : 0;
+}
+
 int64_t os_rss(void)
 {
     int64_t bytes = proc_kb("/proc/self/status", "VmRSS");
-    return MAX(bytes, 0);
+    return bytes >= 0 ? bytes : usage_peak();
 }
 
 int64_t os_rss_peak(void)
 {
     int64_t bytes = proc_kb("/proc/self/status", "VmHWM");
-    return MAX(bytes, 0);
+    return bytes >= 0 ? bytes : usage_peak();
 }

@@ -16,8 +16,6 @@
  */
 #include "base/base.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -140,20 +138,15 @@ static void *worker_main(void *arg)
     }
 }
 
-/* Signals are the host program's: its own threads shall get them. */
 static void start_workers(struct pool *p)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     for (int i = 0; i < p->n - 1; i++) {
         struct worker *w = &p->workers[i];
         *w = (struct worker){.pool = p, .index = i + 1};
-        if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
+        if (!os_thread_new(&w->thread, worker_main, w))
             break;
         p->n_started++;
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 struct pool *pool_new(int n_threads)

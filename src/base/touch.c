@@ -10,7 +10,6 @@
  */
 #include "base/base.h"
 
-#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -91,7 +90,7 @@ struct touch *touch_open(int n_regions)
     t->n = n_regions;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->changed, NULL);
-    if (pthread_create(&t->thread, NULL, touch_main, t) == 0)
+    if (os_thread_new(&t->thread, touch_main, t))
         return t;
     pthread_cond_destroy(&t->changed);
     pthread_mutex_destroy(&t->lock);

@@ -38,7 +38,7 @@ struct trace *trace_new(size_t bytes)
     struct trace *t = calloc(1, sizeof(*t));
     if (!t)
         return NULL;
-    t->map_bytes = align_up(bytes, 4096);
+    t->map_bytes = os_whole_pages(bytes);
     t->spans = os_map(t->map_bytes, false);
     if (!t->spans) {
         free(t);

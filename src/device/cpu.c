@@ -90,15 +90,20 @@ bool device_supports(const struct device *d, enum dtype t)
 
 /* ---- scratch ---------------------------------------------------------- */
 
+/* Between what two threads write, so that the processor's prefetching of one
+ * does not disturb the other. */
+#define THREAD_GAP ((size_t)4096)
+
 struct carve {
     uint8_t *base; /* NULL: only measure */
-    size_t used;
+    size_t used, n_arrays;
 };
 
 static void *carve(struct carve *c, int64_t count, size_t item)
 {
     size_t at = c->used;
     c->used += align_up((size_t)count * item, 64);
+    c->n_arrays++;
     return c->base ? c->base + at : NULL;
 }
 
@@ -144,8 +149,9 @@ static void carve_all(struct device *d, const struct dev_sizes *s, struct carve 
     d->ffn_up = carve(c, ffn_rows * width, sizeof(float));
     d->rope = carve(c, t * s->head_dim, sizeof(float));
 
-    d->thread_stride = align_up(thread_bytes(d, s) + 4096, 4096);
+    d->thread_stride = align_up(thread_bytes(d, s) + THREAD_GAP, THREAD_GAP);
     d->thread = carve(c, d->n_threads, d->thread_stride);
+    c->n_arrays += (size_t)d->n_threads;
 }
 
 void device_scratch(const struct device *d, const struct dev_sizes *s, int64_t *fixed,
@@ -154,7 +160,10 @@ void device_scratch(const struct device *d, const struct dev_sizes *s, int64_t *
     struct device probe = *d;
     struct carve c = {0};
     carve_all(&probe, s, &c);
-    *fixed = (int64_t)align_up(c.used, 4096);
+    /* Each array, and each thread's share of the scores, may begin and end within
+     * a page: the mapping can have room for more tokens than are computed. */
+    size_t edges = 2 * (c.n_arrays + (size_t)d->n_threads) * os_page_bytes();
+    *fixed = (int64_t)(os_whole_pages(c.used) + edges);
     *per_context_token = d->n_threads * s->q_per_kv * (int64_t)sizeof(float);
 }
 
@@ -162,11 +171,10 @@ int device_reserve(struct device *d, const struct dev_sizes *s, struct err *e)
 {
     struct carve c = {0};
     carve_all(d, s, &c);
-    d->map_bytes = align_up(c.used, 4096);
+    d->map_bytes = os_whole_pages(c.used);
     d->map = os_map(d->map_bytes, false);
     d->attn_stride = (size_t)align_up((size_t)s->max_context, 16);
-    d->attn_bytes =
-        align_up((size_t)d->n_threads * (size_t)s->q_per_kv * d->attn_stride * sizeof(float), 4096);
+    d->attn_bytes = os_whole_pages((size_t)d->n_threads * (size_t)s->q_per_kv * d->attn_stride * sizeof(float));
     if (s->max_context > 0 && s->q_per_kv > 0)
         d->attn_scores = os_map(d->attn_bytes, false);
     if (!d->map || (d->attn_bytes && s->max_context > 0 && !d->attn_scores))

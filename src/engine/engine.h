@@ -56,7 +56,7 @@ struct sluice {
     sluice_stats stats;
     sluice_route_fn *route;
     void *route_user;
-    char *quantization, *cpu, *io;
+    char *quantization, *cpu;
     struct trace *trace; /* NULL: no timeline */
 };
 

@@ -135,7 +135,6 @@ static int load(struct sluice *s, struct err *e)
     check_drives(s);
     model_set_pulse(s->model, session_pulse, s);
     s->cpu = strdup(device_name(s->dev));
-    s->io = strdup(ioq_name(s->q));
     return OK;
 }
 
@@ -180,7 +179,6 @@ void sluice_close(sluice *s)
     text_close(s->text);
     free(s->quantization);
     free(s->cpu);
-    free(s->io);
     free(s);
 }
 
@@ -195,7 +193,7 @@ void sluice_info(const sluice *s, sluice_model_info *out)
     const struct model_shape *m = &s->shape;
     *out = (sluice_model_info){
         .arch = m->arch, .name = m->name, .quantization = s->quantization,
-        .cpu = s->cpu ? s->cpu : "", .io = s->io ? s->io : "",
+        .cpu = s->cpu ? s->cpu : "", .io = s->q ? ioq_name(s->q) : "",
         .threads = s->dev ? device_threads(s->dev) : 0,
         .n_layers = m->n_layers, .n_embd = m->n_embd, .n_vocab = m->n_vocab,
         .n_context_train = m->n_context_train, .n_context = s->plan.n_context,

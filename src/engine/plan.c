@@ -15,9 +15,14 @@ enum {
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
     /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
     PROCESS_RESERVE = 4 << 20,
-    THREAD_RESERVE = 128 << 10,
     LOGITS_BYTES = 1 << 20
 };
+
+/* Stack and allocator of a thread, of which a few pages are touched here and there. */
+static int64_t thread_reserve(void)
+{
+    return (112 << 10) + 4 * (int64_t)os_page_bytes();
+}
 
 static int64_t default_budget(const struct os_memory *m)
 {
@@ -60,12 +65,10 @@ static int64_t without_kv(const sluice_plan *p)
     return p->process + p->dense + p->state + p->scratch + p->cache_min;
 }
 
-/* KV steps are whole pages in every layer, so a little more than n tokens' worth. */
 static int64_t kv_bytes(const struct sluice *s, int64_t n)
 {
     int64_t steps = (n + 255) / 256 * 256;
-    return model_kv_bytes(s->model, &s->mo, n) + (s->plan.kv_per_token - s->needs.kv_per_token) * steps +
-           (int64_t)s->shape.n_attention_layers * 2 * 4096;
+    return model_kv_bytes(s->model, &s->mo, n) + (s->plan.kv_per_token - s->needs.kv_per_token) * steps;
 }
 
 /* Dense weights are used for every token, an expert now and then: the dense
@@ -115,7 +118,7 @@ static void allow_chunks(struct sluice *s)
     int largest = s->o.chunk > 0 ? s->base_chunk : (int)MIN((int64_t)LARGEST_CHUNK, s->mo.context);
     largest = MAX(largest, s->base_chunk);
     measure(s, largest, s->mo.context);
-    if (largest > s->base_chunk) /* arrays end within pages: a little more than linear */
+    if (largest > s->base_chunk)
         s->chunk_token_bytes = (p->scratch - small) / (largest - s->base_chunk) + 1;
     p->scratch = small;
     int64_t bytes;
@@ -124,11 +127,11 @@ static void allow_chunks(struct sluice *s)
 
 int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes)
 {
-    enum { PAGES = 256 << 10 };
+    enum { TILES = 256 << 10 }; /* arrays end in whole tiles of tokens: a little more than linear */
     int64_t spare = (cache - s->plan.cache_min) / 2;
     n = MIN(n, (int64_t)s->mo.max_tokens);
     for (;; n = MAX(n / 2, (int64_t)s->base_chunk)) {
-        *bytes = n > s->base_chunk ? (n - s->base_chunk) * s->chunk_token_bytes + PAGES : 0;
+        *bytes = n > s->base_chunk ? (n - s->base_chunk) * s->chunk_token_bytes + TILES : 0;
         if (n <= s->base_chunk || *bytes <= spare)
             return n;
     }
@@ -154,7 +157,7 @@ int plan_make(struct sluice *s, struct err *e)
     p->budget_is_default = s->o.memory_bytes == 0;
     p->budget = p->budget_is_default ? default_budget(&m)
                                      : (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2);
-    p->process = os_rss() + PROCESS_RESERVE + (int64_t)device_threads(s->dev) * THREAD_RESERVE;
+    p->process = os_rss() + PROCESS_RESERVE + device_threads(s->dev) * thread_reserve();
     p->expert_bytes_per_token = s->shape.expert_bytes_per_token;
     p->dense_bytes_per_token = s->shape.dense_bytes_per_token;
     p->packed = s->shape.packed;

@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HUGE_BYTES ((size_t)2 << 20)
 #define JOIN_GAP 256 /* padding between parts that are read together must be less */
 
 /* ---- extents and classes ---------------------------------------------- */
@@ -124,9 +123,16 @@ void slots_plan_free(struct expert_cache *c)
     free(c->cls);
 }
 
+/* Slots are cut by IOQ_ALIGN, and each class ends within a page. */
+static size_t class_edges(const struct expert_cache *c)
+{
+    size_t page = os_page_bytes();
+    return page > IOQ_ALIGN ? (size_t)c->n_cls * (page - IOQ_ALIGN) : 0;
+}
+
 size_t slots_min_bytes(const struct expert_cache *c)
 {
-    size_t bytes = 0;
+    size_t bytes = class_edges(c);
     for (int i = 0; i < c->n_cls; i++)
         bytes += (size_t)c->cls[i].min_slots * c->cls[i].slot_bytes;
     return bytes;
@@ -134,7 +140,7 @@ size_t slots_min_bytes(const struct expert_cache *c)
 
 size_t slots_full_bytes(const struct expert_cache *c)
 {
-    size_t bytes = 0;
+    size_t bytes = class_edges(c);
     for (int i = 0; i < c->n_cls; i++)
         bytes += (size_t)c->cls[i].max_slots * c->cls[i].slot_bytes;
     return bytes;
@@ -170,8 +176,7 @@ static bool reserve(struct expert_cache *c, bool huge)
     for (int i = 0; i < c->n_cls; i++) {
         c->cls[i].region = at;
         at += (size_t)c->cls[i].max_slots * c->cls[i].slot_bytes;
-        if (huge)
-            at = align_up(at, HUGE_BYTES);
+        at = align_up(at, huge ? os_huge_bytes() : os_page_bytes());
     }
     c->memory_bytes = at;
     c->memory = os_map(at, huge);
@@ -181,7 +186,7 @@ static bool reserve(struct expert_cache *c, bool huge)
 
 int slots_map(struct expert_cache *c, size_t cache_bytes, struct err *e)
 {
-    bool huge = cache_bytes >= OS_HUGE_FROM;
+    bool huge = cache_bytes >= os_huge_from();
     if (reserve(c, huge))
         return OK;
     /* The system may refuse addresses for more than it has memory: then the
@@ -198,7 +203,7 @@ int slots_map(struct expert_cache *c, size_t cache_bytes, struct err *e)
 
 size_t slots_bytes(const struct expert_cache *c)
 {
-    size_t bytes = 0;
+    size_t bytes = class_edges(c);
     for (int i = 0; i < c->n_cls; i++)
         bytes += (size_t)(c->cls[i].n_slots + c->cls[i].n_high_leased) * c->cls[i].slot_bytes;
     return bytes;
@@ -292,6 +297,29 @@ void slot_pin(struct expert_cache *c, int gid)
     }
 }
 
+/* Whether slots hold something, or may, of those that [begin, end) of the class touches. */
+static bool in_use(const struct expert_cache *c, const struct size_class *k, size_t begin, size_t end)
+{
+    for (size_t i = begin / k->slot_bytes; i * k->slot_bytes < end && i < (size_t)k->max_slots; i++)
+        if ((int)i < k->n_slots || c->slots[k->first_gid + (int)i].state != SLOT_EMPTY)
+            return true;
+    return false;
+}
+
+/* The pages of slots [from, to), which are empty and may not be filled. A page
+ * that other slots share goes together with the last of them. */
+static void give_back(const struct expert_cache *c, const struct size_class *k, int from, int to)
+{
+    size_t page = os_page_bytes(), begin = (size_t)from * k->slot_bytes, end = (size_t)to * k->slot_bytes;
+    size_t low = begin & ~(page - 1), high = align_up(end, page);
+    if (in_use(c, k, low, begin))
+        low += page;
+    if (in_use(c, k, end, high))
+        high -= page;
+    if (low < high)
+        os_discard(c->memory + k->region + low, high - low);
+}
+
 void slot_file(struct expert_cache *c, int gid)
 {
     struct size_class *k = slot_class(c, gid);
@@ -301,7 +329,7 @@ void slot_file(struct expert_cache *c, int gid)
         pending_add(c, gid);
     } else if (i >= k->n_slots) { /* the class shrank meanwhile */
         slot_clear(c, gid);
-        os_discard(slot_memory(c, gid), k->slot_bytes);
+        give_back(c, k, i, i + 1);
     } else if (s->state == SLOT_FAILED) {
         slot_clear(c, gid);
     } else if (s->state == SLOT_RESIDENT && !k->evictable[i]) {
@@ -354,7 +382,7 @@ static void shrink_class(struct expert_cache *c, struct size_class *k, int n)
         if (i < old && !c->slots[k->first_gid + i].leases)
             continue;
         if (i > from)
-            os_discard(slot_memory(c, k->first_gid + from), (size_t)(i - from) * k->slot_bytes);
+            give_back(c, k, from, i);
         from = i + 1;
     }
 }
@@ -370,6 +398,13 @@ static void grow_class(struct expert_cache *c, struct size_class *k, int n)
     k->n_slots = n;
 }
 
+/* No huge page reaches beyond the slots that may be filled. */
+static void limit_huge(const struct expert_cache *c, const struct size_class *k, int n)
+{
+    size_t all = align_up((size_t)k->max_slots * k->slot_bytes, os_huge_bytes());
+    os_huge_until(c->memory + k->region, all, (size_t)n * k->slot_bytes);
+}
+
 void slots_resize(struct expert_cache *c)
 {
     pending_sweep(c);
@@ -378,6 +413,8 @@ void slots_resize(struct expert_cache *c)
         int want = MIN(k->want_slots, k->max_slots);
         if (c->touch)
             touch_limit(c->touch, i, c->memory + k->region, (size_t)want * k->slot_bytes);
+        if (c->huge)
+            limit_huge(c, k, want);
         k->n_taken = MIN(k->n_taken, want);
         if (want < k->n_slots)
             shrink_class(c, k, want);

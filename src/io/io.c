@@ -44,7 +44,10 @@ static int choose_backend(struct ioq *q, enum ioq_kind kind, struct err *e)
         if (rc == OK)
             return OK;
         if (kind == IOQ_URING)
-            return err_set(e, rc, "%s", why.text);
+            return err_set(e, rc, "%s; use pread", why.text);
+        struct err w = {0};
+        err_set(&w, rc, "%s; threads that call pread read instead", why.text);
+        io_tell(q, &w);
     }
     q->backend = &io_backend_pread;
     return q->backend->open(q, &q->be, e);
@@ -231,6 +234,7 @@ static void start_op(struct ioq *q, struct io_op *op, size_t from)
     op->buf = (char *)r->buf + from;
     op->len = op->end - from;
     op->offset = align_down64(r->offset, IOQ_ALIGN) + (int64_t)from;
+    op->direct = q->files[r->file].copy[op->copy].direct;
     op->delay_ms = 0;
     op->parked = false;
     switch (fault_of(q, op)) {
@@ -286,6 +290,14 @@ static void record_wait(struct ioq *q, int64_t begin_ns, int64_t end_ns)
 
 /* ---- the end of an op ---------------------------------------------------- */
 
+/* The kernel drops whole pages only, which may be larger than IOQ_ALIGN. */
+static void drop_cache(int fd, int64_t offset, size_t bytes)
+{
+    int64_t begin = align_down64(offset, (int64_t)os_page_bytes());
+    int64_t end = (int64_t)os_whole_pages((size_t)offset + bytes);
+    (void)posix_fadvise(fd, begin, end - begin, POSIX_FADV_DONTNEED);
+}
+
 static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
 {
     struct ioq_req *r = op->req;
@@ -298,8 +310,7 @@ static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
     if (--q->n_inflight == 0)
         q->stats.busy_ns += os_clock_ns() - q->busy_since_ns;
     if (!copy->direct)
-        (void)posix_fadvise(copy->fd, align_down64(r->offset, IOQ_ALIGN) + (int64_t)op->begin,
-                            (off_t)(op->end - op->begin), POSIX_FADV_DONTNEED);
+        drop_cache(copy->fd, align_down64(r->offset, IOQ_ALIGN) + (int64_t)op->begin, op->end - op->begin);
     r->got += got;
     if (status == OK) {
         q->stats.copy_pieces[op->copy]++;
@@ -346,6 +357,10 @@ static void settle(struct ioq *q, struct io_op *op, int64_t res)
             start_op(q, op, op->from);
             return;
         }
+    }
+    if (res < 0 && io_go_buffered(q, op, (int)-res)) {
+        start_op(q, op, op->from);
+        return;
     }
     if (res < 0) {
         fail_op(q, op, (int)-res);
@@ -460,14 +475,41 @@ static void pump(struct ioq *q)
     q->backend->flush(q->be);
 }
 
-/* The back end is gone (its system call is forbidden all of a sudden): every
- * op it holds fails. */
-static void fail_all(struct ioq *q, int sys_errno)
+/* Threads take the place of the back end; false: the system refuses them. */
+static bool change_backend(struct ioq *q, int sys_errno)
 {
+    struct err w = {0};
+    const struct io_backend *next = &io_backend_pread;
+    void *be;
+    if (q->backend == next || next->open(q, &be, NULL) < 0)
+        return false;
+    for (int d = 0; d < q->n_drives; d++)
+        if (next->add_drive(be, NULL) < 0) {
+            next->close(be);
+            return false;
+        }
+    err_errno(&w, E_IO, sys_errno, "%s stopped working, and threads that call pread read from now on",
+              q->backend == &io_backend_uring ? "io_uring" : q->backend->name);
+    q->backend->close(q->be);
+    q->backend = next;
+    q->be = be;
+    io_tell(q, &w);
+    return true;
+}
+
+/* The back end is gone (its system call is forbidden all of a sudden) and has no
+ * reads under way: the ops that it was given go to another one, or fail. */
+static void leave_backend(struct ioq *q, int sys_errno)
+{
+    bool changed = change_backend(q, sys_errno);
     for (int d = 0; d < q->n_drives; d++)
         for (int i = 0; i < q->depth; i++) {
             struct io_op *op = &q->drive[d].ops[i];
-            if (op->req && !op->parked)
+            if (!op->req || op->parked)
+                continue;
+            if (changed)
+                start_op(q, op, op->from);
+            else
                 end_op(q, op, E_IO, sys_errno);
         }
 }
@@ -514,7 +556,7 @@ static void reap(struct ioq *q, bool sleep)
     if (timeout && q->trace)
         record_wait(q, now, end);
     if (rc < 0)
-        fail_all(q, -rc);
+        leave_backend(q, -rc);
     settle_due(q);
     if (sleep)
         warn_if_late(q, end);

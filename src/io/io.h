@@ -12,8 +12,9 @@
  *
  * A request is owned by the caller and must stay put, with its buffer, until
  * done. Files are opened for direct I/O where the filesystem can; there reads
- * cover an aligned superset of what was asked. Where it cannot, reads are
- * buffered and the page cache is dropped behind them.
+ * cover an aligned superset of what was asked. Where it cannot, or refuses a
+ * direct read later, reads are buffered and the page cache is dropped behind them.
+ * A ring that stops working is replaced by threads; no read notices.
  *
  * Limits count for each drive, so files on different drives are read at the
  * same time. A file may have mirrors, copies on other drives: a read that is
@@ -54,7 +55,9 @@ int ioq_add_mirror(struct ioq *q, int file, const char *path, struct err *e);
 /* Whether a copy lies on the same drive as another copy of its file. */
 bool ioq_shares_drive(const struct ioq *q, int file, int copy);
 /* Called on the driver's thread with one sentence when a copy goes out of use,
- * and when a read that is waited for takes too long to be normal. */
+ * when io_uring or direct I/O cannot be used and the next best is, and when a read
+ * that is waited for takes too long to be normal. What was found out while opening
+ * is told at once. */
 typedef void ioq_warning_fn(void *user, const char *text);
 void ioq_set_warning(struct ioq *q, ioq_warning_fn *fn, void *user);
 /* Records reads, and the driver's sleeping for them; NULL: no more. */

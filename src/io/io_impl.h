@@ -31,6 +31,7 @@ struct io_op {
     int64_t t_start_ns;
     int tries;           /* interrupted attempts */
     int delay_ms;        /* fault: hold the result back this long */
+    bool direct;         /* began as a direct read */
     bool parked;         /* result is known and waits for due_ns */
     int64_t due_ns;
     struct io_op *next;  /* list of the back end, or of parked ops */
@@ -52,6 +53,8 @@ struct io_backend {
 extern const struct io_backend io_backend_uring, io_backend_pread;
 
 int io_depth(const struct ioq *q);
+/* Warns, now or as soon as somebody listens. */
+void io_tell(struct ioq *q, const struct err *sentence);
 void io_reaped(struct ioq *q, struct io_op *op, int64_t res);
 
 /* ---- the queue: open to io.c and io_mirror.c only --------------------- */
@@ -69,6 +72,7 @@ struct io_drive {
     int64_t last_end_ns; /* when a piece was last seen to end */
     bool end_is_exact;   /* the driver slept until then */
     int64_t used_ns;     /* when it last got a piece */
+    bool told_buffered;  /* the warning that files on it cannot be read directly */
 };
 
 struct io_copy {
@@ -100,6 +104,7 @@ struct ioq {
     unsigned out_of_use, warned; /* bit i: copy i of every file */
     ioq_warning_fn *warning;
     void *warning_user;
+    struct err note;         /* a warning from before anybody listened */
     struct io_list queue[IOQ_N_CLASSES];
     struct io_op *parked;
     int n_inflight;          /* ops of all drives */
@@ -123,6 +128,9 @@ struct io_piece {
 /* ---- io_mirror.c ---- */
 int io_open_copy(struct ioq *q, const char *path, struct io_copy *c, struct err *e);
 void io_close_copy(struct io_copy *c);
+/* Whether a read that failed should be done again, because it was a direct one and
+ * its file is read buffered from now on. */
+bool io_go_buffered(struct ioq *q, const struct io_op *op, int sys_errno);
 /* Cuts a request for the drives that hold it; returns the number of pieces. */
 int io_cut(const struct ioq *q, const struct ioq_req *r, struct io_piece *pieces);
 /* Before a piece is started on a drive. */

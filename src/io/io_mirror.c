@@ -11,6 +11,8 @@
  */
 #include "io/io_impl.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -83,6 +85,37 @@ void io_drive_used(struct io_drive *d, int64_t now_ns)
 
 /* ---- copies ----------------------------------------------------------- */
 
+static void tell_buffered(struct ioq *q, const struct io_copy *c)
+{
+    struct err w = {0};
+    if (q->drive[c->drive].told_buffered)
+        return;
+    q->drive[c->drive].told_buffered = true;
+    err_set(&w, E_IO, "%s cannot be read past the page cache (no direct I/O on this file system): it is read "
+            "buffered, and the cache dropped behind", c->path);
+    io_tell(q, &w);
+}
+
+bool io_go_buffered(struct ioq *q, const struct io_op *op, int sys_errno)
+{
+    struct io_copy *c = &q->files[op->req->file].copy[op->copy];
+    struct err w = {0};
+    bool refused = sys_errno == EINVAL || sys_errno == EOPNOTSUPP || sys_errno == ENOTBLK;
+    if (!op->direct || !refused)
+        return false;
+    if (!c->direct)
+        return true; /* another read found out */
+    int flags = fcntl(c->fd, F_GETFL);
+    if (flags < 0 || fcntl(c->fd, F_SETFL, flags & ~O_DIRECT) < 0)
+        return false;
+    c->direct = false;
+    q->drive[c->drive].told_buffered = true;
+    err_errno(&w, E_IO, sys_errno, "a direct read of %s was refused, so it is read buffered from now on, and the "
+              "cache dropped behind", c->path);
+    io_tell(q, &w);
+    return true;
+}
+
 int io_open_copy(struct ioq *q, const char *path, struct io_copy *c, struct err *e)
 {
     *c = (struct io_copy){.fd = -1};
@@ -94,6 +127,8 @@ int io_open_copy(struct ioq *q, const char *path, struct io_copy *c, struct err 
         rc = err_set(e, E_NOMEM, "read queue: no memory to add %s", path);
     if (rc < 0)
         io_close_copy(c);
+    else if (!q->buffered && !c->direct)
+        tell_buffered(q, c);
     return rc < 0 ? rc : OK;
 }
 
@@ -122,10 +157,22 @@ bool ioq_shares_drive(const struct ioq *q, int file, int copy)
     return false;
 }
 
+void io_tell(struct ioq *q, const struct err *sentence)
+{
+    if (q->warning)
+        q->warning(q->warning_user, sentence->text);
+    else if (!q->note.code)
+        q->note = *sentence;
+}
+
 void ioq_set_warning(struct ioq *q, ioq_warning_fn *fn, void *user)
 {
     q->warning = fn;
     q->warning_user = user;
+    if (fn && q->note.code)
+        fn(user, q->note.text);
+    if (fn)
+        err_clear(&q->note);
 }
 
 static unsigned all_copies(const struct io_file *f)

@@ -7,8 +7,6 @@
 #include "io/io_impl.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -107,14 +105,8 @@ static int pread_add_drive(void *be, struct err *e)
 {
     struct preader *p = be;
     int want = N_THREADS * MIN(++p->n_drives, IO_MAX_DRIVES);
-    /* Signals belong to the threads of the host program. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (p->n_threads < want &&
-           pthread_create(&p->threads[p->n_threads], NULL, reader, p) == 0)
+    while (p->n_threads < want && os_thread_new(&p->threads[p->n_threads], reader, p))
         p->n_threads++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return p->n_threads ? OK : err_set(e, E_NOMEM, "read queue: the system refused a reader thread");
 }
 

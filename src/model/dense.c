@@ -100,12 +100,13 @@ static int64_t output_rows_in(const struct model *m, size_t room)
     return MIN(rows / OUTPUT_GRAIN * OUTPUT_GRAIN, m->output.n_out);
 }
 
-void dense_layout(const struct model *m, size_t allowed, struct dense_layout *l)
+static void choose_layout(const struct model *m, size_t allowed, struct dense_layout *l)
 {
     const size_t embed = segment_of(m, dense_embed_segment(m))->bytes;
     const size_t output = segment_of(m, dense_output_segment(m))->bytes;
     const size_t fixed = segment_of(m, dense_fixed_segment(m))->bytes;
     const size_t layers = staying_bytes(m, 0), rows = rows_bytes(m);
+    allowed &= ~(os_page_bytes() - 1); /* the mapping will be whole pages */
     *l = (struct dense_layout){.embed_stays = true, .output_rows = m->output.n_out,
                                .bytes = fixed + layers + output + embed};
     if (allowed >= l->bytes)
@@ -129,6 +130,13 @@ void dense_layout(const struct model *m, size_t allowed, struct dense_layout *l)
         l->bytes += ioq_span_max((size_t)l->output_rows * output_row_bytes(m));
     l->read_per_pass = streamed_bytes(m, l->n_streamed);
     l->read_output = (size_t)(m->output.n_out - l->output_rows) * output_row_bytes(m);
+}
+
+void dense_layout(const struct model *m, size_t allowed, struct dense_layout *l)
+{
+    choose_layout(m, allowed, l);
+    l->padding = os_whole_pages(l->bytes) - l->bytes;
+    l->bytes += l->padding;
 }
 
 size_t dense_full_bytes(const struct model *m)
@@ -321,13 +329,13 @@ int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, voi
     int64_t begin = os_clock_ns();
     dense_layout(m, allowed, &d->layout);
     d->map_bytes = d->layout.bytes;
-    d->map = os_map(d->map_bytes, d->map_bytes >= OS_HUGE_FROM);
+    d->map = os_map(d->map_bytes, d->map_bytes >= os_huge_from());
     if (!d->map)
         return err_set(e, E_NOMEM, "model: the system refused %zu bytes for the dense weights; close other programs or lower --memory",
                        d->map_bytes);
-    r.total = (int64_t)(d->map_bytes - 2 * d->layout.buffer) -
+    r.total = (int64_t)(d->map_bytes - d->layout.padding - 2 * d->layout.buffer) -
               (int64_t)((size_t)(m->c.n_layers - d->layout.n_streamed) * copy_bytes(m));
-    r.touch = d->map_bytes >= OS_HUGE_FROM ? touch_open(1) : NULL;
+    r.touch = d->map_bytes >= os_huge_from() ? touch_open(1) : NULL;
     touch_limit(r.touch, 0, d->map, d->map_bytes);
     int rc = load_all(&r, &at, e);
     for (int i = 0; i < WINDOW; i++) { /* also after a failure: no read may outlive the buffer */

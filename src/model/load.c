@@ -29,6 +29,10 @@ static size_t carve(size_t *at, size_t bytes)
     return here;
 }
 
+/* Where the mapping has room for more tokens than are computed, each array
+ * begins and ends within a page. */
+enum { SCRATCH_ARRAYS = 10 };
+
 /* Lays the scratch out; base NULL: only measures. */
 static size_t lay_scratch(const struct config *c, int64_t tokens, struct scratch *s, uint8_t *base)
 {
@@ -54,7 +58,7 @@ static size_t lay_scratch(const struct config *c, int64_t tokens, struct scratch
         s->row_weights = (float *)(void *)(base + rw_at);
         s->first = (int32_t *)(void *)(base + first_at);
     }
-    return align_up(at, 4096);
+    return os_whole_pages(at);
 }
 
 size_t model_scratch_bytes(const struct config *c, int64_t max_tokens)
@@ -104,11 +108,10 @@ void model_needs(const struct model *m, const struct model_options *o, struct mo
         .dense_no_embed = (int64_t)dense_no_embed_bytes(m),
         .dense_min = (int64_t)dense_min_bytes(m),
         .dense_read = (int64_t)(dense.read_per_pass + dense.read_output),
-        .state = (int64_t)(2 * align_up(state_layer_floats(c) * sizeof(float) *
-                                            (size_t)m->shape.n_recurrent_layers, 4096)),
+        .state = 2 * (int64_t)state_bytes(m),
         .kv_per_token = (int64_t)((size_t)(2 * m->shape.n_attention_layers) *
                                   (size_t)(c->n_kv * c->head_dim) * elem),
-        .scratch = (int64_t)model_scratch_bytes(c, o->max_tokens),
+        .scratch = (int64_t)(model_scratch_bytes(c, o->max_tokens) + 2 * SCRATCH_ARRAYS * os_page_bytes()),
         .cache_min = (int64_t)expert_min_bytes(&x),
         .cache_full = (int64_t)expert_full_bytes(&x),
     };

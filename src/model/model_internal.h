@@ -135,7 +135,8 @@ struct dense_segment {
 
 /* What of the dense part stays in memory under some allowance. */
 struct dense_layout {
-    size_t bytes;         /* memory that it takes */
+    size_t bytes;         /* memory that it takes: whole pages */
+    size_t padding;       /* of them, at the end */
     bool embed_stays;
     int n_streamed;       /* layers that are read again in every pass */
     int64_t output_rows;  /* that stay */
@@ -271,6 +272,7 @@ struct model_state {
 };
 
 size_t state_layer_floats(const struct config *c);
+size_t state_bytes(const struct model *m); /* recurrent state of a session: whole pages */
 static inline void *state_k(const struct model_state *s, int index)
 {
     return s->kv + (size_t)index * 2 * s->kv_half_bytes;

@@ -20,7 +20,7 @@ struct rehearsal {
 /* The next stretch of memory. */
 static const void *next(struct rehearsal *r, size_t bytes)
 {
-    bytes = align_up(bytes, 4096);
+    bytes = align_up(bytes, IOQ_ALIGN);
     if (r->at + bytes > r->bytes)
         r->at = 0;
     const void *p = r->memory + r->at;
@@ -79,8 +79,8 @@ static bool fits(const struct model *m, size_t bytes)
     for (int64_t i = 0; i < m->n_weights; i++)
         if (m->weights[i].segment < m->c.n_layers)
             largest = MAX(largest, (size_t)m->weights[i].t->bytes);
-    return largest + 4096 <= bytes && m->c.n_used <= DEV_MAX_USED &&
-           (size_t)m->shape.largest_expert_bytes + 4096 <= bytes;
+    return largest + IOQ_ALIGN <= bytes && m->c.n_used <= DEV_MAX_USED &&
+           (size_t)m->shape.largest_expert_bytes + IOQ_ALIGN <= bytes;
 }
 
 static void rehearse_token(struct rehearsal *r, struct model_state *s, float *logits, int64_t *token_ns,

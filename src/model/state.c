@@ -15,25 +15,34 @@ size_t state_layer_floats(const struct config *c)
     return (size_t)(c->n_v * c->dk * c->dv + 3 * config_delta_channels(c));
 }
 
-/* Positions come in steps whose rows of one head are whole pages: what a session
- * uses is the same however many heads there are. */
-enum { STEP = 256 };
-_Static_assert(STEP * 16 * sizeof(uint16_t) % 4096 == 0, "heads have a multiple of 16 elements");
-
-static int64_t in_steps(int64_t n)
+static size_t head_row_bytes(const struct model *m, const struct model_options *o)
 {
-    return (n + STEP - 1) / STEP * STEP;
+    return (size_t)m->c.head_dim * (o->kv_f16 ? sizeof(uint16_t) : sizeof(float));
 }
 
 static size_t kv_row_bytes(const struct model *m, const struct model_options *o)
 {
-    size_t elem = o->kv_f16 ? sizeof(uint16_t) : sizeof(float);
-    return (size_t)(m->c.n_kv * m->c.head_dim) * elem;
+    return (size_t)m->c.n_kv * head_row_bytes(m, o);
+}
+
+size_t state_bytes(const struct model *m)
+{
+    return os_whole_pages(state_layer_floats(&m->c) * sizeof(float) * (size_t)m->shape.n_recurrent_layers);
+}
+
+/* Positions come in steps whose rows of one head are whole pages: what a session
+ * uses is the same however many heads there are. */
+static int64_t in_steps(const struct model *m, const struct model_options *o, int64_t n)
+{
+    int64_t step = 256;
+    while ((size_t)step * head_row_bytes(m, o) % os_page_bytes() != 0)
+        step *= 2;
+    return (n + step - 1) / step * step;
 }
 
 int64_t model_kv_bytes(const struct model *m, const struct model_options *o, int64_t n)
 {
-    return 2 * in_steps(n) * (int64_t)kv_row_bytes(m, o) * m->shape.n_attention_layers;
+    return 2 * in_steps(m, o, n) * (int64_t)kv_row_bytes(m, o) * m->shape.n_attention_layers;
 }
 
 int model_state_new(struct model *m, struct model_state **out, struct err *e)
@@ -43,11 +52,10 @@ int model_state_new(struct model *m, struct model_state **out, struct err *e)
         return err_set(e, E_NOMEM, "session: no memory for its description");
     s->m = m;
     s->snap_length = -1;
-    s->kv_rows = in_steps(m->options.context);
+    s->kv_rows = in_steps(m, &m->options, m->options.context);
     s->kv_half_bytes = (size_t)s->kv_rows * kv_row_bytes(m, &m->options);
     s->kv_bytes = 2 * s->kv_half_bytes * (size_t)m->shape.n_attention_layers;
-    s->rec_bytes = align_up(
-        state_layer_floats(&m->c) * sizeof(float) * (size_t)m->shape.n_recurrent_layers, 4096);
+    s->rec_bytes = state_bytes(m);
     if (s->kv_bytes)
         s->kv = os_map(s->kv_bytes, false);
     if (s->rec_bytes) {
