@@ -91,7 +91,8 @@ static int generate(struct chat *c, const int32_t *ids, int64_t n)
     if (rc < 0)
         status = fail(&e);
     else if (status == ST_OK)
-        status = say(c, "assistant", w.content.p, w.reasoning.n ? w.reasoning.p : NULL);
+        /* what was told apart stays apart: an answer may speak of </think> */
+        status = say(c, "assistant", w.content.p, c->m.info.has_thinking ? w.reasoning.p : NULL);
     if (rc == 0)
         tell_finish(c, finish, w.n_ids);
     answer_free(&w);

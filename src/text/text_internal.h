@@ -79,8 +79,17 @@ struct chat_form {
     bool thinking; /* the template mentions <think> */
     bool opens;    /* thinking on: the prompt ends by opening a think block */
     bool shuts;    /* thinking off: the prompt ends with an empty one */
+    bool trims;    /* contents lose white space at both ends */
+    bool splits;   /* a content with </think> in it holds reasoning and answer */
+    bool keeps;    /* answers after the last question get a think block ... */
+    bool sparing;  /* ... if they have reasoning or are the last message */
+    bool system_first; /* a system message elsewhere is refused */
+    bool needs_user;   /* a conversation without a question is refused */
+    char *system;      /* stands first where no system message does; NULL: none */
+    size_t n_system;
 };
-void chat_form_read(struct str chat_template, struct chat_form *f);
+int chat_form_read(struct str chat_template, struct chat_form *f, struct err *e);
+void chat_form_free(struct chat_form *f);
 
 /* ---- vocab.c ---- */
 

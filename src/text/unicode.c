@@ -1,7 +1,8 @@
 /*
  * unicode: what the tokeniser must know of Unicode itself. Well-formedness is
  * that of the Unicode standard, table 3-7: no surrogates, no overlong forms,
- * nothing above U+10FFFF. Canonical data comes from utf8proc.
+ * nothing above U+10FFFF. Canonical data and composition come from utf8proc;
+ * its utf8proc_map would do all of NFC, but orders marks in quadratic time.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -174,6 +175,26 @@ static void order_marks(utf8proc_int32_t *c, size_t n, utf8proc_int32_t *scratch
     }
 }
 
+/* Composes in place; returns how many characters are left, negative if utf8proc
+ * fails. It takes U+11A7, one before the first trailing consonant of Hangul, for
+ * one of them, and drops it (seen up to its version 2.9). That character composes
+ * with nothing on either side, so the stretches between are composed alone. */
+static utf8proc_ssize_t compose(utf8proc_int32_t *c, utf8proc_ssize_t n)
+{
+    enum { BEFORE_TRAILING = 0x11a7 };
+    utf8proc_ssize_t used = 0;
+    for (utf8proc_ssize_t begin = 0, end; begin < n; begin = end) {
+        for (end = begin + 1; end < n && c[end] != BEFORE_TRAILING;)
+            end++;
+        memmove(c + used, c + begin, (size_t)(end - begin) * sizeof *c);
+        utf8proc_ssize_t k = utf8proc_normalize_utf32(c + used, end - begin, nfc_options);
+        if (k < 0)
+            return k;
+        used += k;
+    }
+    return used;
+}
+
 int nfc_make(const char *p, size_t n, char **out, size_t *out_n, struct err *e)
 {
     utf8proc_int32_t *c = NULL;
@@ -189,7 +210,7 @@ int nfc_make(const char *p, size_t n, char **out, size_t *out_n, struct err *e)
         goto out;
     decompose(p, n, c);
     order_marks(c, (size_t)count, c + count + 1);
-    count = utf8proc_normalize_utf32(c, count, nfc_options);
+    count = compose(c, count);
     text = count < 0 ? NULL : malloc((size_t)count * 4 + 1);
     if (!text)
         goto out;
