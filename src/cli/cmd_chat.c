@@ -7,6 +7,8 @@
  */
 #include "cli.h"
 
+#include "base/base.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -203,10 +205,13 @@ static int command(struct chat *c, const char *text, bool *quit)
 static void greet(const struct chat *c)
 {
     const sluice_model_info *i = &c->m.info;
-    if (line_editing())
-        note("%s, %d experts of which %d answer, context of %d tokens. /help lists commands.",
-             i->name && *i->name ? i->name : i->arch, i->n_experts, i->n_experts_used,
-             i->n_context);
+    const char *named = i->name && *i->name ? i->name : i->arch;
+    char name[512];
+    if (!line_editing())
+        return;
+    utf8_show_all(name, sizeof(name), named, strlen(named), 0);
+    note("%s, %d experts of which %d answer, context of %d tokens. /help lists commands.", name,
+         i->n_experts, i->n_experts_used, i->n_context);
 }
 
 /* Does what the line asks. At a terminal a failed turn is told and the

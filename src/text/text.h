@@ -2,7 +2,7 @@
  * text: bytes <-> token ids, and chat messages -> segments.
  *
  *   vocab.c    opens the vocabulary: strings, merges, special tokens
- *   unicode.c  UTF-8, white space, NFC (utf8proc)
+ *   unicode.c  white space, NFC (utf8proc)
  *   pretok.c   the pre-tokeniser patterns (PCRE2)
  *   bpe.c      encoding, decoding
  *   chat.c     chat forms

@@ -1,37 +1,13 @@
 /*
- * unicode: what the tokeniser must know of Unicode itself. Well-formedness is
- * that of the Unicode standard, table 3-7: no surrogates, no overlong forms,
- * nothing above U+10FFFF. Canonical data and composition come from utf8proc;
- * its utf8proc_map would do all of NFC, but orders marks in quadratic time.
+ * unicode: what the tokeniser must know of Unicode itself (UTF-8's sequences are
+ * in base). Canonical data and composition come from utf8proc; its utf8proc_map
+ * would do all of NFC, but orders marks in quadratic time.
  */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
 #include "text/text_internal.h"
-
-int utf8_sequence(const char *p, size_t n)
-{
-    unsigned char c = (unsigned char)p[0];
-    if (c < 0x80)
-        return 1;
-    if (c < 0xc2 || c > 0xf4)
-        return 0;
-    int length = c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
-    /* Only the second byte's range depends on the first. */
-    unsigned low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-    unsigned high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-    for (int i = 1; i < length; i++) {
-        if ((size_t)i == n)
-            return -i;
-        unsigned char d = (unsigned char)p[i];
-        if (d < low || d > high)
-            return 0;
-        low = 0x80;
-        high = 0xbf;
-    }
-    return length;
-}
 
 size_t utf8_valid_prefix(const char *p, size_t n)
 {
@@ -51,15 +27,6 @@ size_t utf8_valid_prefix(const char *p, size_t n)
         i += (size_t)length;
     }
     return i;
-}
-
-uint32_t utf8_decode(const char *p, int length)
-{
-    static const unsigned char lead[5] = {0, 0x7f, 0x1f, 0x0f, 0x07};
-    uint32_t c = (unsigned char)p[0] & lead[length];
-    for (int i = 1; i < length; i++)
-        c = c << 6 | ((unsigned char)p[i] & 0x3f);
-    return c;
 }
 
 int utf8_space(const char *p, size_t n)
