@@ -244,7 +244,8 @@ SLUICE_API bool sluice_is_end(const sluice *s, int32_t id); /* ends a generation
 typedef struct sluice_message {
     const char *role;      /* "system", "user", "assistant" */
     const char *content;
-    const char *reasoning; /* of an assistant; may be NULL */
+    const char *reasoning; /* of an assistant; "": there was none; NULL: if it stands in the
+                              content, the model's chat form may divide that at </think> */
 } sluice_message;
 
 /* The ids of a conversation in the model's chat form, up to where the

@@ -2,6 +2,7 @@
  * base: what every other folder stands on.
  *
  *   err.c      status codes and the one error sentence
+ *   utf8.c     UTF-8; untrusted text made fit to be shown
  *   dtype.c    the weight types: name, block length, block bytes
  *   arena.c    bump allocation for things that live and die together
  *   os_*.c     every operating-system call that is not a plain file read: memory
@@ -48,7 +49,8 @@ struct err {
 };
 
 /* Records code and sentence unless one is already recorded; returns code.
- * `e` may be NULL. */
+ * `e` may be NULL. Names and strings of files may stand in the sentence as they
+ * are: what a terminal would obey is escaped here, newlines too. */
 int err_set(struct err *e, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* Same, with ": " and strerror(errnum) appended. */
@@ -84,6 +86,26 @@ static inline int64_t align_down64(int64_t x, int64_t a)
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* ---- utf8.c ----------------------------------------------------------- */
+
+/* Length (1..4) of the well-formed UTF-8 sequence at p; 0 if these bytes can
+ * never become one; -k if all k bytes present begin one. n >= 1. */
+int utf8_sequence(const char *p, size_t n);
+/* Code point of a well-formed sequence of `length` bytes. */
+uint32_t utf8_decode(const char *p, int length);
+
+enum {
+    SHOW_LINES = 1, /* newline and tab stay */
+    SHOW_JSON = 2,  /* escapes that JSON's strings know; for well-formed text */
+    SHOW_ROOM = 12
+};
+/* The first character of p (n >= 1 bytes) as it may be shown to a terminal: as it
+ * is, or escaped visibly (\x1b, \u202e). Returns how many bytes of p that were;
+ * *n_out bytes are in out. */
+size_t utf8_show(const char *p, size_t n, unsigned how, char out[SHOW_ROOM], size_t *n_out);
+/* The same for a whole text, as far as it fits; terminated. Returns strlen(out). */
+size_t utf8_show_all(char *out, size_t room, const char *p, size_t n, unsigned how);
 
 /* ---- dtype.c ---------------------------------------------------------- */
 

@@ -40,7 +40,7 @@ static void show(struct answer *w, const char *p, size_t n)
 static void show_reasoning_begin(struct answer *w)
 {
     if (w->print && out_dims())
-        out_printf("\033[2m");
+        out_style("\033[2m");
     else
         show(w, "<think>\n", 8);
 }
@@ -49,9 +49,10 @@ static void show_reasoning_end(struct answer *w)
 {
     if (w->last != '\n')
         show(w, "\n", 1);
-    if (w->print && out_dims())
-        out_printf("\033[0m\n");
-    else
+    if (w->print && out_dims()) {
+        out_style("\033[0m");
+        out_write("\n", 1);
+    } else
         show(w, "</think>\n\n", 10);
 }
 

@@ -185,8 +185,15 @@ double ratio(double a, double b);          /* a / b, 0 when b is 0 */
 /* ---- term.c --------------------------------------------------------------- */
 
 void term_init(void);
+/* A model's own text: bytes as they are, but to a terminal what it would obey is
+ * escaped. A character may come in parts. */
 void out_write(const char *p, size_t n);
+/* All else is escaped wherever it goes; newlines and tabs stay. */
 void out_printf(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* A name, key or value that may hold anything: one line, padded to `width`. */
+void out_name(const char *s, int width);
+void out_json(const char *p, size_t n); /* escaped in JSON's way */
+void out_style(const char *sequence); /* as it is, where stdout shows colours */
 void out_flush(void);
 bool out_failed(void);
 /* Flushes; the status to exit with when everything else gave `status`. */
@@ -194,9 +201,10 @@ int out_finish(int status);
 bool out_is_terminal(void);
 bool out_dims(void); /* stdout is a terminal that shows colours */
 
-/* "sluice: " and a sentence on stderr; erases the progress line first. */
+/* "sluice: " and a sentence on stderr; erases the progress line first. What a
+ * terminal would obey is escaped, newlines too. */
 void complain(const char *fmt, ...) PRINTF_LIKE(1, 2);
-/* A line on stderr without that prefix. */
+/* Lines on stderr without that prefix; only newlines and tabs are not escaped. */
 void note(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* Prints the sentence of a failed library call, unless the failure is that we
  * were interrupted or lost our reader; the status to exit with. */

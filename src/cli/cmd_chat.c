@@ -7,6 +7,8 @@
  */
 #include "cli.h"
 
+#include "base/base.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,7 +93,8 @@ static int generate(struct chat *c, const int32_t *ids, int64_t n)
     if (rc < 0)
         status = fail(&e);
     else if (status == ST_OK)
-        status = say(c, "assistant", w.content.p, w.reasoning.n ? w.reasoning.p : NULL);
+        /* what was told apart stays apart: an answer may speak of </think> */
+        status = say(c, "assistant", w.content.p, c->m.info.has_thinking ? w.reasoning.p : NULL);
     if (rc == 0)
         tell_finish(c, finish, w.n_ids);
     answer_free(&w);
@@ -202,10 +205,13 @@ static int command(struct chat *c, const char *text, bool *quit)
 static void greet(const struct chat *c)
 {
     const sluice_model_info *i = &c->m.info;
-    if (line_editing())
-        note("%s, %d experts of which %d answer, context of %d tokens. /help lists commands.",
-             i->name && *i->name ? i->name : i->arch, i->n_experts, i->n_experts_used,
-             i->n_context);
+    const char *named = i->name && *i->name ? i->name : i->arch;
+    char name[512];
+    if (!line_editing())
+        return;
+    utf8_show_all(name, sizeof(name), named, strlen(named), 0);
+    note("%s, %d experts of which %d answer, context of %d tokens. /help lists commands.", name,
+         i->n_experts, i->n_experts_used, i->n_context);
 }
 
 /* Does what the line asks. At a terminal a failed turn is told and the

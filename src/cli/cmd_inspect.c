@@ -100,9 +100,10 @@ static void print_meta(const struct inspection *in)
     const json_t *item;
     out_printf("Metadata (%zu)\n", json_array_size(in->meta));
     json_array_foreach(in->meta, i, item) {
-        const char *value = text_of(item, "value");
-        out_printf("  %-44s %-12s ", text_of(item, "key"), text_of(item, "type"));
-        out_write(value, strlen(value)); /* may hold anything */
+        out_printf("  ");
+        out_name(text_of(item, "key"), 44);
+        out_printf(" %-12s ", text_of(item, "type"));
+        out_name(text_of(item, "value"), 0);
         out_printf("\n");
     }
 }
@@ -119,9 +120,12 @@ static void print_list(const json_t *list, const char *last)
         json_array_foreach(json_object_get(item, "shape"), d, x)
             n += (size_t)snprintf(dims + n, sizeof(dims) - n, "%s%" PRId64, d ? " x " : "",
                                   (int64_t)json_integer_value(x));
-        out_printf("  %-36s %-8s %-24s %12s  %s\n", text_of(item, "name"), text_of(item, "type"),
-                   dims, show_size(json_integer_value(json_object_get(item, "bytes"))).s,
-                   text_of(item, last));
+        out_printf("  ");
+        out_name(text_of(item, "name"), 36);
+        out_printf(" %-8s %-24s %12s  ", text_of(item, "type"), dims,
+                   show_size(json_integer_value(json_object_get(item, "bytes"))).s);
+        out_name(text_of(item, last), 0);
+        out_printf("\n");
     }
 }
 

@@ -31,10 +31,11 @@ static int tell(const struct args *a, const char *path, const sluice_pack_result
                                     r->was_packed, "bytes_before", (json_int_t)r->bytes_before,
                                     "bytes_after", (json_int_t)r->bytes_after, "layers",
                                     r->n_layers, "expert_bytes", (json_int_t)r->expert_bytes));
+    out_name(written, 0);
     if (r->was_packed)
-        out_printf("%s is packed already: there is nothing to do.\n", path);
+        out_printf(" is packed already: there is nothing to do.\n");
     else
-        out_printf("%s: %s (was %s), experts of %d layers packed, %s each at most\n", written,
+        out_printf(": %s (was %s), experts of %d layers packed, %s each at most\n",
                    show_size(r->bytes_after).s, show_size(r->bytes_before).s, r->n_layers,
                    show_size(r->expert_bytes).s);
     return ST_OK;

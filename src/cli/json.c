@@ -3,6 +3,8 @@
  */
 #include "cli.h"
 
+#include "base/base.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +14,7 @@
 static int dump(const char *p, size_t n, void *user)
 {
     (void)user;
-    out_write(p, n);
+    out_json(p, n);
     return 0;
 }
 
@@ -25,29 +27,13 @@ int json_print(json_t *j)
     json_decref(j);
     if (rc)
         return no_memory();
-    out_write("\n", 1);
+    out_json("\n", 1);
     return ST_OK;
 }
 
 json_t *json_number(double v)
 {
     return isfinite(v) ? json_real(v) : json_null();
-}
-
-/* Length of the well-formed UTF-8 sequence at p (n bytes left); 0: there is none. */
-static size_t utf8_length(const unsigned char *p, size_t n)
-{
-    if (p[0] < 0x80)
-        return 1;
-    size_t len = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-    if (p[0] < 0xc2 || p[0] > 0xf4 || len > n)
-        return 0;
-    for (size_t i = 1; i < len; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    bool overlong = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xf0 && p[1] < 0x90);
-    bool outside = (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf4 && p[1] > 0x8f);
-    return overlong || outside ? 0 : len;
 }
 
 json_t *json_bytes(const char *p, size_t n)
@@ -58,9 +44,9 @@ json_t *json_bytes(const char *p, size_t n)
     struct text_buf b = {0};
     bool ok = true;
     for (size_t i = 0; i < n && ok;) {
-        size_t len = utf8_length((const unsigned char *)p + i, n - i);
-        ok = len ? buf_add(&b, p + i, len) : buf_add(&b, "\xef\xbf\xbd", 3);
-        i += len ? len : 1;
+        int len = utf8_sequence(p + i, n - i);
+        ok = len > 0 ? buf_add(&b, p + i, (size_t)len) : buf_add(&b, "\xef\xbf\xbd", 3);
+        i += len > 0 ? (size_t)len : 1;
     }
     j = ok ? json_stringn(b.p ? b.p : "", b.n) : NULL;
     buf_free(&b);

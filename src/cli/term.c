@@ -5,8 +5,13 @@
  * Invariants
  *  1. The first failed write to stdout is remembered; later ones are dropped.
  *  2. A progress line is never left behind: everything that prints erases it.
+ *  3. Nothing here lets a terminal obey what came from a file, a name or a model:
+ *     control characters and the like are escaped (base's utf8_show). The one
+ *     way around it is out_write into a file or a pipe.
  */
 #include "cli.h"
+
+#include "base/base.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -21,6 +26,8 @@
 static struct {
     int error; /* errno of the first failed write; 0: none */
     bool terminal, dims;
+    int n_held;
+    char held[4]; /* of out_write on a terminal: a character that is not complete yet */
     size_t n;
     char buf[8192];
 } out;
@@ -96,12 +103,36 @@ static void put_byte(char c)
     out.buf[out.n++] = c;
 }
 
-/* Control characters could reprogram the terminal; a model's answer or a file's
- * metadata may hold any. */
-static char shown(char c)
+static void put(const char *p, size_t n)
 {
-    unsigned char u = (unsigned char)c;
-    return (u >= 0x20 && u != 0x7f) || u == '\n' || u == '\t' ? c : '?';
+    for (size_t i = 0; i < n; i++)
+        put_byte(p[i]);
+}
+
+static void put_shown(const char *p, size_t n, unsigned how)
+{
+    for (size_t i = 0; i < n;) {
+        char one[SHOW_ROOM];
+        size_t k;
+        i += utf8_show(p + i, n - i, how, one, &k);
+        put(one, k);
+    }
+}
+
+/* Whatever else is written, a character that was begun is not finished any more. */
+static void put_held(void)
+{
+    put_shown(out.held, (size_t)out.n_held, SHOW_LINES);
+    out.n_held = 0;
+}
+
+/* How many bytes at the end begin a character that more bytes could finish. */
+static size_t unfinished(const char *p, size_t n)
+{
+    for (size_t k = 1; k <= 3 && k <= n; k++)
+        if (utf8_sequence(p + n - k, k) < 0)
+            return k;
+    return 0;
 }
 
 void out_write(const char *p, size_t n)
@@ -109,8 +140,30 @@ void out_write(const char *p, size_t n)
     if (out.error || n == 0)
         return;
     progress_end();
-    for (size_t i = 0; i < n; i++)
-        put_byte(out.terminal ? shown(p[i]) : p[i]);
+    if (!out.terminal) {
+        put(p, n);
+        return;
+    }
+    while (n && out.n_held) { /* byte by byte until it is a character, or can be none */
+        char one[8];
+        size_t k = (size_t)out.n_held;
+        memcpy(one, out.held, k);
+        one[k] = *p;
+        if (utf8_sequence(one, k + 1) == 0) {
+            put_held();
+            break;
+        }
+        out.held[out.n_held++] = *p++;
+        n--;
+        if (utf8_sequence(one, k + 1) > 0)
+            put_held();
+    }
+    size_t hold = unfinished(p, n);
+    put_shown(p, n - hold, SHOW_LINES);
+    if (hold) {
+        memcpy(out.held, p + n - hold, hold);
+        out.n_held = (int)hold;
+    }
 }
 
 void out_printf(const char *fmt, ...)
@@ -127,9 +180,44 @@ void out_printf(const char *fmt, ...)
         out.error = ENOMEM;
         return;
     }
-    for (int i = 0; i < n; i++)
-        put_byte(text[i]);
+    put_held();
+    put_shown(text, (size_t)n, SHOW_LINES);
     free(text);
+}
+
+void out_name(const char *s, int width)
+{
+    if (out.error)
+        return;
+    progress_end();
+    put_held();
+    size_t n = strlen(s);
+    for (size_t i = 0; i < n;) {
+        char one[SHOW_ROOM];
+        size_t k, at = i;
+        i += utf8_show(s + i, n - i, 0, one, &k);
+        put(one, k);
+        width -= one[0] == s[at] ? 1 : (int)k; /* a character, or an escape for one */
+    }
+    for (; width > 0; width--)
+        put_byte(' ');
+}
+
+void out_json(const char *p, size_t n)
+{
+    if (out.error)
+        return;
+    progress_end();
+    put_held();
+    put_shown(p, n, SHOW_LINES | SHOW_JSON);
+}
+
+void out_style(const char *sequence)
+{
+    if (out.error || !out.dims)
+        return;
+    put_held();
+    put(sequence, strlen(sequence));
 }
 
 bool out_failed(void)
@@ -140,6 +228,7 @@ bool out_failed(void)
 int out_finish(int status)
 {
     progress_end();
+    put_held();
     out_flush();
     if (out.error == EPIPE)
         return ST_PIPE;
@@ -162,14 +251,32 @@ bool out_dims(void)
 
 /* ---- sentences ----------------------------------------------------------------- */
 
+/* `before`, then the text with its escapes. */
+static void say(const char *before, unsigned how, const char *fmt, va_list ap)
+{
+    char *text = NULL;
+    int n = vasprintf(&text, fmt, ap);
+    fputs(before, stderr);
+    for (int i = 0; i < n;) {
+        char one[SHOW_ROOM];
+        size_t k;
+        i += (int)utf8_show(text + i, (size_t)(n - i), how, one, &k);
+        fwrite(one, 1, k, stderr);
+    }
+    if (n >= 0)
+        free(text);
+    else
+        fputs("the system refused memory", stderr);
+}
+
 void complain(const char *fmt, ...)
 {
     va_list ap;
     progress_end();
+    put_held();
     out_flush();
-    fputs("sluice: ", stderr);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    say("sluice: ", 0, fmt, ap);
     va_end(ap);
     fputc('\n', stderr);
 }
@@ -178,9 +285,10 @@ void note(const char *fmt, ...)
 {
     va_list ap;
     progress_end();
+    put_held();
     out_flush();
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    say("", SHOW_LINES, fmt, ap);
     va_end(ap);
     fputc('\n', stderr);
 }
@@ -255,9 +363,8 @@ void progress_line(const char *fmt, ...)
     va_list ap;
     if (!progress_due())
         return;
-    fputs("\r\033[K", stderr);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    say("\r\033[K", 0, fmt, ap);
     va_end(ap);
     fflush(stderr);
     progress.shown = true;

@@ -2,7 +2,7 @@
  * text: bytes <-> token ids, and chat messages -> segments.
  *
  *   vocab.c    opens the vocabulary: strings, merges, special tokens
- *   unicode.c  UTF-8, white space, NFC (utf8proc)
+ *   unicode.c  white space, NFC (utf8proc)
  *   pretok.c   the pre-tokeniser patterns (PCRE2)
  *   bpe.c      encoding, decoding
  *   chat.c     chat forms
@@ -90,16 +90,19 @@ enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT };
 struct chat_message {
     enum chat_role role;
     const char *content;   /* terminated */
-    const char *reasoning; /* assistant only, may be NULL */
+    const char *reasoning; /* assistant only; NULL: it stands in `content`, if anywhere,
+                              before </think>; "": there is none */
 };
 
-/* Segments of a rendered conversation; owns its text. Zero-initialise. */
+/* Segments of a rendered conversation; owns its text. Zero-initialise. A segment
+ * is one special token (markup), or the text between two of them. */
 struct chat_render {
     struct text_segment *segs;
     size_t n_segs, cap_segs;
     size_t n_stable; /* the first n_stable segments are the same in every later
                         turn of this conversation (all but the generation prompt) */
-    struct arena arena;
+    char *text; /* of all segments, one after the other */
+    size_t n_text, cap_text;
 };
 /* think: the model may reason first (only for templates that know <think>). */
 int chat_render(const struct text *t, const struct chat_message *m, size_t n,

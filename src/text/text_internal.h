@@ -2,7 +2,7 @@
  * text_internal: the insides of struct text, for the files of this folder and
  * their tests.
  *
- *   unicode.c  UTF-8 well-formedness, white space, NFC
+ *   unicode.c  white space, NFC
  *   pretok.c   cuts text into pieces
  *   vocab.c    opens: strings, merges, special tokens, end-of-generation set
  *   bpe.c      pieces -> ids, ids -> bytes
@@ -25,13 +25,8 @@
 
 /* ---- unicode.c ---- */
 
-/* Length (1..4) of the well-formed UTF-8 sequence at p; 0 if these bytes can
- * never become one; -k if all k bytes present begin one. n >= 1. */
-int utf8_sequence(const char *p, size_t n);
 /* How many bytes from the start are well-formed sequences. */
 size_t utf8_valid_prefix(const char *p, size_t n);
-/* Code point of a well-formed sequence of `length` bytes. */
-uint32_t utf8_decode(const char *p, int length);
 /* Length of the white-space character at p (as Python's str.strip counts
  * them), 0 if there is none. n >= 1. */
 int utf8_space(const char *p, size_t n);
@@ -79,8 +74,17 @@ struct chat_form {
     bool thinking; /* the template mentions <think> */
     bool opens;    /* thinking on: the prompt ends by opening a think block */
     bool shuts;    /* thinking off: the prompt ends with an empty one */
+    bool trims;    /* contents lose white space at both ends */
+    bool splits;   /* a content with </think> in it holds reasoning and answer */
+    bool keeps;    /* answers after the last question get a think block ... */
+    bool sparing;  /* ... if they have reasoning or are the last message */
+    bool system_first; /* a system message elsewhere is refused */
+    bool needs_user;   /* a conversation without a question is refused */
+    char *system;      /* stands first where no system message does; NULL: none */
+    size_t n_system;
 };
-void chat_form_read(struct str chat_template, struct chat_form *f);
+int chat_form_read(struct str chat_template, struct chat_form *f, struct err *e);
+void chat_form_free(struct chat_form *f);
 
 /* ---- vocab.c ---- */
 

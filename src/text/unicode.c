@@ -1,36 +1,13 @@
 /*
- * unicode: what the tokeniser must know of Unicode itself. Well-formedness is
- * that of the Unicode standard, table 3-7: no surrogates, no overlong forms,
- * nothing above U+10FFFF. Canonical data comes from utf8proc.
+ * unicode: what the tokeniser must know of Unicode itself (UTF-8's sequences are
+ * in base). Canonical data and composition come from utf8proc; its utf8proc_map
+ * would do all of NFC, but orders marks in quadratic time.
  */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
 #include "text/text_internal.h"
-
-int utf8_sequence(const char *p, size_t n)
-{
-    unsigned char c = (unsigned char)p[0];
-    if (c < 0x80)
-        return 1;
-    if (c < 0xc2 || c > 0xf4)
-        return 0;
-    int length = c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
-    /* Only the second byte's range depends on the first. */
-    unsigned low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-    unsigned high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-    for (int i = 1; i < length; i++) {
-        if ((size_t)i == n)
-            return -i;
-        unsigned char d = (unsigned char)p[i];
-        if (d < low || d > high)
-            return 0;
-        low = 0x80;
-        high = 0xbf;
-    }
-    return length;
-}
 
 size_t utf8_valid_prefix(const char *p, size_t n)
 {
@@ -50,15 +27,6 @@ size_t utf8_valid_prefix(const char *p, size_t n)
         i += (size_t)length;
     }
     return i;
-}
-
-uint32_t utf8_decode(const char *p, int length)
-{
-    static const unsigned char lead[5] = {0, 0x7f, 0x1f, 0x0f, 0x07};
-    uint32_t c = (unsigned char)p[0] & lead[length];
-    for (int i = 1; i < length; i++)
-        c = c << 6 | ((unsigned char)p[i] & 0x3f);
-    return c;
 }
 
 int utf8_space(const char *p, size_t n)
@@ -174,6 +142,26 @@ static void order_marks(utf8proc_int32_t *c, size_t n, utf8proc_int32_t *scratch
     }
 }
 
+/* Composes in place; returns how many characters are left, negative if utf8proc
+ * fails. It takes U+11A7, one before the first trailing consonant of Hangul, for
+ * one of them, and drops it (seen up to its version 2.9). That character composes
+ * with nothing on either side, so the stretches between are composed alone. */
+static utf8proc_ssize_t compose(utf8proc_int32_t *c, utf8proc_ssize_t n)
+{
+    enum { BEFORE_TRAILING = 0x11a7 };
+    utf8proc_ssize_t used = 0;
+    for (utf8proc_ssize_t begin = 0, end; begin < n; begin = end) {
+        for (end = begin + 1; end < n && c[end] != BEFORE_TRAILING;)
+            end++;
+        memmove(c + used, c + begin, (size_t)(end - begin) * sizeof *c);
+        utf8proc_ssize_t k = utf8proc_normalize_utf32(c + used, end - begin, nfc_options);
+        if (k < 0)
+            return k;
+        used += k;
+    }
+    return used;
+}
+
 int nfc_make(const char *p, size_t n, char **out, size_t *out_n, struct err *e)
 {
     utf8proc_int32_t *c = NULL;
@@ -189,7 +177,7 @@ int nfc_make(const char *p, size_t n, char **out, size_t *out_n, struct err *e)
         goto out;
     decompose(p, n, c);
     order_marks(c, (size_t)count, c + count + 1);
-    count = utf8proc_normalize_utf32(c, count, nfc_options);
+    count = compose(c, count);
     text = count < 0 ? NULL : malloc((size_t)count * 4 + 1);
     if (!text)
         goto out;

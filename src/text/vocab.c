@@ -606,7 +606,7 @@ static int open_tables(struct text *t, const struct text_config *c, struct err *
     t->eos = (int32_t)c->eos;
     t->add_bos = c->add_bos < 0 ? pretok_adds_bos(&t->pretok) : c->add_bos != 0;
     t->add_eos = c->add_eos > 0;
-    chat_form_read(c->chat_template, &t->chat);
+    TRY(chat_form_read(c->chat_template, &t->chat, e));
     static const char start[] = "<|im_start|>", end[] = "<|im_end|>";
     if (vocab_special(t, start, sizeof start - 1) < 0 || vocab_special(t, end, sizeof end - 1) < 0)
         t->chat.chatml = false;
@@ -640,6 +640,7 @@ void text_close(struct text *t)
     free(t->merges);
     free(t->merge_slot);
     free(t->special);
+    chat_form_free(&t->chat);
     free(t);
 }
 
@@ -654,6 +655,6 @@ int64_t text_bytes(const struct text *t)
                (size_t)t->n_tokens + ((size_t)t->sym_mask + 1) * sizeof *t->sym_slot +
                (size_t)t->n_merges * sizeof *t->merges +
                ((size_t)t->merge_mask + 1) * sizeof *t->merge_slot +
-               (size_t)t->n_special * sizeof *t->special;
+               (size_t)t->n_special * sizeof *t->special + t->chat.n_system;
     return (int64_t)n + pretok_bytes(&t->pretok);
 }
