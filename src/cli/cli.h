@@ -184,6 +184,7 @@ double ratio(double a, double b);          /* a / b, 0 when b is 0 */
 
 /* ---- term.c --------------------------------------------------------------- */
 
+bool term_open_standard(void); /* first of all: descriptors 0 to 2 are open afterwards; false: they cannot be */
 void term_init(void);
 void out_write(const char *p, size_t n);
 void out_printf(const char *fmt, ...) PRINTF_LIKE(1, 2);
