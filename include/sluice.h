@@ -81,7 +81,8 @@ typedef struct sluice_options {
     const char *const *mirrors;
     int n_mirrors; /* at most 8 */
     /* Called with one sentence about something that went wrong and was dealt
-     * with, for example a mirror that failed. May be NULL. */
+     * with, for example a mirror that failed, or that io_uring or direct I/O
+     * cannot be used here. May be NULL. */
     void (*warning)(void *user, const char *text);
     void *warning_user;
     /* A file that gets a timeline when the model is closed, in the Chrome trace

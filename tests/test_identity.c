@@ -201,12 +201,15 @@ static void sessions_continued(void **state)
     }
 }
 
-int main(void)
+/* One argument, a pattern, picks tests: all take long under emulation. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(threads),         cmocka_unit_test(instruction_sets),
         cmocka_unit_test(cache_sizes),     cmocka_unit_test(readers_and_policies),
         cmocka_unit_test(chunks),          cmocka_unit_test(sessions_continued),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, load_ids, NULL);
 }

@@ -184,6 +184,7 @@ double ratio(double a, double b);          /* a / b, 0 when b is 0 */
 
 /* ---- term.c --------------------------------------------------------------- */
 
+bool term_open_standard(void); /* first of all: descriptors 0 to 2 are open afterwards; false: they cannot be */
 void term_init(void);
 /* A model's own text: bytes as they are, but to a terminal what it would obey is
  * escaped. A character may come in parts. */

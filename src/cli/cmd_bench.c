@@ -334,6 +334,7 @@ int cmd_bench(const struct args *a)
     if (status == ST_OK)
         status = model_options(a, path, &o);
     if (status == ST_OK && !a->no_probe) {
+        o.warning = NULL; /* told when the model was opened */
         progress_line("measuring drive and memory");
         if (sluice_probe(&o, &probe, &e) < 0)
             status = fail(&e);

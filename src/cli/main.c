@@ -148,6 +148,8 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    if (!term_open_standard())
+        return ST_FAIL;
     setlocale(LC_CTYPE, ""); /* for line editing; numbers keep their point */
     term_init();
     return out_finish(dispatch(argc, argv));

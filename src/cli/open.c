@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,8 +17,12 @@
 static bool program_folder(char folder[PATH_MAX])
 {
     ssize_t n = readlink("/proc/self/exe", folder, PATH_MAX - 1);
-    if (n <= 0)
-        return false;
+    if (n <= 0) { /* /proc is hidden: as it was started */
+        const char *started = (const char *)getauxval(AT_EXECFN);
+        n = started ? snprintf(folder, PATH_MAX, "%s", started) : 0;
+        if (n <= 0 || n >= PATH_MAX)
+            return false;
+    }
     folder[n] = '\0';
     char *slash = strrchr(folder, '/');
     if (!slash)
@@ -34,9 +39,9 @@ static const char *model_word(const struct args *a)
 
 int model_path(const struct args *a, char *path)
 {
-    /* as installed, and in the source tree (build/sluice) */
-    static const char *const places[] = {"../share/sluice/models/" BUILT_IN,
-                                         "../models/" BUILT_IN};
+    /* as installed, in the source tree (build/sluice), and copied together */
+    static const char *const places[] = {"../share/sluice/models/" BUILT_IN, "../models/" BUILT_IN,
+                                         BUILT_IN};
     char folder[PATH_MAX] = ".";
     const char *named = model_word(a) ? model_word(a) : a->model;
     if (model_word(a) && options_given(a, "model")) {
@@ -58,7 +63,7 @@ int model_path(const struct args *a, char *path)
                 return ST_OK;
         }
     complain("no model is named (-m MODEL or SLUICE_MODEL) and the built-in one was found neither "
-             "at %s/%s nor at %s/%s", folder, places[0], folder, places[1]);
+             "at %s/%s nor at %s/%s nor at %s/%s", folder, places[0], folder, places[1], folder, places[2]);
     return ST_FAIL;
 }
 

@@ -14,6 +14,7 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -64,6 +65,28 @@ static bool can_colour(int fd)
 {
     const char *term = options_env("TERM");
     return isatty(fd) && term && strcmp(term, "dumb") != 0 && !options_env("NO_COLOR");
+}
+
+/*
+ * A descriptor that the caller closed would go to the next file that is opened,
+ * which then receives what was meant for standard output or error. So they are
+ * opened first thing, the wrong way round: reading from closed input and writing
+ * to closed output fail as before. Sentences for a closed standard error go
+ * nowhere; they are no result.
+ */
+bool term_open_standard(void)
+{
+    static const int how[] = {O_WRONLY, O_RDONLY, O_RDWR};
+    for (int fd = 0; fd < 3; fd++) {
+        if (fcntl(fd, F_GETFD) != -1 || errno != EBADF)
+            continue;
+        int got = open("/dev/null", how[fd]);
+        if (got < 0) /* a root folder without /dev */
+            got = open("/", O_RDONLY | O_DIRECTORY);
+        if (got != fd)
+            return false;
+    }
+    return true;
 }
 
 void term_init(void)

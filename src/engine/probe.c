@@ -101,6 +101,7 @@ static int probe_drive(const sluice_options *o, const struct model *model,
     struct drive d = {.seed = (uint64_t)os_clock_ns(), .file_bytes = model_file_bytes(model, 0)};
     size_t bytes = SLOTS * ioq_span_max(BIG_BLOCK);
     TRY(ioq_open(&qc, &d.q, e));
+    ioq_set_warning(d.q, o->warning, o->warning_user);
     int rc = d.file = ioq_add_file(d.q, model_path(model, 0), e);
     if (rc >= 0) /* what the engine reads from at once is probed at once */
         rc = model_add_mirrors(model, o->mirrors, o->n_mirrors, d.q, &d.file, 1, e);

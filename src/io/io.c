@@ -196,7 +196,7 @@ static enum ioq_fault_kind fault_of(struct ioq *q, const struct io_op *op)
     int64_t end = MIN(r->offset + (int64_t)r->bytes, op->offset + (int64_t)op->len);
     if (f->copies && !(f->copies >> op->copy & 1))
         return IOQ_FAULT_NONE;
-    if (f->kind == IOQ_FAULT_NONE || f->count == 0)
+    if (f->kind == IOQ_FAULT_NONE || f->count == 0 || (f->direct && !op->direct))
         return IOQ_FAULT_NONE;
     if ((f->file >= 0 && f->file != r->file) || begin >= f->end || end <= f->begin)
         return IOQ_FAULT_NONE;

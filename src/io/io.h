@@ -136,6 +136,7 @@ struct ioq_fault {
     int64_t begin, end;
     int skip, count;
     unsigned copies; /* bit i: reads of copy i; 0: of all copies */
+    bool direct;     /* direct reads only */
     int error;     /* errno for IOQ_FAULT_ERROR */
     int delay_ms;  /* for IOQ_FAULT_SLOW, and before an IOQ_FAULT_ERROR shows */
 };
