@@ -4,18 +4,32 @@
 VERSION := $(shell sed -n 's/^.define SLUICE_VERSION "\(.*\)"/\1/p' include/sluice.h)
 SOMAJOR := 0
 
-CC         ?= gcc
 BUILD      ?= build
 PREFIX     ?= /usr/local
 OPT        ?= -O3
 WERROR     ?= -Werror
 SANITIZE   ?=
+INSTALL    ?= install
+
+# Building for another machine: CROSS=aarch64-linux-gnu names its tools and, as
+# Debian's multiarch packages lay them out, its libraries. A compiler of such a
+# name (CC=aarch64-linux-gnu-gcc) says the same.
+CROSS      ?= $(filter-out $(shell uname -m)-%,$(patsubst %-gcc,%,$(filter %-linux-gnu-gcc,$(notdir $(CC)))))
+ifeq ($(origin CC),default)
+CC := $(CROSS:%=%-)gcc
+endif
+ifneq ($(CROSS),)
+ifeq ($(origin LD),default)
+LD := $(CROSS)-ld
+endif
+ifeq ($(origin AR),default)
+AR := $(CROSS)-ar
+endif
+OBJCOPY    ?= $(CROSS)-objcopy
+PKG_CONFIG ?= PKG_CONFIG_LIBDIR=/usr/lib/$(CROSS)/pkgconfig:/usr/share/pkgconfig pkg-config
+endif
 OBJCOPY    ?= objcopy
 PKG_CONFIG ?= pkg-config
-INSTALL    ?= install
-ifeq ($(origin CC),default)
-CC := gcc
-endif
 
 # `make V=1` shows the commands.
 V ?= 0
@@ -35,7 +49,9 @@ ifneq ($(SANITIZE),)
 gen_flags  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 all_cflags  = $(std_flags) $(warn_flags) $(gen_flags) $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
-all_ldflags = $(gen_flags) $(CFLAGS) $(LDFLAGS)
+# Pages of 4, 16 and 64 KiB: a segment begins at a multiple of the largest.
+page_ldflags := -Wl,-z,max-page-size=65536 -Wl,-z,common-page-size=65536
+all_ldflags = $(gen_flags) $(page_ldflags) $(CFLAGS) $(LDFLAGS)
 
 # What a kernel file of that name is compiled with, on its kind of machine;
 # elsewhere these files compile to nothing.
@@ -95,7 +111,7 @@ cli_internal := $(BUILD)/libsluice-cli-internal.a
 support  := $(if $(sup_src),$(BUILD)/libsupport.a)
 parts    := $(if $(part_src),$(BUILD)/libtools.a)
 
-.PHONY: all check tests asan tsan fuzz fuzz-programs bench tools install install-files uninstall clean help FORCE
+.PHONY: all static check tests asan tsan fuzz fuzz-programs bench tools install install-files uninstall clean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -139,6 +155,12 @@ $(BUILD)/libsluice.so: $(BUILD)/$(so_file)
 $(BUILD)/sluice: $(cli_obj) $(call obj,$(base_src)) $(BUILD)/libsluice.a
 	$(call say,LD)
 	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(cli_libs) $(lib_libs)
+
+# One file that needs no libraries: for a phone, or any Linux of this processor.
+static: $(BUILD)/sluice-static
+$(BUILD)/sluice-static: $(cli_obj) $(call obj,$(base_src)) $(BUILD)/libsluice.a
+	$(call say,LD)
+	$(Q)$(CC) $(all_ldflags) -static -o $@ $^ $(shell $(PKG_CONFIG) --static --libs $(cli_pkgs) $(lib_pkgs)) -lm
 
 $(internal): $(lib_obj)
 $(support): $(sup_obj)
@@ -222,7 +244,7 @@ uninstall:
 	-rmdir $(root)/share/sluice/models $(root)/share/sluice
 
 clean:
-	rm -rf $(BUILD) build-asan build-tsan build-fuzz build-clang
+	rm -rf $(BUILD) build-asan build-tsan build-fuzz build-clang build-arm
 
 help:
 	@printf '%s\n' 'targets:' \
@@ -233,4 +255,4 @@ help:
 	'  bench      measurement programs      tools  development helpers' \
 	'  install    into $$DESTDIR$$PREFIX      uninstall' \
 	'  clean      remove the build folders' \
-	'variables: CC BUILD PREFIX DESTDIR CFLAGS LDFLAGS OPT SANITIZE WERROR V'
+	'variables: CC CROSS BUILD PREFIX DESTDIR CFLAGS LDFLAGS OPT SANITIZE WERROR V'

@@ -30,12 +30,18 @@ struct want_logits {
     double max_diff, kl_sum;
 };
 
+/* fmax, but for a loop that GCC 12 for ARM64 cannot make a vector of without dying. */
+static double larger(double a, double b)
+{
+    return b > a ? b : a;
+}
+
 static double kl_divergence(const float *p_logits, const float *q_logits)
 {
     double pm = -INFINITY, qm = -INFINITY, ps = 0.0, qs = 0.0, kl = 0.0;
     for (int i = 0; i < N_VOCAB; i++) {
-        pm = fmax(pm, (double)p_logits[i]);
-        qm = fmax(qm, (double)q_logits[i]);
+        pm = larger(pm, (double)p_logits[i]);
+        qm = larger(qm, (double)q_logits[i]);
     }
     for (int i = 0; i < N_VOCAB; i++) {
         ps += exp((double)p_logits[i] - pm);
@@ -57,7 +63,7 @@ static int on_logits(void *user, int64_t position, const float *logits, int n_vo
         return 0;
     const float *ref = w->rows + w->seen * N_VOCAB;
     for (int i = 0; i < N_VOCAB; i++)
-        w->max_diff = fmax(w->max_diff, fabs((double)logits[i] - (double)ref[i]));
+        w->max_diff = larger(w->max_diff, fabs((double)logits[i] - (double)ref[i]));
     w->kl_sum += kl_divergence(ref, logits);
     w->seen++;
     return 0;
@@ -103,7 +109,7 @@ static struct want_logits run_reference(sluice *s, const struct golden *g, struc
         row += w.seen;
         total.seen += w.seen;
         total.kl_sum += w.kl_sum;
-        total.max_diff = fmax(total.max_diff, w.max_diff);
+        total.max_diff = larger(total.max_diff, w.max_diff);
         free(ids);
     }
     assert_int_equal(row, g->n_rows);
@@ -142,7 +148,7 @@ static int compare_row(void *user, int64_t position, const float *logits, int n_
 {
     struct want_logits *w = user;
     for (int i = 0; i < n_vocab; i++)
-        w->max_diff = fmax(w->max_diff, fabs((double)logits[i] - (double)w->rows[position * n_vocab + i]));
+        w->max_diff = larger(w->max_diff, fabs((double)logits[i] - (double)w->rows[position * n_vocab + i]));
     w->seen++;
     return 0;
 }
