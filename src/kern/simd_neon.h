@@ -129,8 +129,6 @@ INLINE f32x8 f32x8_from_i8(i8x32 x, int part, bool is_signed)
                    vcvtq_f32_s32(vmovl_s16(vget_high_s16(w)))};
 }
 
-INLINE i32x8 i32x8_zero(void) { return (i32x8){vdupq_n_s32(0), vdupq_n_s32(0)}; }
-
 INLINE i32x8 i32x8_add(i32x8 x, i32x8 y)
 {
     return (i32x8){vaddq_s32(x.a, y.a), vaddq_s32(x.b, y.b)};
@@ -185,6 +183,31 @@ INLINE void cross(i8x32 q[2])
 INLINE int32x4_t add_four(int32x4_t x, int32x4_t y, int32x4_t z, int32x4_t w)
 {
     return vpaddq_s32(vpaddq_s32(x, y), vpaddq_s32(z, w));
+}
+
+/*
+ * Integer sums start at the bits of 1.5 * 2^23, in whose neighbourhood floats are
+ * a unit apart: the sum as a float is what is left of these bits, read as a
+ * float, when that is taken away. Exact below 2^22, and 32 * 128 * 127 is. Some
+ * processors convert with one of their units only, but subtract with all.
+ */
+enum { SUM_START = 0x4b400000 };
+
+INLINE float32x4_t sum_to_float(int32x4_t x)
+{
+    return vsubq_f32(vreinterpretq_f32_s32(x), vdupq_n_f32(0x1.8p23f));
+}
+
+/* add_up adds four lanes. */
+INLINE i32x8 dots_start(void)
+{
+    const int32x4_t start = {SUM_START, 0, 0, 0};
+    return (i32x8){start, start};
+}
+
+INLINE f32x8 dots_to_float(i32x8 x)
+{
+    return (f32x8){sum_to_float(x.a), sum_to_float(x.b)};
 }
 
 INLINE void add_up(i32x8 sum[2], const i32x8 p[GROUP_BLOCKS], int top, bool crossed)
@@ -264,19 +287,8 @@ enum { WIDE = 4, VECS = 4, PACK_TOKENS = 4, BIAS = 0 };
 typedef int32x4_t wide;
 typedef float32x4_t widef;
 
-/*
- * Sums start at the bits of 1.5 * 2^23, in whose neighbourhood floats are a unit
- * apart: the sum as a float is what is left of these bits, read as a float, when
- * that is taken away. Exact below 2^22, and 32 * 128 * 127 is. Some processors
- * convert with one of their units only, but subtract with all of them.
- */
-INLINE wide wide_start(void) { return vdupq_n_s32(0x4b400000); }
-
-INLINE widef wide_to_float(wide x)
-{
-    return vsubq_f32(vreinterpretq_f32_s32(x), vdupq_n_f32(0x1.8p23f));
-}
-
+INLINE wide wide_start(void) { return vdupq_n_s32(SUM_START); }
+INLINE widef wide_to_float(wide x) { return sum_to_float(x); }
 INLINE wide wide_load(const void *p) { return vreinterpretq_s32_s8(vld1q_s8(p)); }
 INLINE void wide_store(void *p, wide x) { vst1q_s8(p, vreinterpretq_s8_s32(x)); }
 INLINE wide wide_splat(const int32_t *p) { return vld1q_dup_s32(p); }

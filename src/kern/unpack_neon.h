@@ -43,24 +43,40 @@ INLINE float half_at(const uint8_t *p)
 }
 
 /*
- * Eight of 16 bytes, signed or not, as floats times a factor: lane i is byte
- * step * i + first. The bytes come to the top of a lane and are converted as
- * fixed-point numbers, exactly.
+ * Four of 16 bytes as floats: lane i is byte step * i + first. The bytes come to
+ * the top of a lane and are converted as fixed-point numbers, exactly. `fraction`
+ * is 24 for bytes, more for what stands in their upper bits only.
  */
-INLINE f32x8 scaled_bytes(uint8x16_t x, int first, int step, bool is_signed, float factor)
+INLINE float32x4_t four_bytes(uint8x16_t x, int first, int step, bool is_signed, int fraction)
 {
-    float32x4_t r[2];
-    UNROLL for (int h = 0; h < 2; h++) {
-        const uint32_t at = (uint32_t)(first + 4 * h * step), by = (uint32_t)step;
-        const uint32x4_t lane = {at << 24, (at + by) << 24, (at + 2 * by) << 24,
-                                 (at + 3 * by) << 24};
-        const uint32x4_t top = vreinterpretq_u32_u8(vqtbl1q_u8(
-            x, vreinterpretq_u8_u32(vorrq_u32(lane, vdupq_n_u32(0x00ffffff)))));
-        r[h] = is_signed ? vcvtq_n_f32_s32(vreinterpretq_s32_u32(top), 24)
-                         : vcvtq_n_f32_u32(top, 24);
-        r[h] = vmulq_n_f32(r[h], factor);
-    }
-    return (f32x8){r[0], r[1]};
+    const uint32_t at = (uint32_t)first, by = (uint32_t)step;
+    const uint32x4_t lane = {at << 24, (at + by) << 24, (at + 2 * by) << 24, (at + 3 * by) << 24};
+    const uint32x4_t top = vreinterpretq_u32_u8(
+        vqtbl1q_u8(x, vreinterpretq_u8_u32(vorrq_u32(lane, vdupq_n_u32(0x00ffffff)))));
+    const int32x4_t itop = vreinterpretq_s32_u32(top);
+    return fraction == 26 ? vcvtq_n_f32_s32(itop, 26)
+           : is_signed    ? vcvtq_n_f32_s32(itop, 24)
+                          : vcvtq_n_f32_u32(top, 24);
+}
+
+/* The even (first 0) or odd (1) ones of 16 bytes, times a factor. */
+INLINE f32x8 scaled_sixteens(uint8x16_t x, int first, bool is_signed, float factor)
+{
+    return (f32x8){vmulq_n_f32(four_bytes(x, first, 2, is_signed, 24), factor),
+                   vmulq_n_f32(four_bytes(x, first + 8, 2, is_signed, 24), factor)};
+}
+
+INLINE uint64_t load_u64(const uint8_t *p) /* in one go; unaligned */
+{
+    uint64_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+INLINE uint8x16_t eight_bytes(uint64_t x)
+{
+    const uint8x8_t low = vcreate_u8(x);
+    return vcombine_u8(low, vdup_n_u8(0));
 }
 
 /* ---- 32-element blocks -------------------------------------------------- */
@@ -246,9 +262,9 @@ INLINE struct scales scales_q2_k(const uint8_t *w)
 {
     const uint8x16_t s = vld1q_u8(w), low = low_bits(s, 15), high = shr(s, 4);
     const float d = half_at(w + 80), dmin = half_at(w + 82);
-    return (struct scales){{scaled_bytes(low, 0, 2, false, d), scaled_bytes(low, 1, 2, false, d)},
-                           {scaled_bytes(high, 0, 2, false, dmin),
-                            scaled_bytes(high, 1, 2, false, dmin)}};
+    return (struct scales){{scaled_sixteens(low, 0, false, d), scaled_sixteens(low, 1, false, d)},
+                           {scaled_sixteens(high, 0, false, dmin),
+                            scaled_sixteens(high, 1, false, dmin)}};
 }
 
 INLINE struct pair pair_q2_k(const uint8_t *w, int p)
@@ -273,8 +289,8 @@ INLINE struct scales scales_q3_k(const uint8_t *w)
                              c >> 2 & 0x30303030};
     const uint8x16_t s = vsubq_u8(vreinterpretq_u8_u32(vorrq_u32(low, high)), vdupq_n_u8(32));
     const float d = half_at(w + 108);
-    r.scale[0] = scaled_bytes(s, 0, 2, true, d);
-    r.scale[1] = scaled_bytes(s, 1, 2, true, d);
+    r.scale[0] = scaled_sixteens(s, 0, true, d);
+    r.scale[1] = scaled_sixteens(s, 1, true, d);
     return r;
 }
 
@@ -290,17 +306,20 @@ INLINE struct pair pair_q3_k(const uint8_t *w, int p)
 
 UNPACKED(q4_k, 0, 15, true);
 
+/* The bits come together in general registers, which the products leave idle. */
 INLINE struct scales scales_q4_k(const uint8_t *w)
 {
     struct scales r = no_scales();
-    const uint32_t a = load_u32(w + 4), b = load_u32(w + 8), c = load_u32(w + 12);
-    const uint64_t scale_high = (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030);
-    const uint64_t min_high = (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030);
-    const uint64x2_t s = {(a & 0x3f3f3f3f) | scale_high << 32,
-                          (b & 0x3f3f3f3f) | min_high << 32};
+    const uint64_t six = 0x3f3f3f3f3f3f3f3f, four = 0x0f0f0f0f0f0f0f0f, two = 0x3030303030303030;
+    const uint64_t ab = load_u64(w + 4), c = load_u32(w + 12);
+    /* four scales, four minima; of blocks 0-3, of blocks 4-7 */
+    const uint8x16_t low = eight_bytes(ab & six);
+    const uint8x16_t high = eight_bytes(((c | c << 28) & four) | (ab >> 2 & two));
     const float32x4_t d = halves_to_floats(vreinterpret_u16_u32(vdup_n_u32(load_u32(w))));
-    r.scale[0] = scaled_bytes(vreinterpretq_u8_u64(s), 0, 1, false, vgetq_lane_f32(d, 0));
-    r.min[0] = scaled_bytes(vreinterpretq_u8_u64(s), 8, 1, false, vgetq_lane_f32(d, 1));
+    r.scale[0] = (f32x8){vmulq_laneq_f32(four_bytes(low, 0, 1, false, 24), d, 0),
+                         vmulq_laneq_f32(four_bytes(high, 0, 1, false, 24), d, 0)};
+    r.min[0] = (f32x8){vmulq_laneq_f32(four_bytes(low, 4, 1, false, 24), d, 1),
+                       vmulq_laneq_f32(four_bytes(high, 4, 1, false, 24), d, 1)};
     return r;
 }
 
@@ -336,8 +355,8 @@ INLINE struct scales scales_q6_k(const uint8_t *w)
     struct scales r = no_scales();
     const uint8x16_t s = vld1q_u8(w + 192);
     const float d = half_at(w + 208);
-    r.scale[0] = scaled_bytes(s, 0, 2, true, d);
-    r.scale[1] = scaled_bytes(s, 1, 2, true, d);
+    r.scale[0] = scaled_sixteens(s, 0, true, d);
+    r.scale[1] = scaled_sixteens(s, 1, true, d);
     return r;
 }
 
@@ -360,22 +379,30 @@ INLINE struct pair pair_q6_k(const uint8_t *w, int p)
 
 UNPACKED(iq4_xs, 0, 255, true);
 
+/* Eight fields of 4 bits, and eight of 2, to the low ends of eight bytes. */
+INLINE uint64_t spread_fours(uint64_t x)
+{
+    x = (x | x << 16) & 0x0000ffff0000ffff;
+    x = (x | x << 8) & 0x00ff00ff00ff00ff;
+    return (x | x << 4) & 0x0f0f0f0f0f0f0f0f;
+}
+
+INLINE uint64_t spread_twos(uint64_t x)
+{
+    x = (x | x << 24) & 0x000000ff000000ff;
+    x = (x | x << 12) & 0x000f000f000f000f;
+    return (x | x << 6) & 0x0303030303030303;
+}
+
 INLINE struct scales scales_iq4_xs(const uint8_t *w)
 {
     struct scales r = no_scales();
-    const uint32_t low = load_u32(w + 4), high = load_u16(w + 2);
-    const int32x4_t by_fours = {0, -4, -8, -12}, by_twos = {4, 2, 0, -2};
+    const uint64_t six = spread_fours(load_u32(w + 4)) | spread_twos(load_u16(w + 2)) << 4;
+    /* minus 32: the uppermost bit of six becomes a sign */
+    const uint8x16_t s = eight_bytes(six << 2 ^ 0x8080808080808080);
     const float d = half_at(w);
-    float32x4_t s[2];
-    for (int h = 0; h < 2; h++) {
-        const uint32x4_t l = vshlq_u32(vdupq_n_u32(low >> 16 * h), by_fours);
-        const uint32x4_t m = vshlq_u32(vdupq_n_u32(high >> 8 * h), by_twos);
-        const uint32x4_t six = vorrq_u32(vandq_u32(l, vdupq_n_u32(15)),
-                                         vandq_u32(m, vdupq_n_u32(0x30)));
-        s[h] = vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(six), vdupq_n_s32(32)));
-        s[h] = vmulq_n_f32(s[h], d);
-    }
-    r.scale[0] = (f32x8){s[0], s[1]};
+    r.scale[0] = (f32x8){vmulq_n_f32(four_bytes(s, 0, 1, true, 26), d),
+                         vmulq_n_f32(four_bytes(s, 4, 1, true, 26), d)};
     return r;
 }
 
