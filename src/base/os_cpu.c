@@ -50,6 +50,19 @@ unsigned os_cpu_features(void)
     }
     return f;
 }
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+unsigned os_cpu_features(void)
+{
+    /* Bit positions: the kernel's arm64 <asm/hwcap.h>, of HWCAP and HWCAP2. */
+    const unsigned long asimd = 1ul << 1, asimddp = 1ul << 20, i8mm = 1ul << 13;
+    const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+
+    if (!(first & asimd))
+        return 0;
+    return CPU_NEON | (first & asimddp ? CPU_DOTPROD : 0u) | (second & i8mm ? CPU_I8MM : 0u);
+}
 #else
 unsigned os_cpu_features(void)
 {

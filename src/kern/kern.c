@@ -20,6 +20,11 @@ static const struct rung {
     {&kern_avx2, CPU_AVX2},
     {&kern_avx512, CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI},
 #endif
+#if KERN_HAVE_ARM
+    {&kern_neon, CPU_NEON},
+    {&kern_dotprod, CPU_NEON | CPU_DOTPROD},
+    {&kern_i8mm, CPU_NEON | CPU_DOTPROD | CPU_I8MM},
+#endif
 };
 enum { N_RUNGS = ARRAY_LEN(ladder) };
 

@@ -42,6 +42,14 @@
 #define KERN_HAVE_X86 0
 #endif
 
-extern const struct kern kern_portable, kern_avx2, kern_avx512;
+#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__)
+#define KERN_HAVE_ARM 1
+#else
+#define KERN_HAVE_ARM 0
+#endif
+
+extern const struct kern kern_portable;
+extern const struct kern kern_avx2, kern_avx512;           /* where KERN_HAVE_X86 */
+extern const struct kern kern_neon, kern_dotprod, kern_i8mm; /* where KERN_HAVE_ARM */
 
 #endif

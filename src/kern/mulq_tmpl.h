@@ -97,16 +97,16 @@ INLINE struct group_act load_group(struct act x, int64_t g, int n_blocks, struct
 INLINE void pair_one(i32x8 to[GROUP_BLOCKS], const uint8_t *w, const struct group_act *a, int p,
                      int n_blocks, struct format f)
 {
-    const i32x8 zero = i32x8_zero();
-    to[2 * p] = to[2 * p + 1] = zero;
+    const i32x8 start = dots_start();
+    to[2 * p] = to[2 * p + 1] = start;
     if (2 * p >= n_blocks)
         return;
     struct pair q = f.pair(w, p);
-    to[2 * p] = dot(zero, q.q[0], a->q[p].q[0], f.top);
+    to[2 * p] = dot(start, q.q[0], a->q[p].q[0], f.top);
     if (f.crossed)
         to[2 * p] = dot(to[2 * p], q.q[1], a->q[p].q[1], f.top);
     else
-        to[2 * p + 1] = dot(zero, q.q[1], a->q[p].q[1], f.top);
+        to[2 * p + 1] = dot(start, q.q[1], a->q[p].q[1], f.top);
 }
 
 /* acc plus the products of n_blocks 32-blocks. */
@@ -135,7 +135,7 @@ INLINE f32x8 row_group(f32x8 acc, const uint8_t *w, const struct group_act *a, i
             sum[k] = i32x8_sub(sum[k], a->excess[k]);
     }
     for (int k = 0; k < (f.sixteens ? 2 : 1); k++)
-        acc = f32x8_fmadd(f32x8_mul(s.scale[k], a->d), f32x8_from_i32(sum[k]), acc);
+        acc = f32x8_fmadd(f32x8_mul(s.scale[k], a->d), dots_to_float(sum[k]), acc);
     return acc;
 }
 

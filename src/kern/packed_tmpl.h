@@ -5,11 +5,15 @@
  *   WIDE             32-bit lanes of a register
  *   VECS             registers of rows in a tile
  *   PACK_TOKENS      tokens of a tile
- *   BIAS             what makes elements of symmetric formats unsigned; 0 for
- *                    formats with SIGNED_128 that need 8 bits
+ *   BIAS             what makes elements of symmetric formats unsigned, or 0; not
+ *                    for formats with SIGNED_128 that need 8 bits
  *   wide_dot(acc, q, x, top)   acc + sums of 4 products as in dot
  *   wide_transpose   WIDE rows of 8 dwords to 8 registers
+ *   wide_start, wide_to_float   where integer sums start, which need not be 0, and
+ *                    such a sum as a float
  *   wide_*, widef_*  loads, broadcasts, arithmetic
+ *   OWN_TILE         1: the three functions of the section "a tile", whose order of
+ *                    elements is then free, are the simd_NAME.h's
  * The arithmetic is that of portable.c, bit for bit.
  *
  * A register lane is a weight row here, so that the products of a 32-block are
@@ -35,7 +39,7 @@
 enum { PACK_ROWS = VECS * WIDE };
 
 struct token_block {
-    int8_t q[PACK_TOKENS][32];
+    int8_t q[PACK_TOKENS * 32];
     float d[PACK_TOKENS];
     float sum[PACK_TOKENS];   /* d * sum of q, for minima */
     int32_t bias[PACK_TOKENS]; /* -BIAS * sum of q, where integer sums start */
@@ -45,6 +49,39 @@ struct token_halves {
     float sum[2][PACK_TOKENS];
     int32_t bias[2][PACK_TOKENS];
 };
+
+/* ---- a tile -------------------------------------------------------------- */
+
+#if !OWN_TILE
+/* A 32-block of WIDE rows of bytes, `stride` apart, to what is packed. */
+INLINE void tile_rows(wide to[8], const void *rows, size_t stride)
+{
+    wide_transpose(to, rows, stride);
+}
+
+/* A 32-block of token t. */
+INLINE void tile_token(int8_t to[PACK_TOKENS * 32], int t, const int8_t from[32])
+{
+    memcpy(to + 32 * t, from, 32);
+}
+
+/* sum[t][v] += products of `steps` times 4 elements, from step `first` on, of
+ * packed rows and n_tok packed tokens. */
+INLINE void tile_dot(wide sum[PACK_TOKENS][VECS], const uint8_t *w, const int8_t *x, int first,
+                     int steps, int n_tok, int top)
+{
+    UNROLL for (int i = first; i < first + steps; i++) {
+        wide q[VECS];
+        UNROLL for (int v = 0; v < VECS; v++)
+            q[v] = wide_load(w + (size_t)(i * VECS + v) * sizeof(wide));
+        UNROLL for (int t = 0; t < n_tok; t++) {
+            wide a = wide_splat(x + 32 * t + 4 * i);
+            UNROLL for (int v = 0; v < VECS; v++)
+                sum[t][v] = wide_dot(sum[t][v], q[v], a, top);
+        }
+    }
+}
+#endif
 
 /* ---- tokens -------------------------------------------------------------- */
 
@@ -69,7 +106,7 @@ static void pack_tokens(void *to, const void *acts, size_t act_stride, const int
         int t = (int)(i % PACK_TOKENS);
         for (int64_t b = 0; b < n / 32; b++) {
             int h[2] = {x.h[2 * b], x.h[2 * b + 1]}, sum = h[0] + h[1];
-            memcpy(block[b].q[t], x.q + 32 * b, 32);
+            tile_token(block[b].q, t, x.q + 32 * b);
             block[b].d[t] = x.d[b];
             block[b].sum[t] = x.d[b] * (float)sum;
             block[b].bias[t] = -BIAS * sum;
@@ -143,7 +180,7 @@ INLINE void pack_decoded(uint8_t *to, const struct decoded *from, int v, int n_b
     wide transposed[8];
     to += (size_t)v * reg;
     for (int b = 0; b < n_blocks; b++) {
-        wide_transpose(transposed, from->q[0] + 32 * b, GROUP);
+        tile_rows(transposed, from->q[0] + 32 * b, GROUP);
         for (int i = 0; i < 8; i++)
             wide_store(to + (size_t)b * block + (size_t)i * row, transposed[i]);
     }
@@ -197,18 +234,9 @@ INLINE void part_times(wide sum[PACK_TOKENS][VECS], const uint8_t *w, int k,
     const int steps = 8 / p.parts;
     UNROLL for (int t = 0; t < n_tok; t++)
         UNROLL for (int v = 0; v < VECS; v++)
-            sum[t][v] = !is_biased(p) ? wide_zero()
+            sum[t][v] = !BIAS || !is_biased(p) ? wide_start()
                         : wide_splat(p.parts == 2 ? &halves->bias[k][t] : &x->bias[t]);
-    UNROLL for (int i = k * steps; i < (k + 1) * steps; i++) {
-        wide q[VECS];
-        UNROLL for (int v = 0; v < VECS; v++)
-            q[v] = wide_load(w + (size_t)(i * VECS + v) * sizeof(wide));
-        UNROLL for (int t = 0; t < n_tok; t++) {
-            wide a = wide_splat(x->q[t] + 4 * i);
-            UNROLL for (int v = 0; v < VECS; v++)
-                sum[t][v] = wide_dot(sum[t][v], q[v], a, p.top);
-        }
-    }
+    tile_dot(sum, w, x->q, k * steps, steps, n_tok, p.top);
 }
 
 /* One 32-block: acc[t][v] += its products. */

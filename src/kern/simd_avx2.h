@@ -49,11 +49,12 @@ INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 
 enum { WIDE = 8, VECS = 2, PACK_TOKENS = 4, BIAS = 64 };
 #define PACK_TOKENS_IS_8 0
+#define OWN_TILE 0
 
 typedef __m256i wide;
 typedef __m256 widef;
 
-INLINE wide wide_zero(void) { return _mm256_setzero_si256(); }
+INLINE wide wide_start(void) { return _mm256_setzero_si256(); }
 INLINE wide wide_load(const void *p) { return _mm256_loadu_si256(p); }
 INLINE void wide_store(void *p, wide x) { _mm256_storeu_si256(p, x); }
 INLINE widef wide_to_float(wide x) { return _mm256_cvtepi32_ps(x); }

@@ -37,11 +37,12 @@ INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 
 enum { WIDE = 16, VECS = 2, PACK_TOKENS = 8, BIAS = 128 };
 #define PACK_TOKENS_IS_8 1
+#define OWN_TILE 0
 
 typedef __m512i wide;
 typedef __m512 widef;
 
-INLINE wide wide_zero(void) { return _mm512_setzero_si512(); }
+INLINE wide wide_start(void) { return _mm512_setzero_si512(); }
 INLINE wide wide_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE void wide_store(void *p, wide x) { _mm512_storeu_si512(p, x); }
 INLINE widef wide_to_float(wide x) { return _mm512_cvtepi32_ps(x); }

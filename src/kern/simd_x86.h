@@ -11,6 +11,8 @@
  *   f32x8_fmadd      a * b + c rounded once; fmsub a * b - c; fnmadd c - a * b
  *   f32x8_from_i8    lanes 8 part ... of 32 bytes, signed or not
  *   i32x8_pair_sums  lane b = first * h[2 b] + second * h[2 b + 1]
+ *   dots_start       where the sums that go to add_up start, which need not be 0;
+ *   dots_to_float    what comes out of it as floats
  *   cross            two registers crossed (unpack.h), and back again
  *   add_up           see mulq_tmpl.h
  *   quantize_block   as in portable.c
@@ -77,7 +79,8 @@ INLINE f32x8 f32x8_from_i8(i8x32 x, int part, bool is_signed)
     return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
 }
 
-INLINE i32x8 i32x8_zero(void) { return _mm256_setzero_si256(); }
+INLINE i32x8 dots_start(void) { return _mm256_setzero_si256(); }
+INLINE f32x8 dots_to_float(i32x8 x) { return f32x8_from_i32(x); }
 INLINE i32x8 i32x8_add(i32x8 a, i32x8 b) { return _mm256_add_epi32(a, b); }
 INLINE i32x8 i32x8_sub(i32x8 a, i32x8 b) { return _mm256_sub_epi32(a, b); }
 
