@@ -47,7 +47,7 @@ INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 
 /* ---- many tokens --------------------------------------------------------- */
 
-enum { WIDE = 8, VECS = 2, PACK_TOKENS = 4, BIAS = 64 };
+enum { WIDE = 8, VECS = 2, PACK_TOKENS = 4, BIAS = 32 };
 #define PACK_TOKENS_IS_8 0
 
 typedef __m256i wide;
@@ -57,6 +57,7 @@ INLINE wide wide_zero(void) { return _mm256_setzero_si256(); }
 INLINE wide wide_load(const void *p) { return _mm256_loadu_si256(p); }
 INLINE void wide_store(void *p, wide x) { _mm256_storeu_si256(p, x); }
 INLINE widef wide_to_float(wide x) { return _mm256_cvtepi32_ps(x); }
+INLINE widef widef_zero(void) { return _mm256_setzero_ps(); }
 INLINE widef widef_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void widef_store(float *p, widef x) { _mm256_storeu_ps(p, x); }
 INLINE widef widef_splat(const float *p) { return _mm256_set1_ps(*p); }
@@ -72,9 +73,59 @@ INLINE wide wide_splat(const void *p) /* 4 bytes */
     return _mm256_set1_epi32(x);
 }
 
+/*
+ * Sums are kept in 16 bits, of two products in a step, as long as they fit:
+ * widening after each step would cost as much again. Those with bias may wrap
+ * on the way: what is left without it is at most 8 steps * 2 * 16 * 127 in size
+ * for blocks, 4 steps * 2 * 32 * 127 for sixteens.
+ */
+INLINE int wide_steps(int top)
+{
+    return MAX(INT16_MAX / (2 * 127 * top), 1);
+}
+
+/* The compiler would rather add in a tree, with all products in registers that
+ * there are not: it must not see that two sums are of the same kind. */
+INLINE wide in_turn(wide x)
+{
+    __asm__("" : "+x"(x));
+    return x;
+}
+
 INLINE wide wide_dot(wide acc, wide q, wide a, int top)
 {
-    return dot(acc, q, a, top);
+    if (top > 127) {
+        a = _mm256_sign_epi8(a, q);
+        q = _mm256_sign_epi8(q, q);
+    }
+    return in_turn(_mm256_add_epi16(acc, _mm256_maddubs_epi16(q, a)));
+}
+
+INLINE wide wide_add(wide a, wide b)
+{
+    return in_turn(_mm256_add_epi32(a, b));
+}
+
+INLINE wide wide_sums(wide acc)
+{
+    return _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
+}
+
+/* Two 16-bit numbers, for the first and the second two products of a step. */
+struct token_bias {
+    int32_t half[2], block;
+};
+
+INLINE struct token_bias token_bias(const int8_t q[32], const int16_t h[2])
+{
+    (void)h;
+    __m256i s = _mm256_maddubs_epi16(_mm256_set1_epi8(BIAS), wide_load(q));
+    s = _mm256_add_epi16(s, _mm256_shuffle_epi32(s, _MM_SHUFFLE(1, 0, 3, 2)));
+    s = _mm256_add_epi16(s, _mm256_shuffle_epi32(s, _MM_SHUFFLE(2, 3, 0, 1)));
+    s = _mm256_sub_epi16(_mm256_setzero_si256(), s);
+    __m128i first = _mm256_castsi256_si128(s), second = _mm256_extracti128_si256(s, 1);
+    return (struct token_bias){{_mm_cvtsi128_si32(first), _mm_cvtsi128_si32(second)},
+                               _mm_cvtsi128_si32(_mm_add_epi16(first, second))};
 }
 
 /* to[k] = dword k of the 8 rows of 32 bytes, `stride` apart. */

@@ -45,6 +45,7 @@ INLINE wide wide_zero(void) { return _mm512_setzero_si512(); }
 INLINE wide wide_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE void wide_store(void *p, wide x) { _mm512_storeu_si512(p, x); }
 INLINE widef wide_to_float(wide x) { return _mm512_cvtepi32_ps(x); }
+INLINE widef widef_zero(void) { return _mm512_setzero_ps(); }
 INLINE widef widef_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void widef_store(float *p, widef x) { _mm512_storeu_ps(p, x); }
 INLINE widef widef_splat(const float *p) { return _mm512_set1_ps(*p); }
@@ -64,6 +65,21 @@ INLINE wide wide_dot(wide acc, wide q, wide a, int top)
 {
     (void)top;
     return _mm512_dpbusd_epi32(acc, q, a);
+}
+
+/* The sums are 32 bits from the start. */
+INLINE int wide_steps(int top) { (void)top; return 8; }
+INLINE wide wide_sums(wide acc) { return acc; }
+INLINE wide wide_add(wide a, wide b) { return _mm512_add_epi32(a, b); }
+
+struct token_bias {
+    int32_t half[2], block;
+};
+
+INLINE struct token_bias token_bias(const int8_t q[32], const int16_t h[2])
+{
+    (void)q;
+    return (struct token_bias){{-BIAS * h[0], -BIAS * h[1]}, -BIAS * (h[0] + h[1])};
 }
 
 /* to[k] = dword k of the 16 rows of 32 bytes, `stride` apart. */
