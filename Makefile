@@ -41,6 +41,7 @@ all_ldflags = $(gen_flags) $(CFLAGS) $(LDFLAGS)
 # elsewhere these files compile to nothing.
 machine := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 isa_x86_64_avx2   := -mavx2 -mfma -mf16c
+isa_x86_64_avxvnni := $(isa_x86_64_avx2) -mavxvnni
 isa_x86_64_avx512 := $(isa_x86_64_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 isa_flags = $(isa_$(machine)_$(notdir $(1:.c=)))
 

@@ -42,6 +42,6 @@
 #define KERN_HAVE_X86 0
 #endif
 
-extern const struct kern kern_portable, kern_avx2, kern_avx512;
+extern const struct kern kern_portable, kern_avx2, kern_avxvnni, kern_avx512;
 
 #endif

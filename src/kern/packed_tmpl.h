@@ -291,7 +291,8 @@ INLINE void panel_times(float *out, ptrdiff_t out_stride, const uint8_t *w, int 
                     n_tok, p);
     }
     for (int t = 0; t < n_tok; t++) {
-        _Alignas(64) float sum[PACK_ROWS];
+        _Alignas(64) float buffer[PACK_ROWS];
+        float *to = out + t * out_stride, *sum = n_rows == PACK_ROWS ? to : buffer;
         for (int v = 0; v < PACK_ROWS; v += WIDE) { /* the tree of kern.h */
             widef s[GROUP_BLOCKS];
             for (int l = 0; l < 4; l++)
@@ -299,7 +300,8 @@ INLINE void panel_times(float *out, ptrdiff_t out_stride, const uint8_t *w, int 
             s[0] = widef_add(widef_add(s[0], s[2]), widef_add(s[1], s[3]));
             widef_store(sum + v, s[0]);
         }
-        memcpy(out + t * out_stride, sum, (size_t)n_rows * sizeof *sum);
+        if (sum == buffer)
+            memcpy(to, buffer, (size_t)n_rows * sizeof *to);
     }
 }
 

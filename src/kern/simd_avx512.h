@@ -67,20 +67,9 @@ INLINE wide wide_dot(wide acc, wide q, wide a, int top)
     return _mm512_dpbusd_epi32(acc, q, a);
 }
 
-/* The sums are 32 bits from the start. */
-INLINE int wide_steps(int top) { (void)top; return 8; }
-INLINE wide wide_sums(wide acc) { return acc; }
 INLINE wide wide_add(wide a, wide b) { return _mm512_add_epi32(a, b); }
 
-struct token_bias {
-    int32_t half[2], block;
-};
-
-INLINE struct token_bias token_bias(const int8_t q[32], const int16_t h[2])
-{
-    (void)q;
-    return (struct token_bias){{-BIAS * h[0], -BIAS * h[1]}, -BIAS * (h[0] + h[1])};
-}
+#include "kern/dot32.h"
 
 /* to[k] = dword k of the 16 rows of 32 bytes, `stride` apart. */
 INLINE void wide_transpose(wide to[8], const void *rows, size_t stride)
