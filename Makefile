@@ -48,7 +48,7 @@ endif
 
 # ---- libraries -------------------------------------------------------------
 
-lib_pkgs := liburing libpcre2-8 libutf8proc
+lib_pkgs := liburing libpcre2-8 libutf8proc libmd
 cli_pkgs := jansson libedit
 
 needs_libs := $(filter-out clean help install-files uninstall,$(or $(MAKECMDGOALS),all))

@@ -133,6 +133,9 @@ static const struct option_row table[] = {
      "only the metadata"},
     {"tensors", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_tensors), NULL, NULL, 1, 0, NULL, NULL,
      "only the tensors"},
+    {"check", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(check), NULL, NULL, 1, 0, NULL, NULL,
+     "read the files from the first byte to the last instead: print the SHA-256 of each, and the "
+     "weights that are not finite, all zero, or text; status 1 if there are any"},
     {"replace", 0, O_FLAG, G_OUTPUT, C_PACK, AT(replace), NULL, NULL, 1, 0, NULL, NULL,
      "put the packed file in the model's place; until it is whole, on the drive and read back, "
      "the old one stays, so both need room for that time"},

@@ -179,7 +179,7 @@ static const char *value_breach(const struct gguf_value *v)
             return "an element has two values";
         if (v->type == GGUF_BOOL && i < v->n && (!is_u || u > 1))
             return "a bool is neither 0 nor 1";
-        if (i < v->n && v->type != GGUF_STRING && v->type != GGUF_BOOL && !gguf_value_f64(v, i, &d))
+        if (i < v->n && v->type != GGUF_STRING && v->type != GGUF_BOOL && v->type != GGUF_ARRAY && !gguf_value_f64(v, i, &d))
             return "a number does not convert to double";
     }
     if (gguf_value_str(v, &one)) {
