@@ -366,11 +366,6 @@ static int check_same(const struct gguf *g, const struct gguf_file *f, struct er
     static const char own[] = "split.no", alignment[] = "general.alignment";
     const struct gguf_file *first = &g->files[0];
 
-    if (f->version != first->version)
-        return err_set(e, E_FORMAT,
-                       "%s: it is GGUF version %" PRIu32 ", but the first part is version %" PRIu32
-                       "; the parts belong to different models",
-                       gguf_short_path(f->path), f->version, first->version);
     for (int64_t i = 0; i < f->n_values; i++) {
         const struct gguf_value *v = &f->values[i], *w;
         struct index_slot *slot = index_slot(g->values_by_key, v->key);

@@ -35,7 +35,7 @@ int model_unchanged(const struct model *m, struct err *e)
     for (int i = 0; i < m->n_watched; i++) {
         uint64_t now = os_file_stamp(m->watched[i].path);
         if (now != m->watched[i].stamp)
-            return err_set(e, E_STATE, "%s %s while it was in use: what was computed may be wrong; try again when nothing writes to it",
+            return err_set(e, E_IO, "%s %s while it was in use: what was computed may be wrong; try again when nothing writes to it",
                            m->watched[i].path, now ? "has changed" : "was removed");
     }
     return OK;

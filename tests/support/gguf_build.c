@@ -164,7 +164,7 @@ static const char *value_breach(const struct gguf_value *v)
 
     if (v->key.n == 0 || memchr(v->key.p, 0, v->key.n))
         return "a key is empty or contains a zero byte";
-    if (v->type > GGUF_F64 || v->type == GGUF_ARRAY || !gguf_type_name(v->type)[0])
+    if (v->type > GGUF_F64 || (v->type == GGUF_ARRAY && !v->is_array) || !gguf_type_name(v->type)[0])
         return "a value has no type";
     if (!v->is_array && v->n != 1)
         return "a scalar does not count as one element";
