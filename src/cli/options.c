@@ -80,7 +80,8 @@ static const struct option_row table[] = {
     {"no-think", 0, O_FLAG, G_ANSWER, C_TALK, AT(think), NULL, NULL, 0, 0, NULL, NULL,
      "answer without reasoning first"},
     {"raw", 0, O_FLAG, G_ANSWER, C_RUN, AT(raw), NULL, NULL, 1, 0, NULL, NULL,
-     "continue the prompt as it is, without the model's chat form"},
+     "continue the prompt as it is, without the model's chat form; the token that the file wants "
+     "in front of a text (add_bos_token) is added"},
     {"markup", 0, O_FLAG, G_ANSWER, C_RUN | C_TOKENIZE, AT(markup), NULL, NULL, 1, 0, NULL, NULL,
      "recognise control tokens such as <|im_start|> in the text (run: only with --raw); never "
      "use it for text that somebody else wrote"},
