@@ -99,7 +99,8 @@ static const struct known_key model_keys[] = {
     {"expert_shared_feed_forward_length", OFF, NO_SHARED, "layers have a shared expert"},
     {"expert_shared_count", YES, SHARED, "layers have no shared expert"},
     {"expert_shared_count", OFF, NO_SHARED, "layers have shared experts"},
-    {"expert_gating_func", ONE, ANY, "routers do not use the softmax of all scores (2: sigmoid, 3: softmax of the picked, 4: sqrt-softplus)"},
+    {"expert_gating_func", ONE, ANY, "routers do not use the softmax of all scores "
+     "(2: sigmoid, 3: softmax of the picked, 4: sqrt-softplus)"},
     {"expert_weights_norm", YES, ANY, "the picked experts' weights do not sum to 1"},
     {"norm_top_k_prob", YES, ANY, "the picked experts' weights do not sum to 1"},
     {"expert_weights_scale", ONE, ANY, "the experts' sum has a factor"},
