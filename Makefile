@@ -65,7 +65,7 @@ isa_flags = $(isa_$(machine)_$(notdir $(1:.c=)))
 
 # ---- libraries -------------------------------------------------------------
 
-lib_pkgs := liburing libpcre2-8 libutf8proc
+lib_pkgs := liburing libpcre2-8 libutf8proc libmd
 cli_pkgs := jansson libedit
 
 needs_libs := $(filter-out clean help install-files uninstall,$(or $(MAKECMDGOALS),all))

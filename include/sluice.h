@@ -194,10 +194,26 @@ typedef struct sluice_visitor {
     /* a matrix of all experts of a layer that lies in the packed tensor `in`; may be NULL */
     void (*on_packed)(void *user, const char *name, const char *type, const int64_t shape[4],
                       int n_dims, int64_t bytes, const char *in);
+    /* a sentence: why the model cannot be run, what of it is left out, which part of
+     * a split model this is; may be NULL */
+    void (*on_note)(void *user, const char *text);
     void *user;
 } sluice_visitor;
-/* Works for any valid GGUF file, also of families that cannot be run. */
+/* Works for any valid GGUF file, also of families that cannot be run, and for one
+ * part of a split model. */
 SLUICE_API int sluice_inspect(const char *path, const sluice_visitor *v, sluice_error *err);
+
+typedef struct sluice_checker {
+    void (*on_file)(void *user, const char *path, int64_t bytes, const char *sha256);
+    /* one sentence about weights that are not finite, all zero, or text */
+    void (*on_finding)(void *user, const char *text);
+    int (*progress)(void *user, const char *what, int64_t done, int64_t total); /* may be NULL; non-zero cancels */
+    void *user;
+} sluice_checker;
+/* Reads a model's files from the first byte to the last, in little memory, and
+ * looks for damage. *n_findings: how many sentences there were. A flipped bit is
+ * not seen: compare the sums with those that were published. */
+SLUICE_API int sluice_check(const char *path, const sluice_checker *c, int64_t *n_findings, sluice_error *err);
 
 /* ---- packing ------------------------------------------------------------ */
 
@@ -233,8 +249,10 @@ SLUICE_API int sluice_pack(const sluice_options *o, const sluice_pack_options *p
 /* Releases memory returned by the functions of this section. */
 SLUICE_API void sluice_free(void *p);
 
-/* Text to ids. `markup`: control tokens such as <|im_start|> are recognised
- * (never use it for text that you did not write). *ids is to be freed. */
+/* Text to ids, with the token in front that the file asks for (add_bos_token; not
+ * twice when the text begins with it). `markup`: control tokens such as
+ * <|im_start|> are recognised (never use it for text that you did not write). *ids
+ * is to be freed. */
 SLUICE_API int sluice_tokenize(const sluice *s, const char *text, size_t n_bytes, bool markup,
                                int32_t **ids, int64_t *n_ids, sluice_error *err);
 /* Bytes of one token, borrowed from the model. `special`: also those of control tokens. */

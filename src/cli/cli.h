@@ -80,7 +80,7 @@ struct args {
     int think; /* -1: as the model likes it, 0: off, 1: on */
     int raw, markup;
     /* input and output of the other commands */
-    int json, stats, decode, no_probe, only_tensors, only_meta, all, replace, force;
+    int json, stats, decode, no_probe, only_tensors, only_meta, check, all, replace, force;
     const char *tokens, *qa, *ids, *out;
     int context, limit, n_prompt, repetitions;
     /* words that are not options, at most one */

@@ -21,6 +21,7 @@ struct sum { /* of the tensors of one role and type */
 struct inspection {
     json_t *meta;    /* [{key, type, value}] */
     json_t *tensors; /* [{name, type, shape, bytes, file, offset, role}] */
+    json_t *notes;   /* sentences */
     json_t *packed;  /* [{name, type, shape, bytes, in}]: matrices inside packed tensors */
     struct sum sums[MAX_SUMS];
     size_t n_sums;
@@ -85,6 +86,12 @@ static void on_packed(void *user, const char *name, const char *type, const int6
          json_pack("{so ss so sI so}", "name", json_bytes(name, strlen(name)), "type", type,
                    "shape", shape_json(shape, n_dims), "bytes", (json_int_t)bytes, "in",
                    json_bytes(tensor, strlen(tensor))));
+}
+
+static void on_note(void *user, const char *text)
+{
+    struct inspection *in = user;
+    keep(in, in->notes, json_bytes(text, strlen(text)));
 }
 
 /* ---- printing --------------------------------------------------------------------------- */
@@ -154,6 +161,16 @@ static void print_sizes(const struct inspection *in)
     out_printf("  %-10s %-8s %6" PRId64 " tensors %12s\n", "all", "", n, show_size(bytes).s);
 }
 
+static void print_notes(const struct inspection *in)
+{
+    size_t i;
+    const json_t *item;
+    if (json_array_size(in->notes))
+        out_printf("Notes\n");
+    json_array_foreach(in->notes, i, item)
+        out_printf("  %s\n", json_string_value(item));
+}
+
 static json_t *sizes_json(const struct inspection *in)
 {
     json_t *list = json_array();
@@ -170,28 +187,75 @@ static int print(const struct args *a, const struct inspection *in)
     bool some = a->only_meta || a->only_tensors;
     bool meta = a->only_meta || !some, tensors = a->only_tensors || !some;
     if (a->json)
-        return json_print(json_pack("{sO* sO* sO* so*}", "metadata", meta ? in->meta : NULL,
+        return json_print(json_pack("{sO* sO* sO* so* sO}", "metadata", meta ? in->meta : NULL,
                                     "tensors", tensors ? in->tensors : NULL, "packed",
                                     tensors ? in->packed : NULL, "sizes",
-                                    some ? NULL : sizes_json(in)));
+                                    some ? NULL : sizes_json(in), "notes", in->notes));
     if (meta)
         print_meta(in);
     if (tensors)
         print_tensors(in);
     if (!some)
         print_sizes(in);
+    if (!some)
+        print_notes(in);
     return ST_OK;
 }
 
-int cmd_inspect(const struct args *a)
+/* ---- checking --------------------------------------------------------------------------- */
+
+struct check {
+    json_t *files, *findings;
+    bool json;
+};
+
+static void on_file(void *user, const char *path, int64_t bytes, const char *sha256)
 {
-    char path[PATH_MAX];
-    struct inspection in = {.meta = json_array(), .tensors = json_array(), .packed = json_array()};
-    sluice_visitor v = {.on_meta = on_meta, .on_tensor = on_tensor, .on_packed = on_packed,
-                        .user = &in};
+    struct check *c = user;
+    progress_end();
+    if (!c->json)
+        out_printf("%s  %s\n", sha256, path);
+    json_array_append_new(c->files, json_pack("{so sI ss}", "path", json_bytes(path, strlen(path)), "bytes",
+                                              (json_int_t)bytes, "sha256", sha256));
+}
+
+static void on_finding(void *user, const char *text)
+{
+    struct check *c = user;
+    progress_end();
+    if (!c->json)
+        out_printf("damaged: %s\n", text);
+    json_array_append_new(c->findings, json_bytes(text, strlen(text)));
+}
+
+static int check_files(const struct args *a, const char *path)
+{
+    struct check c = {.files = json_array(), .findings = json_array(), .json = a->json};
+    sluice_checker k = {.on_file = on_file, .on_finding = on_finding, .progress = progress_tell, .user = &c};
     sluice_error e = {0};
-    int status = model_path(a, path);
-    if (status == ST_OK && sluice_inspect(path, &v, &e) < 0)
+    int64_t n = 0;
+    int rc = sluice_check(path, &k, &n, &e), status = ST_OK;
+    progress_end();
+    if (rc < 0)
+        status = fail_asked(&e);
+    else if (a->json)
+        status = json_print(json_pack("{sO sO}", "files", c.files, "findings", c.findings));
+    else if (n == 0)
+        out_printf("nothing damaged was found\n");
+    json_decref(c.files);
+    json_decref(c.findings);
+    return status == ST_OK && n > 0 ? ST_FAIL : status;
+}
+
+static int look_into(const struct args *a, const char *path)
+{
+    struct inspection in = {.meta = json_array(), .tensors = json_array(), .packed = json_array(),
+                            .notes = json_array()};
+    sluice_visitor v = {.on_meta = on_meta, .on_tensor = on_tensor, .on_packed = on_packed,
+                        .on_note = on_note, .user = &in};
+    sluice_error e = {0};
+    int status = ST_OK;
+    if (sluice_inspect(path, &v, &e) < 0)
         status = fail(&e);
     if (status == ST_OK && in.failed)
         status = no_memory();
@@ -200,5 +264,15 @@ int cmd_inspect(const struct args *a)
     json_decref(in.meta);
     json_decref(in.tensors);
     json_decref(in.packed);
+    json_decref(in.notes);
     return status;
+}
+
+int cmd_inspect(const struct args *a)
+{
+    char path[PATH_MAX];
+    int status = model_path(a, path);
+    if (status != ST_OK)
+        return status;
+    return a->check ? check_files(a, path) : look_into(a, path);
 }

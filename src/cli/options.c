@@ -80,7 +80,8 @@ static const struct option_row table[] = {
     {"no-think", 0, O_FLAG, G_ANSWER, C_TALK, AT(think), NULL, NULL, 0, 0, NULL, NULL,
      "answer without reasoning first"},
     {"raw", 0, O_FLAG, G_ANSWER, C_RUN, AT(raw), NULL, NULL, 1, 0, NULL, NULL,
-     "continue the prompt as it is, without the model's chat form"},
+     "continue the prompt as it is, without the model's chat form; the token that the file wants "
+     "in front of a text (add_bos_token) is added"},
     {"markup", 0, O_FLAG, G_ANSWER, C_RUN | C_TOKENIZE, AT(markup), NULL, NULL, 1, 0, NULL, NULL,
      "recognise control tokens such as <|im_start|> in the text (run: only with --raw); never "
      "use it for text that somebody else wrote"},
@@ -133,6 +134,9 @@ static const struct option_row table[] = {
      "only the metadata"},
     {"tensors", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_tensors), NULL, NULL, 1, 0, NULL, NULL,
      "only the tensors"},
+    {"check", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(check), NULL, NULL, 1, 0, NULL, NULL,
+     "read the files from the first byte to the last instead: print the SHA-256 of each, and the "
+     "weights that are not finite, all zero, or text; status 1 if there are any"},
     {"replace", 0, O_FLAG, G_OUTPUT, C_PACK, AT(replace), NULL, NULL, 1, 0, NULL, NULL,
      "put the packed file in the model's place; until it is whole, on the drive and read back, "
      "the old one stays, so both need room for that time"},

@@ -6,6 +6,7 @@
  *   cpu_delta.c  gated delta net
  *   cpu_moe.c    routing and expert networks
  *   cpu_guess.c  what a later layer's router may pick
+ *   cpu_check.c  values that are not finite
  *
  * `struct device` is an interface: a table of operations. The CPU is its
  * first implementation, over kern and a thread pool. A model sees only this
@@ -187,6 +188,12 @@ struct dev_expert {
 void device_moe_experts(struct device *d, const struct dev_moe *m, const struct dev_expert *experts,
                         int n);
 void device_moe_end(struct device *d, const struct dev_moe *m);
+
+/* Whether n values are finite: none is NaN or infinite. */
+bool device_finite(struct device *d, const float *x, int64_t n);
+/* n elements of a row (whole blocks) as floats, on the host; false: there is no
+ * decoder for the type. */
+bool dev_decode(enum dtype t, float *y, const void *row, int64_t n);
 
 /* Records what the threads do; device_label says what the next operations are. */
 void device_set_trace(struct device *d, struct trace *t);

@@ -94,8 +94,10 @@ int64_t pressure_start(struct sluice *s);
 void pressure_look(struct sluice *s); /* cheap; at least once a layer */
 
 /* ---- open.c ---- */
-/* Describes the model, opens its tokeniser and the device: all that a plan needs. */
+/* Describes the model, opens its tokeniser and the device: all that a plan needs.
+ * What is refused for the file's sake is refused here, whatever the command. */
 int open_header(struct sluice *s, struct err *e);
+int open_runnable(struct sluice *s, struct err *e); /* the same for a described s->model */
 int io_kind(const char *name, enum ioq_kind *kind, struct err *e);
 
 /* ---- session.c ---- */

@@ -69,6 +69,8 @@ int sluice_generate(sluice_session *x, const sluice_sampling *p, int64_t max_tok
     int rc = sampler_new(p, x->s->shape.n_vocab, &z, e);
     if (rc == OK)
         rc = loop(&r, z, max_tokens, finish ? finish : &ignored, e);
+    if (rc == OK)
+        rc = model_unchanged(x->s->model, e);
     sampler_free(z);
     free(r.buf);
     return rc;

@@ -4,6 +4,7 @@
  */
 #include "engine/engine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,21 +23,6 @@ void sluice_options_init(sluice_options *o)
     *o = (sluice_options){0};
 }
 
-static int check_options(const sluice_options *o, struct err *e)
-{
-    if (!o->model || !o->model[0])
-        return err_set(e, E_ARG, "no model was named");
-    if (o->threads < 0 || o->threads > 1024)
-        return err_set(e, E_ARG, "threads is %d, expected 1 to 1024, or 0 for one per processor", o->threads);
-    if (o->context < 0 || o->chunk < 0 || o->chunk > 65536)
-        return err_set(e, E_ARG, "context %d or chunk %d is out of range (chunk at most 65536)", o->context, o->chunk);
-    if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
-        return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors, IOQ_MAX_COPIES - 1);
-    if (o->lookahead < -1 || o->lookahead > DEV_MAX_USED)
-        return err_set(e, E_ARG, "lookahead is %d, expected 1 to %d, 0 for the default or -1 for none", o->lookahead, DEV_MAX_USED);
-    return OK;
-}
-
 int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
 {
     *kind = IOQ_AUTO;
@@ -51,19 +37,57 @@ int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
     return OK;
 }
 
-int open_header(struct sluice *s, struct err *e)
+static int check_names(const sluice_options *o, struct err *e)
 {
-    TRY(model_describe(s->o.model, false, &s->model, e));
+    enum ioq_kind kind;
+    TRY(io_kind(o->io, &kind, e));
+    char names[128] = "";
+    size_t n = 0;
+    for (int i = 0; expert_policies[i] && n < sizeof(names); i++) {
+        if (!o->policy || strcmp(o->policy, expert_policies[i]->name) == 0)
+            return OK;
+        n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", i ? ", " : "", expert_policies[i]->name);
+    }
+    return err_set(e, E_ARG, "expert cache: no eviction policy is called '%s'; there are %s", o->policy, names);
+}
+
+static int check_options(const sluice_options *o, struct err *e)
+{
+    if (!o->model || !o->model[0])
+        return err_set(e, E_ARG, "no model was named");
+    if (o->threads < 0 || o->threads > 1024)
+        return err_set(e, E_ARG, "threads is %d, expected 1 to 1024, or 0 for one per processor", o->threads);
+    if (o->context < 0 || o->chunk < 0 || o->chunk > 65536)
+        return err_set(e, E_ARG, "context %d or chunk %d is out of range (chunk at most 65536)", o->context, o->chunk);
+    if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
+        return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors, IOQ_MAX_COPIES - 1);
+    if (o->lookahead < -1 || o->lookahead > DEV_MAX_USED)
+        return err_set(e, E_ARG, "lookahead is %d, expected 1 to %d, 0 for the default or -1 for none", o->lookahead, DEV_MAX_USED);
+    return check_names(o, e);
+}
+
+int open_runnable(struct sluice *s, struct err *e)
+{
+    struct device_config dc = {.threads = s->o.threads > 0 ? s->o.threads : os_cpu_count(),
+                               .cpu = s->o.cpu, .exact = s->o.exact};
     model_shape(s->model, &s->shape);
+    TRY(model_runnable(s->model, NULL, e));
     TRY(words_open(s->model, &s->text, e));
     if (text_n_tokens(s->text) > s->shape.n_vocab)
         return err_set(e, E_FORMAT, "%s: the tokeniser has %lld tokens but the embedding only %d rows; the file is inconsistent",
                        s->o.model, (long long)text_n_tokens(s->text), s->shape.n_vocab);
     if (s->o.tokenizer_only)
         return OK;
-    struct device_config dc = {.threads = s->o.threads > 0 ? s->o.threads : os_cpu_count(),
-                               .cpu = s->o.cpu, .exact = s->o.exact};
-    return device_cpu_open(&dc, &s->dev, e);
+    TRY(device_cpu_open(&dc, &s->dev, e));
+    return model_runnable(s->model, s->dev, e);
+}
+
+int open_header(struct sluice *s, struct err *e)
+{
+    if (!s->o.model || !s->o.model[0])
+        return err_set(e, E_ARG, "no model was named");
+    TRY(model_describe(s->o.model, false, &s->model, e));
+    return open_runnable(s, e);
 }
 
 static int load_progress(void *user, int64_t done, int64_t total)
@@ -214,6 +238,8 @@ int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe
     int rc = check_options(&s.o, e);
     if (rc == OK)
         rc = open_header(&s, e);
+    if (rc == OK) /* what loading would refuse too */
+        rc = model_add_mirrors(s.model, o->mirrors, o->n_mirrors, NULL, NULL, model_n_files(s.model), e);
     if (rc == OK) {
         rc = plan_make(&s, e);
         if (rc == OK)

@@ -95,7 +95,12 @@ static int pack(struct packing *k, bool force, sluice_pack_result *r, struct err
         return err_set(e, E_ARG, "no model was named");
     TRY(io_kind(k->o->io, &k->kind, e));
     k->stamp = os_file_stamp(k->o->model);
-    TRY(model_describe(k->o->model, false, &k->m, e));
+    struct sluice s = {.o = {.model = k->o->model, .threads = 1}};
+    int rc = open_header(&s, e); /* what could not be run is not packed */
+    k->m = s.model;
+    device_close(s.dev);
+    text_close(s.text);
+    TRY(rc);
     model_shape(k->m, &shape);
     r->bytes_before = shape.file_bytes;
     TRY(check_places(k, force, e));

@@ -92,7 +92,7 @@ static int measure_blocks(struct drive *d, sluice_probe_result *r, struct err *e
     return OK;
 }
 
-static int probe_drive(const sluice_options *o, const struct model *model,
+static int probe_drive(const sluice_options *o, struct model *model,
                        const struct model_shape *m, sluice_probe_result *r, struct err *e)
 {
     struct ioq_config qc = {.kind = IOQ_AUTO};
@@ -168,18 +168,18 @@ static int probe_processor(const sluice_options *o, struct model *m, struct devi
 int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err)
 {
     struct err *e = err_of(err);
-    struct model *m = NULL;
+    struct sluice s = {.o = *o};
     struct model_shape shape;
-    struct device *d = NULL;
-    struct device_config dc = {.threads = o->threads > 0 ? o->threads : os_cpu_count(), .cpu = o->cpu};
     *out = (sluice_probe_result){0};
-    int rc = o->model ? model_describe(o->model, true, &m, e) : err_set(e, E_ARG, "no model was named");
+    s.o.tokenizer_only = false;
+    int rc = open_header(&s, e); /* a model that cannot be run has no speed */
+    struct model *m = s.model;
+    struct device *d = s.dev;
+    text_close(s.text);
     if (rc == OK) {
         model_shape(m, &shape);
         rc = probe_drive(o, m, &shape, out, e);
     }
-    if (rc == OK)
-        rc = device_cpu_open(&dc, &d, e);
     size_t bytes = probe_bytes();
     void *memory = rc == OK ? os_map(bytes, true) : NULL;
     if (rc == OK)

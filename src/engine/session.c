@@ -228,6 +228,8 @@ int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum
     if (rc == E_CANCELLED && !on_logits)
         return err_set(e, rc, "the prompt was cancelled");
     TRY(rc);
+    if (phase == PHASE_PROMPT)
+        TRY(model_unchanged(s->model, e));
     if (phase == PHASE_PROMPT && n > 0 && s->o.progress)
         s->o.progress(s->o.user, "prompt", n, n);
     return OK;

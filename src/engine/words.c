@@ -52,7 +52,11 @@ int words_open(const struct model *m, struct text **out, struct err *e)
         c.eom = special_id(m, "eom");
         c.add_bos = flag(m, "tokenizer.ggml.add_bos_token");
         c.add_eos = flag(m, "tokenizer.ggml.add_eos_token");
-        rc = text_open(&c, out, e);
+        if (c.add_bos == 1 && c.bos < 0)
+            rc = err_set(e, E_FORMAT, "%s: 'tokenizer.ggml.add_bos_token' is true, but no 'tokenizer.ggml.bos_token_id' says which token that is",
+                         model_path(m, 0));
+        else
+            rc = text_open(&c, out, e);
     }
     free(tokens);
     free(merges);
@@ -65,7 +69,15 @@ int sluice_tokenize(const sluice *s, const char *text, size_t n_bytes, bool mark
 {
     struct text_segment seg = {.p = text, .n = n_bytes, .markup = markup};
     struct text_ids out = {0};
-    int rc = text_encode(s->text, &seg, 1, false, &out, err_of(err));
+    struct err *e = err_of(err);
+    int rc = text_encode(s->text, NULL, 0, true, &out, e);
+    int64_t n_begin = out.n;
+    if (rc == OK)
+        rc = text_encode(s->text, &seg, 1, false, &out, e);
+    if (rc == OK && markup && n_begin == 1 && out.n > 1 && out.id[1] == out.id[0]) { /* the text has it already */
+        out.n--;
+        memmove(out.id, out.id + 1, (size_t)out.n * sizeof(*out.id));
+    }
     if (rc < 0) {
         text_ids_free(&out);
         return rc;

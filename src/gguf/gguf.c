@@ -21,6 +21,7 @@ struct gguf {
     struct gguf_tensor *tensors; /* of all files, in file order */
     int64_t n_tensors;
     struct index *values_by_key, *tensors_by_name;
+    uint64_t part_no, part_count; /* a part opened alone; count 0: it is not */
 };
 
 /* ---- name index ------------------------------------------------------- */
@@ -100,6 +101,7 @@ static int no_memory(const char *path, struct err *e)
 struct source {
     const struct gguf_blob *blobs;
     int n_blobs;
+    bool part; /* a later part of a set may be opened alone */
 };
 
 static int open_blob(const struct source *src, const char *path, struct gguf_reader *r)
@@ -134,6 +136,7 @@ static int load_file(const struct source *src, const char *path, struct gguf_fil
     f->path = strdup(path);
     if (!f->path)
         return no_memory(path, e);
+    f->stamp = src->blobs ? 0 : os_file_stamp(path);
     status = src->blobs ? open_blob(src, path, &r) : open_file(path, &r);
     if (status == OK && r.file_bytes == 0)
         status = err_set(e, E_FORMAT, "%s: the file is empty (0 bytes)", gguf_short_path(path));
@@ -300,7 +303,7 @@ static char *split_path(const char *first, size_t prefix, uint64_t no, uint64_t 
 }
 
 /* Checks the first file's split keys; *prefix is -1 for a file that is alone. */
-static int check_first(const struct gguf_file *f, const struct split *s, int64_t *prefix,
+static int check_first(const struct gguf_file *f, const struct split *s, bool part, int64_t *prefix,
                        struct err *e)
 {
     const char *path = gguf_short_path(f->path);
@@ -311,7 +314,7 @@ static int check_first(const struct gguf_file *f, const struct split *s, int64_t
                        "%s: split.no = %" PRIu64 " of split.count = %" PRIu64
                        " is impossible; the file was written by a broken converter",
                        path, s->no, s->count);
-    if (s->count == 1)
+    if (s->count == 1 || (part && s->no > 0))
         return OK;
     *prefix = split_prefix(f->path, s->no, s->count);
     if (s->no > 0 && *prefix < 0)
@@ -356,6 +359,36 @@ static int check_other(const struct gguf_file *f, const struct split *s, uint64_
     return OK;
 }
 
+/* Parts of one model say the same wherever they say something twice. Most later
+ * parts have no keys but their number: of these nothing can be told. */
+static int check_same(const struct gguf *g, const struct gguf_file *f, struct err *e)
+{
+    static const char own[] = "split.no", alignment[] = "general.alignment";
+    const struct gguf_file *first = &g->files[0];
+
+    for (int64_t i = 0; i < f->n_values; i++) {
+        const struct gguf_value *v = &f->values[i], *w;
+        struct index_slot *slot = index_slot(g->values_by_key, v->key);
+        char quoted[96];
+
+        if (!slot->name.p || (v->key.n == sizeof own - 1 && memcmp(v->key.p, own, v->key.n) == 0) ||
+            (v->key.n == sizeof alignment - 1 && memcmp(v->key.p, alignment, v->key.n) == 0))
+            continue;
+        w = &first->values[slot->i];
+        if (v->type == w->type && v->is_array == w->is_array && v->n == w->n &&
+            gguf_raw_bytes(v) == gguf_raw_bytes(w) && memcmp(v->raw, w->raw, gguf_raw_bytes(v)) == 0)
+            continue;
+        if (!v->is_array && !w->is_array && v->type != w->type && v->key.n > 6 &&
+            memcmp(v->key.p, "split.", 6) == 0)
+            continue; /* whole numbers of another width: compared by check_other */
+        return err_set(e, E_FORMAT,
+                       "%s: its key '%s' is not the same as in the first part; the parts belong to "
+                       "different models",
+                       gguf_short_path(f->path), gguf_quote(quoted, sizeof quoted, v->key));
+    }
+    return OK;
+}
+
 static int load_other(struct gguf *g, const struct source *src, const char *path, uint64_t no,
                       const struct split *first, struct err *e)
 {
@@ -376,6 +409,8 @@ static int load_other(struct gguf *g, const struct source *src, const char *path
         status = read_split(f, keys, &s, e);
     if (status == OK)
         status = check_other(f, &s, no, first, e);
+    if (status == OK)
+        status = check_same(g, f, e);
     free(keys);
     return status;
 }
@@ -445,7 +480,12 @@ static int load_set(struct gguf *g, const struct source *src, const char *path, 
     TRY(load_file(src, path, &g->files[0], e));
     TRY(index_values(&g->files[0], &g->values_by_key, e));
     TRY(read_split(&g->files[0], g->values_by_key, &split, e));
-    TRY(check_first(&g->files[0], &split, &prefix, e));
+    TRY(check_first(&g->files[0], &split, src->part, &prefix, e));
+    if (split.count > 1 && prefix < 0) { /* alone it cannot have all tensors */
+        g->part_no = split.no;
+        g->part_count = split.count;
+        split.has_tensors = false;
+    }
     if (prefix >= 0)
         TRY(load_others(g, src, &split, (size_t)prefix, e));
     TRY(merge_tensors(g, &split, e));
@@ -477,9 +517,14 @@ int gguf_open(const char *path, struct gguf **out, struct err *e)
     return open_source(&(struct source){0}, path, out, e);
 }
 
+int gguf_open_part(const char *path, struct gguf **out, struct err *e)
+{
+    return open_source(&(struct source){.part = true}, path, out, e);
+}
+
 int gguf_open_blobs(const struct gguf_blob *blobs, int n_blobs, struct gguf **out, struct err *e)
 {
-    return open_source(&(struct source){blobs, n_blobs}, blobs[0].name, out, e);
+    return open_source(&(struct source){.blobs = blobs, .n_blobs = n_blobs}, blobs[0].name, out, e);
 }
 
 void gguf_close(struct gguf *g)
@@ -515,6 +560,18 @@ int64_t gguf_file_bytes(const struct gguf *g, int file)
 int64_t gguf_header_bytes(const struct gguf *g, int file)
 {
     return file >= 0 && file < g->n_files ? (int64_t)g->files[file].header_bytes : -1;
+}
+
+uint64_t gguf_file_stamp(const struct gguf *g, int file)
+{
+    return file >= 0 && file < g->n_files ? g->files[file].stamp : 0;
+}
+
+bool gguf_part(const struct gguf *g, uint64_t *no, uint64_t *count)
+{
+    *no = g->part_no;
+    *count = g->part_count;
+    return g->part_count > 0;
 }
 
 int gguf_version(const struct gguf *g)

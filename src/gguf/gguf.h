@@ -22,6 +22,8 @@ struct gguf;
 /* Opens `path`; for the first shard of a split set the others are found beside
  * it by name. *out is valid until gguf_close. */
 int gguf_open(const char *path, struct gguf **out, struct err *e);
+/* The same, but a later part of a split set is opened alone: to look at. */
+int gguf_open_part(const char *path, struct gguf **out, struct err *e);
 void gguf_close(struct gguf *g);
 
 /* ---- files ---- */
@@ -29,6 +31,9 @@ int gguf_n_files(const struct gguf *g);
 const char *gguf_file_path(const struct gguf *g, int file);
 int64_t gguf_file_bytes(const struct gguf *g, int file);
 int64_t gguf_header_bytes(const struct gguf *g, int file); /* all before the padding and the tensors' data */
+uint64_t gguf_file_stamp(const struct gguf *g, int file); /* os_file_stamp before it was read */
+/* Whether this is a part of a split set opened alone, and which (from 0) of how many. */
+bool gguf_part(const struct gguf *g, uint64_t *no, uint64_t *count);
 int gguf_version(const struct gguf *g);
 
 /* ---- metadata: that of the first file ---- */
@@ -39,7 +44,8 @@ enum gguf_type {
 
 struct gguf_value {
     struct str key;
-    enum gguf_type type;  /* of the value, or of the elements if is_array */
+    enum gguf_type type;  /* of the value, or of the elements if is_array; GGUF_ARRAY: each
+                           * of them is an array again, whose elements are not handed out */
     bool is_array;
     uint64_t n;           /* elements; 1 for a scalar */
     const void *raw;      /* element bytes in the file's layout */

@@ -18,6 +18,7 @@
 /* Real headers are 5 to 20 MB, nearly all of it vocabulary. */
 #define GGUF_HEADER_MAX ((int64_t)256 << 20)
 #define GGUF_KEY_MAX 65535 /* bytes, as the format defines */
+#define GGUF_ARRAY_DEPTH 4 /* of arrays in arrays */
 #define GGUF_NAME_MAX 63   /* bytes; other readers have 64 with the terminator */
 #define GGUF_ALIGN_MAX ((uint64_t)16 << 20)
 
@@ -98,6 +99,7 @@ const char *gguf_short_path(const char *path);
 struct gguf_file {
     char *path;
     int64_t bytes;
+    uint64_t stamp; /* os_file_stamp before it was read */
     uint32_t version;
     uint8_t *header; /* as in the file, but names of tensors are terminated
                       * where the low byte of their n_dims was */
@@ -124,5 +126,7 @@ static inline int64_t gguf_header_pos(const struct gguf_file *f, const void *p)
 
 /* Bytes of a scalar; 0 for strings and arrays. */
 size_t gguf_scalar_bytes(uint32_t type);
+/* Bytes of all elements at v->raw. */
+size_t gguf_raw_bytes(const struct gguf_value *v);
 
 #endif

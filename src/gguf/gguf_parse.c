@@ -179,11 +179,47 @@ static int parse_bools(struct gguf_reader *r, size_t at, uint64_t n)
     return OK;
 }
 
+static int take_type(struct gguf_reader *r, const char *field, uint32_t *type)
+{
+    size_t at = r->pos;
+
+    TRY(gguf_take_u32(r, field, type));
+    if (*type > GGUF_F64)
+        return gguf_fail(r, E_FORMAT, at, "%s is %" PRIu32 ", the largest known is %d; " BROKEN,
+                         field, *type, GGUF_F64);
+    return OK;
+}
+
+static int parse_elements(struct gguf_reader *r, size_t count_at, uint32_t type, uint64_t n, int depth);
+
+/* n arrays, each with its own type and count. */
+static int parse_arrays(struct gguf_reader *r, size_t count_at, uint64_t n, int depth)
+{
+    if (depth >= GGUF_ARRAY_DEPTH)
+        return gguf_fail(r, E_UNSUPPORTED, count_at,
+                         "arrays are nested more than %d deep, which no model needs",
+                         GGUF_ARRAY_DEPTH);
+    TRY(check_room(r, count_at, n, 12, "arrays"));
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t type;
+        uint64_t inner;
+        size_t at;
+
+        TRY(take_type(r, "the element type", &type));
+        at = r->pos;
+        TRY(gguf_take_u64(r, "the element count", &inner));
+        TRY(parse_elements(r, at, type, inner, depth + 1));
+    }
+    return OK;
+}
+
 /* The n elements at the cursor. */
-static int parse_elements(struct gguf_reader *r, size_t count_at, uint32_t type, uint64_t n)
+static int parse_elements(struct gguf_reader *r, size_t count_at, uint32_t type, uint64_t n, int depth)
 {
     size_t bytes = gguf_scalar_bytes(type), at, len;
 
+    if (type == GGUF_ARRAY)
+        return parse_arrays(r, count_at, n, depth);
     if (type == GGUF_STRING) {
         TRY(check_room(r, count_at, n, 8, "strings"));
         for (uint64_t i = 0; i < n; i++)
@@ -194,17 +230,6 @@ static int parse_elements(struct gguf_reader *r, size_t count_at, uint32_t type,
     at = r->pos;
     TRY(gguf_take(r, n * bytes, "the value"));
     return type == GGUF_BOOL ? parse_bools(r, at, n) : OK;
-}
-
-static int take_type(struct gguf_reader *r, const char *field, uint32_t *type)
-{
-    size_t at = r->pos;
-
-    TRY(gguf_take_u32(r, field, type));
-    if (*type > GGUF_F64)
-        return gguf_fail(r, E_FORMAT, at, "%s is %" PRIu32 ", the largest known is %d; " BROKEN,
-                         field, *type, GGUF_F64);
-    return OK;
 }
 
 static int parse_value(struct gguf_reader *r, int64_t no, struct gguf_value *v)
@@ -219,13 +244,11 @@ static int parse_value(struct gguf_reader *r, int64_t no, struct gguf_value *v)
     at = r->pos;
     if (v->is_array) {
         TRY(take_type(r, "the element type", &type));
-        if (type == GGUF_ARRAY)
-            return gguf_fail(r, E_UNSUPPORTED, at, "it is an array of arrays, which no model uses");
         at = r->pos;
         TRY(gguf_take_u64(r, "the element count", &v->n));
     }
     v->type = (enum gguf_type)type;
-    return parse_elements(r, at, type, v->n);
+    return parse_elements(r, at, type, v->n, 1);
 }
 
 static int parse_values(struct gguf_reader *r, struct gguf_file *f, uint64_t n, size_t **at)

@@ -17,6 +17,22 @@ size_t gguf_scalar_bytes(uint32_t type)
     return type < ARRAY_LEN(bytes) ? bytes[type] : 0;
 }
 
+/* Behind n elements at p; they were checked when they were read, the depth of
+ * arrays too. */
+static const uint8_t *skip(const uint8_t *p, uint32_t type, uint64_t n)
+{
+    if (type != GGUF_STRING && type != GGUF_ARRAY)
+        return p + n * gguf_scalar_bytes(type);
+    for (uint64_t i = 0; i < n; i++)
+        p = type == GGUF_STRING ? p + 8 + le64(p) : skip(p + 12, le32(p), le64(p + 4));
+    return p;
+}
+
+size_t gguf_raw_bytes(const struct gguf_value *v)
+{
+    return (size_t)(skip(v->raw, v->type, v->n) - (const uint8_t *)v->raw);
+}
+
 const char *gguf_type_name(enum gguf_type t)
 {
     static const char *const names[] = {

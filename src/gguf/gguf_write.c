@@ -95,18 +95,6 @@ void gguf_writer_free(struct gguf_writer *w)
     free(w);
 }
 
-/* Bytes of a value's elements in the file; they were checked when it was read. */
-static size_t raw_bytes(const struct gguf_value *v)
-{
-    const uint8_t *p = v->raw;
-
-    if (v->type != GGUF_STRING)
-        return v->n * gguf_scalar_bytes(v->type);
-    for (uint64_t i = 0; i < v->n; i++)
-        p += 8 + le64(p);
-    return (size_t)(p - (const uint8_t *)v->raw);
-}
-
 void gguf_write_value(struct gguf_writer *w, const struct gguf_value *v)
 {
     w->n_values++;
@@ -118,7 +106,7 @@ void gguf_write_value(struct gguf_writer *w, const struct gguf_value *v)
     } else {
         put_int(w, v->type, 4);
     }
-    put(w, v->raw, raw_bytes(v));
+    put(w, v->raw, gguf_raw_bytes(v));
 }
 
 void gguf_write_u32(struct gguf_writer *w, const char *key, uint32_t x)

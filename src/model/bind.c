@@ -26,6 +26,8 @@ static const struct gguf_tensor *lookup(struct binder *b, const char *name, bool
         snprintf(full, n, "%s", name);
     const struct gguf_tensor *t = gguf_tensor_find(b->m->gguf, full);
     const struct packed_part *packed = t ? NULL : packed_find(&b->m->packed, full);
+    if (t || packed)
+        b->m->used[(t ? t : packed->in) - gguf_tensor_at(b->m->gguf, 0)] = true;
     if (packed)
         t = &packed->t;
     if (!t && required && b->rc == OK)
@@ -269,7 +271,8 @@ int bind_model(struct model *m, struct err *e)
 
     m->layers = calloc((size_t)c->n_layers, sizeof(*m->layers));
     m->experts = calloc((size_t)c->n_layers, sizeof(*m->experts));
-    if (!m->layers || !m->experts)
+    m->used = calloc((size_t)gguf_n_tensors(m->gguf) + 1, sizeof(*m->used));
+    if (!m->layers || !m->experts || !m->used)
         return err_set(e, E_NOMEM, "model: no memory for %d layers", c->n_layers);
 
     const struct gguf_tensor *embed = lookup(&b, "token_embd.weight", true, full, sizeof(full));
@@ -283,6 +286,7 @@ int bind_model(struct model *m, struct err *e)
     }
     if (b.rc < 0)
         return b.rc;
+    TRY(known_tensors(m, e));
     m->shape.n_attention_layers = n_attention;
     m->shape.n_recurrent_layers = n_recurrent;
     return make_segments(m, e);

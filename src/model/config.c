@@ -23,6 +23,23 @@ static const struct gguf_value *find(const struct reader *r, const char *key, ch
     return gguf_find(r->g, full);
 }
 
+/* A list with one element a layer is as good as one number when all are equal. */
+static bool varies(const struct gguf_value *v)
+{
+    for (uint64_t i = 1; v->is_array && i < v->n; i++) {
+        double a = NAN, b = NAN;
+        if (!gguf_value_f64(v, 0, &a) || !gguf_value_f64(v, i, &b) || a != b)
+            return true;
+    }
+    return false;
+}
+
+static int refuse_list(const struct reader *r, const char *full)
+{
+    return err_set(r->e, E_UNSUPPORTED, "%s: '%s' varies from layer to layer, which is not supported for %s yet",
+                   gguf_file_path(r->g, 0), full, r->arch);
+}
+
 /* A count between lo and hi; dflt < 0: the key must be there. */
 static int64_t count(struct reader *r, const char *key, int64_t dflt, int64_t lo, int64_t hi)
 {
@@ -36,6 +53,10 @@ static int64_t count(struct reader *r, const char *key, int64_t dflt, int64_t lo
     if (!v) {
         r->rc = err_set(r->e, E_FORMAT, "%s: metadata key '%s' is missing; the file was not converted completely",
                         gguf_file_path(r->g, 0), full);
+        return lo;
+    }
+    if (varies(v)) {
+        r->rc = refuse_list(r, full);
         return lo;
     }
     if (!gguf_value_u64(v, 0, &u) || u < (uint64_t)lo || u > (uint64_t)hi) {
@@ -55,7 +76,9 @@ static double real(struct reader *r, const char *key, double dflt, double lo, do
     if (r->rc < 0)
         return dflt;
     const struct gguf_value *v = find(r, key, full, sizeof(full));
-    if (v && (!gguf_value_f64(v, 0, &d) || !(d >= lo && d <= hi)))
+    if (v && varies(v))
+        r->rc = refuse_list(r, full);
+    else if (v && (!gguf_value_f64(v, 0, &d) || !(d >= lo && d <= hi)))
         r->rc = err_set(r->e, E_FORMAT, "%s: '%s' is %g, expected a number from %g to %g",
                         gguf_file_path(r->g, 0), full, d, lo, hi);
     return d;
@@ -71,7 +94,7 @@ static void read_layer_kinds(struct reader *r, struct config *c)
     const struct gguf_value *v = find(r, "attention.recurrent_layers", full, sizeof(full));
     for (int i = 0; i < c->n_layers; i++) {
         uint64_t flag = (i + 1) % interval != 0;
-        if (v && v->is_array && !gguf_value_u64(v, (uint64_t)i, &flag) && r->rc == OK)
+        if (v && (!v->is_array || !gguf_value_u64(v, (uint64_t)i, &flag)) && r->rc == OK)
             r->rc = err_set(r->e, E_FORMAT, "%s: '%s' has no usable element %d", gguf_file_path(r->g, 0), full, i);
         c->recurrent[i] = c->arch->delta_layers && flag;
     }
@@ -125,12 +148,6 @@ static void read_experts(struct reader *r, struct config *c)
     if (c->arch->shared_expert)
         c->shared_width =
             count(r, "expert_shared_feed_forward_length", c->expert_width, 32, 1 << 20);
-    int64_t gating = count(r, "expert_gating_func", 1, 1, 1);
-    double scale = real(r, "expert_weights_scale", 0.0, 0.0, 1e6);
-    (void)gating;
-    if (r->rc == OK && scale != 0.0 && scale != 1.0)
-        r->rc = err_set(r->e, E_UNSUPPORTED, "%s: expert_weights_scale %g is not known for %s",
-                        gguf_file_path(r->g, 0), scale, r->arch);
     if (r->rc == OK && (c->expert_width % 32 != 0 || c->shared_width % 32 != 0 || c->n_embd % 32 != 0))
         r->rc = err_set(r->e, E_UNSUPPORTED,
                         "%s: embedding length %lld, expert width %lld, shared width %lld; each must be a multiple of 32",
@@ -138,23 +155,80 @@ static void read_experts(struct reader *r, struct config *c)
                         (long long)c->shared_width);
 }
 
-static int reject_scaling(const struct gguf *g, const char *arch, struct err *e)
+/* Without a type a factor means linear scaling, as in the first files. YaRN by a
+ * factor of 1 changes nothing either. */
+static void reject_scaling(struct reader *r)
 {
-    char key[128];
-    struct str type;
-    snprintf(key, sizeof(key), "%s.rope.scaling.type", arch);
-    const struct gguf_value *v = gguf_find(g, key);
-    if (!v || !gguf_value_str(v, &type) || (type.n == 4 && memcmp(type.p, "none", 4) == 0))
-        return OK;
-    double factor = 1.0;
-    snprintf(key, sizeof(key), "%s.rope.scaling.factor", arch);
-    v = gguf_find(g, key);
-    if (v)
-        gguf_value_f64(v, 0, &factor);
-    if (factor == 1.0 || factor == 0.0)
-        return OK;
-    return err_set(e, E_UNSUPPORTED, "%s: rope scaling '%.*s' with factor %g is not supported for %s yet",
-                   gguf_file_path(g, 0), (int)MIN(type.n, (size_t)32), type.p, factor, arch);
+    static const char *const types[] = {"none", "linear", "yarn"};
+    char full[128];
+    struct str type = {"linear", 6};
+    const struct gguf_value *v = find(r, "rope.scaling.type", full, sizeof(full));
+    size_t kind = 0;
+    if (r->rc < 0)
+        return;
+    bool is_text = !v || gguf_value_str(v, &type);
+    while (is_text && kind < ARRAY_LEN(types) &&
+           (strlen(types[kind]) != type.n || memcmp(types[kind], type.p, type.n) != 0))
+        kind++;
+    if (!is_text || kind == ARRAY_LEN(types)) {
+        r->rc = err_set(r->e, E_UNSUPPORTED, "%s: '%s' is not none, linear or yarn: how its positions are scaled is not known",
+                        gguf_file_path(r->g, 0), full);
+        return;
+    }
+    if (kind == 0)
+        return;
+    static const char *const factors[] = {"rope.scaling.factor", "rope.scale_linear"};
+    for (size_t i = 0; i < ARRAY_LEN(factors); i++) {
+        double factor = real(r, factors[i], 1.0, 0.0, 1e9);
+        if (r->rc == OK && factor != 1.0 && factor != 0.0)
+            r->rc = err_set(r->e, E_UNSUPPORTED, "%s: rope scaling '%s' with factor %g ('%s.%s') is not supported for %s yet",
+                            gguf_file_path(r->g, 0), types[kind], factor, r->arch, factors[i], r->arch);
+    }
+}
+
+/* A text's positions count alike in time, height and width, and not at all in the
+ * fourth dimension; pair i takes dimension i % 3 as long as that one's section
+ * lasts, else the fourth. So the first three must cover all pairs. */
+static void check_sections(struct reader *r, const struct config *c)
+{
+    char full[128];
+    uint64_t s[4] = {0}, sum = 0;
+    const struct gguf_value *v = find(r, "rope.dimension_sections", full, sizeof(full));
+    if (r->rc < 0 || !v || !c->arch->delta_layers)
+        return;
+    bool ok = v->is_array && (v->n == 3 || v->n == 4);
+    for (uint64_t i = 0; ok && i < v->n; i++) {
+        ok = gguf_value_u64(v, i, &s[i]) && s[i] <= 4096;
+        sum += s[i];
+    }
+    ok = ok && s[3] == 0 && sum == (uint64_t)c->n_rot / 2;
+    for (uint64_t i = 0; ok && i < sum; i++)
+        ok = i < 3 * s[i % 3];
+    char value[256];
+    value_text(value, sizeof(value), v);
+    if (!ok)
+        r->rc = err_set(r->e, E_UNSUPPORTED, "%s: '%s' is %.80s, expected three parts of the %lld rotated pairs that take turns, "
+                        "as in 11, 11, 10 of 32", gguf_file_path(r->g, 0), full, value, (long long)c->n_rot / 2);
+}
+
+/* Blocks that predict further tokens are the last that block_count counts. Where
+ * they are counted twice or not at all, a real layer would be left out. */
+static void check_predicting(struct reader *r, const struct config *c)
+{
+    for (int il = c->n_layers; il < c->n_blocks && r->rc == OK; il++) {
+        bool any = false, predicts = false;
+        for (int64_t i = 0; i < gguf_n_tensors(r->g); i++) {
+            const char *name = gguf_tensor_at(r->g, i)->name;
+            if (tensor_block(name) != il)
+                continue;
+            any = true;
+            predicts |= strstr(name, ".nextn.") != NULL;
+        }
+        if (any && !predicts)
+            r->rc = err_set(r->e, E_FORMAT, "%s: '%s.nextn_predict_layers' is %d, so block %d, one of the last that '%s.block_count' = "
+                            "%d counts, should predict further tokens, but it has no nextn tensors: a layer would be left out",
+                            gguf_file_path(r->g, 0), r->arch, c->n_blocks - c->n_layers, il, r->arch, c->n_blocks);
+    }
 }
 
 int config_read(const struct gguf *g, struct config *c, struct err *e)
@@ -170,7 +244,8 @@ int config_read(const struct gguf *g, struct config *c, struct err *e)
     read_layer_kinds(&r, c);
     read_delta(&r, c);
     read_experts(&r, c);
-    if (r.rc == OK)
-        r.rc = reject_scaling(g, r.arch, e);
-    return r.rc;
+    reject_scaling(&r);
+    check_sections(&r, c);
+    check_predicting(&r, c);
+    return r.rc == OK ? known_keys(g, c->arch, e) : r.rc;
 }

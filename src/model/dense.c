@@ -346,6 +346,9 @@ int dense_load(struct model *m, size_t allowed, model_progress_fn *progress, voi
     d->load_ns = os_clock_ns() - begin;
     touch_close(r.touch);
     TRY(rc);
+    for (int i = 0; i < m->c.n_layers + DENSE_EXTRA_SEGMENTS; i++)
+        if (d->segments[i].stays)
+            TRY(health_segment(m, i, e));
     if (!d->layout.embed_stays) {
         d->rows = d->map + at;
         at += rows_bytes(m);
@@ -458,7 +461,7 @@ int dense_use(struct model *m, int il, struct err *e)
         return OK;
     TRY(use_item(m, segment_of(m, il)->item, &b, e));
     bind_segment(m, il, b->memory);
-    return OK;
+    return health_segment(m, il, e);
 }
 
 /* ---- embedding and output ------------------------------------------------- */

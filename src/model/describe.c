@@ -19,16 +19,10 @@ static char *copy_str(struct str s)
     return p;
 }
 
-static int block_of(const char *name)
-{
-    int il = -1;
-    return sscanf(name, "blk.%d.", &il) == 1 ? il : -1;
-}
-
 static const char *role_of(const struct model *m, const struct gguf_tensor *t)
 {
-    if (!m->described_only && block_of(t->name) >= m->c.n_layers)
-        return "skipped"; /* multi-token prediction */
+    if (!m->described_only && !m->used[t - gguf_tensor_at(m->gguf, 0)])
+        return "skipped"; /* multi-token prediction, vision */
     if (packed_holds(&m->packed, t))
         return "packed";
     if (strstr(t->name, "_exps."))
@@ -107,6 +101,8 @@ static int describe(struct model *m, bool any, struct err *e)
 {
     struct str arch = {"", 0}, name = {"", 0};
     char known[256];
+    struct err *why = any ? &m->refused : e;
+    int rc;
     model_meta_str(m, "general.name", &name);
     bool has_arch = model_meta_str(m, "general.architecture", &arch);
     m->arch_name = copy_str(arch);
@@ -114,26 +110,21 @@ static int describe(struct model *m, bool any, struct err *e)
     if (!m->arch_name || !m->name)
         return err_set(e, E_NOMEM, "model: no memory for its name");
     m->c.arch = has_arch ? arch_find(arch) : NULL;
-    m->described_only = !m->c.arch;
-    if (!m->c.arch && !any) {
-        arch_list(known, sizeof(known));
-        if (!has_arch)
-            return err_set(e, E_FORMAT, "%s: metadata key 'general.architecture' is missing",
-                           gguf_file_path(m->gguf, 0));
-        return err_set(e, E_UNSUPPORTED, "%s: architecture '%s' is not supported; this version runs %s",
-                       gguf_file_path(m->gguf, 0), m->arch_name, known);
-    }
-    if (m->c.arch) {
-        struct err ignored = {0};
-        int rc = config_read(m->gguf, &m->c, any ? &ignored : e);
-        if (rc == OK)
-            rc = packed_read(m->gguf, &m->packed, any ? &ignored : e);
-        if (rc == OK)
-            rc = bind_model(m, any ? &ignored : e);
-        if (rc < 0 && !any)
-            return rc;
-        m->described_only = rc < 0;
-    }
+    arch_list(known, sizeof(known));
+    if (!has_arch)
+        rc = err_set(why, E_FORMAT, "%s: metadata key 'general.architecture' is missing", gguf_file_path(m->gguf, 0));
+    else if (!m->c.arch)
+        rc = err_set(why, E_UNSUPPORTED, "%s: architecture '%s' is not supported; this version runs %s",
+                     gguf_file_path(m->gguf, 0), m->arch_name, known);
+    else
+        rc = config_read(m->gguf, &m->c, why);
+    if (rc == OK)
+        rc = packed_read(m->gguf, &m->packed, why);
+    if (rc == OK)
+        rc = bind_model(m, why);
+    if (rc < 0 && !any)
+        return rc;
+    m->described_only = rc < 0;
     measure(m);
     return OK;
 }
@@ -143,7 +134,9 @@ int model_describe(const char *path, bool any, struct model **out, struct err *e
     struct model *m = calloc(1, sizeof(*m));
     if (!m)
         return err_set(e, E_NOMEM, "model: no memory for its description");
-    int rc = gguf_open(path, &m->gguf, e);
+    int rc = any ? gguf_open_part(path, &m->gguf, e) : gguf_open(path, &m->gguf, e);
+    for (int i = 0; rc == OK && i < gguf_n_files(m->gguf); i++)
+        rc = health_watch(m, gguf_file_path(m->gguf, i), gguf_file_stamp(m->gguf, i), e);
     if (rc == OK)
         rc = describe(m, any, e);
     if (rc < 0) {
@@ -168,6 +161,10 @@ void model_close(struct model *m)
     gguf_close(m->gguf);
     packed_free(&m->packed);
     free(m->layers);
+    free(m->used);
+    for (int i = 0; i < m->n_watched; i++)
+        free(m->watched[i].path);
+    free(m->watched);
     free(m->experts);
     free(m->weights);
     free(m->files);
@@ -180,6 +177,11 @@ void model_close(struct model *m)
 void model_shape(const struct model *m, struct model_shape *s)
 {
     *s = m->shape;
+}
+
+int model_n_files(const struct model *m)
+{
+    return gguf_n_files(m->gguf);
 }
 
 const char *model_path(const struct model *m, int file)
@@ -275,7 +277,7 @@ static int put_number(char *buf, size_t n, const struct gguf_value *v, uint64_t 
     return snprintf(buf, n, "?");
 }
 
-static void put_value(char *buf, size_t n, const struct gguf_value *v)
+void value_text(char *buf, size_t n, const struct gguf_value *v)
 {
     enum { SHOWN = 8 };
     struct str s;
@@ -291,6 +293,10 @@ static void put_value(char *buf, size_t n, const struct gguf_value *v)
         snprintf(buf, n, "[%" PRIu64 " strings]", v->n);
         return;
     }
+    if (v->type == GGUF_ARRAY) {
+        snprintf(buf, n, "[%" PRIu64 " arrays]", v->n);
+        return;
+    }
     size_t at = (size_t)snprintf(buf, n, "[");
     for (uint64_t i = 0; i < MIN(v->n, (uint64_t)SHOWN); i++) {
         at += (size_t)snprintf(buf + at, n - at, i ? ", " : "");
@@ -302,13 +308,27 @@ static void put_value(char *buf, size_t n, const struct gguf_value *v)
         snprintf(buf + at, n - at, "]");
 }
 
+static void visit_notes(const struct model *m, const struct model_visitor *v)
+{
+    uint64_t no, count;
+    char text[64];
+    if (gguf_part(m->gguf, &no, &count)) {
+        snprintf(text, sizeof(text), "this is part %" PRIu64 " of %" PRIu64 " of a split model", no + 1, count);
+        v->on_note(v->user, text);
+    }
+    if (!m->described_only)
+        known_notes(m, v->on_note, v->user);
+}
+
 void model_visit(const struct model *m, const struct model_visitor *v)
 {
+    if (v->on_note)
+        visit_notes(m, v);
     char key[256], value[1024], type[64];
     for (int64_t i = 0; v->on_meta && i < gguf_n_values(m->gguf); i++) {
         const struct gguf_value *x = gguf_value_at(m->gguf, i);
         put_str(key, sizeof(key), x->key);
-        put_value(value, sizeof(value), x);
+        value_text(value, sizeof(value), x);
         snprintf(type, sizeof(type), "%s%s", gguf_type_name(x->type), x->is_array ? "[]" : "");
         v->on_meta(v->user, key, type, value);
     }

@@ -122,9 +122,11 @@ static int run_layers(struct model *m, struct model_state *s, int64_t n, struct 
         int64_t t0 = begin(m);
         TRY(dense_use(m, il, e));
         mixer_block(m, s, l, n);
+        TRY(health_state(m, il, n, l->recurrent ? "the values behind its delta net" : "the values behind its attention", e));
         end(m, l->recurrent ? &delta_layer : &attention_layer, t0);
         t0 = begin(m);
         TRY(moe_block(m, il, s->length, n, e));
+        TRY(health_state(m, il, n, "the values behind its experts", e));
         end(m, &expert_layer, t0);
     }
     return OK;
@@ -152,6 +154,7 @@ int model_forward(struct model *m, struct model_state *s, const int32_t *ids, in
     TRY(check_ids(m, ids, n, e));
 
     TRY(dense_embed(m, m->scratch.x, ids, n, e));
+    TRY(health_state(m, -1, n, "rows of the embedding table", e));
     TRY(run_layers(m, s, n, e));
     s->broken = false;
     s->length += n;
@@ -196,7 +199,8 @@ int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, st
     m->layer_now = -1;
     int rc = dense_output(m, output_rows, &j, e);
     end(m, &output_layer, t0);
-    return rc;
+    TRY(rc);
+    return device_finite(m->dev, logits, n_rows * m->c.n_vocab) ? OK : health_not_finite(m, -1, "the logits", e);
 }
 
 void model_trim(struct model *m)

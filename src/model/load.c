@@ -131,19 +131,19 @@ int model_replay(const struct model *m, int64_t cache_bytes, const char *policy,
 
 static int check_type(const struct model *m, const struct device *d, const struct gguf_tensor *t, struct err *e)
 {
-    if (device_supports(d, t->type))
+    if (!d || device_supports(d, t->type))
         return OK;
     return err_set(e, E_UNSUPPORTED, "%s: tensor '%s' has type %s, for which there are no kernels yet; try a file in Q4_K_M or Q8_0",
                    gguf_file_path(m->gguf, t->file), t->name, dtype_info(t->type)->name);
 }
 
-static int check_types(const struct model *m, const struct device *d, struct err *e)
+int model_runnable(const struct model *m, const struct device *d, struct err *e)
 {
+    if (m->described_only)
+        return err_set(e, m->refused.code, "%s", m->refused.text);
     for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
-        int il;
-        bool skipped = sscanf(t->name, "blk.%d.", &il) == 1 && il >= m->c.n_layers;
-        if (!skipped && !packed_holds(&m->packed, t))
+        if (m->used[i] && !packed_holds(&m->packed, t))
             TRY(check_type(m, d, t, e));
     }
     for (int i = 0; i < m->packed.n; i++)
@@ -217,7 +217,7 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
     m->q = q;
     guess_open(&m->guess, o->lookahead, (int)MIN(m->c.n_used, (int64_t)DEV_MAX_USED));
     device_set_turn(d, keep_reading, q);
-    TRY(check_types(m, d, e));
+    TRY(model_runnable(m, d, e));
     TRY(open_files(m, e));
     TRY(model_add_mirrors(m, o->mirrors, o->n_mirrors, q, m->files, gguf_n_files(m->gguf), e));
     TRY(load_scratch(m, e));

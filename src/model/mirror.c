@@ -93,7 +93,7 @@ static int check_copy(const struct model *m, int file, const char *copy, struct 
     return rc < 0 ? rc : OK;
 }
 
-static int add_copy(const struct model *m, const char *folder, struct ioq *q, int file, int ioq_file,
+static int add_copy(struct model *m, const char *folder, struct ioq *q, int file, int ioq_file,
                     struct err *e)
 {
     const char *path = gguf_file_path(m->gguf, file), *slash = strrchr(path, '/');
@@ -107,18 +107,21 @@ static int add_copy(const struct model *m, const char *folder, struct ioq *q, in
     memcpy(copy, folder, n);
     copy[n] = '/';
     strcpy(copy + n + 1, name);
+    uint64_t stamp = os_file_stamp(copy);
     int rc = check_copy(m, file, copy, e);
-    if (rc >= 0)
+    if (rc >= 0 && q)
         rc = ioq_add_mirror(q, ioq_file, copy, e);
+    if (rc >= 0 && q)
+        rc = health_watch(m, copy, stamp, e);
     free(copy);
     return rc < 0 ? rc : OK;
 }
 
-int model_add_mirrors(const struct model *m, const char *const *folders, int n_folders, struct ioq *q,
+int model_add_mirrors(struct model *m, const char *const *folders, int n_folders, struct ioq *q,
                       const int *files, int n_files, struct err *e)
 {
     for (int k = 0; k < n_folders; k++)
         for (int i = 0; i < n_files; i++)
-            TRY(add_copy(m, folders[k], q, i, files[i], e));
+            TRY(add_copy(m, folders[k], q, i, q ? files[i] : -1, e));
     return OK;
 }

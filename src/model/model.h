@@ -8,6 +8,9 @@
  *   packed.c    files in which the matrices of an expert lie together
  *   pack.c      writing one
  *   load.c      what it needs; loading
+ *   known.c     the keys and tensors that are understood
+ *   health.c    values that are not finite, weights that are zero, files that changed
+ *   check.c     reading everything, looking for damage
  *   mirror.c    copies of the model's files on other drives, checked
  *   dense.c     the dense part: what stays in memory, what is read again
  *   state.c     KV cache and recurrent state of one session
@@ -39,6 +42,11 @@ struct model_state;
  * accepted too; such a model can be looked into and not loaded. */
 int model_describe(const char *path, bool any, struct model **out, struct err *e);
 void model_close(struct model *m);
+/* What `any` let pass and, with a device, weights that it cannot multiply with:
+ * E_UNSUPPORTED or E_FORMAT, with the sentence that loading would be refused with. */
+int model_runnable(const struct model *m, const struct device *d, struct err *e);
+/* The model's files and mirrors are those that were opened: size, time, inode. */
+int model_unchanged(const struct model *m, struct err *e);
 
 struct model_shape {
     const char *arch, *name;
@@ -70,11 +78,24 @@ struct model_visitor {
     /* a matrix of all experts of a layer that lies in the packed tensor `in` */
     void (*on_packed)(void *user, const char *name, const char *type, const int64_t shape[4],
                       int n_dims, int64_t bytes, const char *in);
+    void (*on_note)(void *user, const char *text); /* what is left out, and which part this is */
     void *user;
 };
 void model_visit(const struct model *m, const struct model_visitor *v);
+int model_n_files(const struct model *m);
 const char *model_path(const struct model *m, int file);
 int64_t model_file_bytes(const struct model *m, int file);
+
+/* Reads all files from the first byte to the last, which takes as long as the
+ * drive and a SHA-256 take. A described model, `any` or not. on_finding: one
+ * sentence about something that is damaged. */
+struct model_check {
+    void (*on_file)(void *user, const char *path, int64_t bytes, const char *sha256);
+    void (*on_finding)(void *user, const char *text);
+    int (*progress)(void *user, int64_t done, int64_t total); /* may be NULL; non-zero cancels */
+    void *user;
+};
+int model_check_files(const struct model *m, const struct model_check *c, int64_t *n_found, struct err *e);
 
 /* ---- what it needs ----------------------------------------------------- */
 
@@ -120,8 +141,9 @@ int model_load(struct model *m, const struct model_options *o, struct device *d,
                int64_t cache_bytes, const char *policy, model_progress_fn *progress, void *user,
                struct err *e);
 /* Compares the copies of the model's first n_files files in each folder with
- * the model and adds them to the queue's `files`; E_ARG when one is not the same. */
-int model_add_mirrors(const struct model *m, const char *const *folders, int n_folders, struct ioq *q,
+ * the model and adds them to the queue's `files`; E_ARG when one is not the same.
+ * Without a queue they are only compared. */
+int model_add_mirrors(struct model *m, const char *const *folders, int n_folders, struct ioq *q,
                       const int *files, int n_files, struct err *e);
 /* The dense weights that loading read, and how long it took. */
 void model_loaded(const struct model *m, int64_t *bytes, int64_t *ns);

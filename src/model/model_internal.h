@@ -48,6 +48,23 @@ static inline int64_t config_delta_channels(const struct config *c)
     return 2 * c->n_k * c->dk + c->n_v * c->dv;
 }
 
+/* ---- known.c ----------------------------------------------------------- */
+
+/* Refuses by name a key of the model or tokeniser that is not understood. */
+int known_keys(const struct gguf *g, const struct arch *a, struct err *e);
+struct model;
+/* The same for tensors that bind.c did not ask for. */
+int known_tensors(const struct model *m, struct err *e);
+/* What is left out of a model that can be run. */
+void known_notes(const struct model *m, void (*on_note)(void *user, const char *text), void *user);
+/* N of a name blk.N.*, else -1. */
+int tensor_block(const char *name);
+
+/* ---- describe.c -------------------------------------------------------- */
+
+/* A metadata value as text; long ones are cut. n >= 256. */
+void value_text(char *buf, size_t n, const struct gguf_value *v);
+
 /* ---- packed.c --------------------------------------------------------- */
 
 /*
@@ -130,6 +147,7 @@ struct dense_segment {
     int64_t first_weight, n_weights, first_run, n_runs;
     size_t bytes;
     bool stays;
+    bool checked; /* its weights were looked at once */
     int item; /* if it does not */
 };
 
@@ -190,7 +208,9 @@ struct model {
     struct gguf *gguf;
     struct config c;
     struct packed packed;
-    bool described_only; /* a family that cannot be run */
+    bool described_only; /* it cannot be run; `refused` says why */
+    struct err refused;
+    bool *used;          /* (tensors of the file) bind.c asked for it */
 
     struct layer *layers;
     struct dev_mat embed, output;
@@ -199,6 +219,12 @@ struct model {
     int64_t n_weights, cap_weights;
     bool tied; /* the embedding table is the output matrix too */
     struct dense dense;
+
+    struct watched { /* files in use and what tells that they changed */
+        char *path;
+        uint64_t stamp;
+    } *watched;
+    int n_watched;
 
     struct expert_layer *experts; /* (n_layers), file = shard */
     struct model_shape shape;
@@ -255,6 +281,16 @@ int dense_embed(struct model *m, float *x, const int32_t *ids, int64_t n, struct
 /* Calls fn for the output matrix, or for runs of its rows, in order. */
 typedef void dense_rows_fn(void *user, const struct dev_mat *rows, int64_t first_row);
 int dense_output(struct model *m, dense_rows_fn *fn, void *user, struct err *e);
+
+/* ---- health.c ---------------------------------------------------------- */
+
+int health_watch(struct model *m, const char *path, uint64_t stamp, struct err *e);
+/* The sentence for values that are not finite; il -1: of no layer. */
+int health_not_finite(const struct model *m, int il, const char *what, struct err *e);
+/* The residual stream of n_tok tokens is finite. */
+int health_state(struct model *m, int il, int64_t n_tok, const char *what, struct err *e);
+/* The dense weights of a segment that is in memory, looked at the first time. */
+int health_segment(struct model *m, int segment, struct err *e);
 
 /* ---- state.c ---------------------------------------------------------- */
 

@@ -267,6 +267,8 @@ int moe_block(struct model *m, int il, int64_t pos, int64_t n_tok, struct err *e
     struct dev_moe b = moe_of(m, l, n_tok);
     work_label(m, WORK_ROUTER);
     device_moe_begin(m->dev, &b);
+    if (!device_finite(m->dev, b.weights, n_tok * b.n_used))
+        return health_not_finite(m, il, "its router's scores", e);
     if (m->route)
         m->route(m->route_user, il, pos, n_tok, (int)b.n_used, b.picks);
     TRY(n_tok == 1 ? one_token(m, il, &b, e) : chunk(m, il, &b, e));

@@ -70,6 +70,18 @@ static void write_arrays(struct gb *b)
     gb_u64(b, 7);
 }
 
+/* [[1, 2], ["a", ""], [], [[true]]] and what stands behind it. */
+static void write_nested(struct gb *b)
+{
+    gb_head(b, 3, 0, 2);
+    gb_key_array(b, "nested", GGUF_ARRAY, 4);
+    gb_u32(b, GGUF_U16), gb_u64(b, 2), gb_u16(b, 1), gb_u16(b, 2);
+    gb_u32(b, GGUF_STRING), gb_u64(b, 2), gb_str(b, "a"), gb_str(b, "");
+    gb_u32(b, GGUF_F64), gb_u64(b, 0);
+    gb_u32(b, GGUF_ARRAY), gb_u64(b, 1), gb_u32(b, GGUF_BOOL), gb_u64(b, 1), gb_u8(b, 1);
+    gb_kv_u32(b, "behind", 7);
+}
+
 /* A tensor of every type that has a size, with gaps between them. */
 static void write_dtypes(struct gb *b)
 {
@@ -148,7 +160,7 @@ static void tokenizer(struct gb *b)
 
 const struct gguf_sample gguf_samples[] = {
     {"v2", v2},           {"v3", v3},         {"empty", empty},         {"scalars", write_scalars},
-    {"arrays", write_arrays},   {"dtypes", write_dtypes}, {"align8", align8},       {"align4096", align4096},
+    {"arrays", write_arrays},   {"nested", write_nested}, {"dtypes", write_dtypes}, {"align8", align8},       {"align4096", align4096},
     {"longest-name", longest_name},           {"tokenizer", tokenizer},
     {NULL, NULL},
 };
@@ -260,11 +272,30 @@ static void array_type(struct gb *b)
     gb_zero(b, 40);
 }
 
+/* Arrays in arrays, one deeper than is read. */
 static void array_nested(struct gb *b)
 {
     gb_head(b, 3, 0, 1);
-    b->mark = b->n + 8 + 3 + 4;
     gb_key_array(b, "a.b", GGUF_ARRAY, 1);
+    for (int i = 0; i < GGUF_ARRAY_DEPTH - 1; i++) {
+        gb_u32(b, GGUF_ARRAY);
+        b->mark = b->n;
+        gb_u64(b, 1);
+    }
+    gb_zero(b, 40);
+}
+
+/* The inner one says that it is larger than the file. */
+static void array_inner_huge(struct gb *b)
+{
+    gb_head(b, 3, 0, 1);
+    gb_key_array(b, "a.b", GGUF_ARRAY, 2);
+    gb_u32(b, GGUF_U32);
+    gb_u64(b, 1);
+    gb_u32(b, 7);
+    gb_u32(b, GGUF_U64);
+    b->mark = b->n;
+    gb_u64(b, UINT64_MAX / 2);
     gb_zero(b, 40);
 }
 
@@ -437,7 +468,8 @@ const struct gguf_wrong gguf_wrongs[] = {
     {"key-twice", key_twice, E_FORMAT, "key 1 'a.b'"},
     {"value-type", value_type, E_FORMAT, "value type is 13"},
     {"array-type", array_type, E_FORMAT, "element type is 99"},
-    {"array-nested", array_nested, E_UNSUPPORTED, "array of arrays"},
+    {"array-nested", array_nested, E_UNSUPPORTED, "nested more than 4 deep"},
+    {"array-inner-huge", array_inner_huge, E_FORMAT, "9223372036854775807 elements"},
     {"array-huge", array_huge, E_FORMAT, "1152921504606846976 elements"},
     {"array-strings-huge", array_strings_huge, E_FORMAT, "2305843009213693952 strings"},
     {"string-huge", string_huge, E_FORMAT, "key 0 'a.b'"},
