@@ -64,7 +64,7 @@ typedef struct sluice_options {
     int threads;           /* 0: one per processor */
     int context;           /* longest session in tokens; 0: the model's, as far as memory allows */
     int chunk;             /* tokens of a prompt computed together; 0: chosen */
-    const char *cpu;       /* NULL or "auto", "portable", "avx2", "avx512" */
+    const char *cpu;       /* NULL or "auto", or a name that sluice_cpu_name gives */
     const char *io;        /* NULL or "auto", "uring", "pread" */
     const char *policy;    /* eviction policy; NULL: default */
     int lookahead;         /* experts of the next layer guessed and read ahead, half as many of the one after;
@@ -96,6 +96,10 @@ SLUICE_API void sluice_options_init(sluice_options *o);
 SLUICE_API int sluice_open(const sluice_options *o, sluice **out, sluice_error *err);
 SLUICE_API void sluice_close(sluice *s); /* NULL is fine; sessions must be freed first */
 SLUICE_API const char *sluice_version(void);
+/* The instruction sets that this build has kernels for, least first ("portable", then
+ * for example "avx2"); NULL past the last. Results are the same bits with any; whether
+ * this processor has the one that is asked for is found out when opening. */
+SLUICE_API const char *sluice_cpu_name(int i);
 
 /* Replaces the progress callback of the options. */
 SLUICE_API void sluice_set_progress(sluice *s,

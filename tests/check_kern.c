@@ -543,7 +543,19 @@ static void unknown_types_are_refused(void **state)
     assert_int_equal(kern_dequant_row((enum dtype)16, &y, row, 1), E_UNSUPPORTED);
     assert_false(kern_supports(DT_I32));
     assert_false(kern_supports((enum dtype)16));
+    static const enum dtype quantised[] = {
+#define ID(name, NAME, id, elements, bytes, minima, sixteens) DT_##NAME,
+        DTYPE_QUANTISED(ID)
+#undef ID
+    };
+    for (size_t i = 0, k; i < ARRAY_LEN(quantised); i++) {
+        for (k = 0; k < ARRAY_LEN(formats) && formats[k].type != quantised[i]; k++)
+            ;
+        if (k == ARRAY_LEN(formats))
+            fail_msg("%s has no row in the table above", dtype_info(quantised[i])->name);
+    }
     for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
+        assert_string_equal(formats[i].name, dtype_info(formats[i].type)->name);
         assert_true(kern_supports(formats[i].type));
         assert_non_null(portable()->mulf[formats[i].type]);
         assert_int_equal(portable()->mulq[formats[i].type] == NULL, is_float(formats[i].type));

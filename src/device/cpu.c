@@ -18,6 +18,11 @@ enum { TILE_ROWS = 32, TILE_TOKENS = 32, SPLIT_GRAIN = 16, STRIP_BYTES = 192 << 
  * large enough that starting a stream is. */
 enum { UNIT_BYTES = 32 << 10 };
 
+const char *device_cpu_name(int i)
+{
+    return kern_name(i);
+}
+
 int device_cpu_open(const struct device_config *c, struct device **out, struct err *e)
 {
     struct device *d = calloc(1, sizeof(*d));

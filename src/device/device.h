@@ -56,6 +56,8 @@ struct device_config {
     bool exact;      /* float activations */
 };
 
+/* Instruction sets that this build knows, least first; NULL past the last. */
+const char *device_cpu_name(int i);
 int device_cpu_open(const struct device_config *c, struct device **out, struct err *e);
 void device_close(struct device *d);
 

@@ -7,6 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *sluice_cpu_name(int i)
+{
+    return device_cpu_name(i);
+}
+
 const char *sluice_version(void)
 {
     return SLUICE_VERSION;

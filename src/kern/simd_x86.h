@@ -49,20 +49,19 @@ INLINE f32x8 f32x8_load_bf16(const uint8_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16));
 }
 
-INLINE __m256i first_mask(int n)
-{
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane);
-}
-
 INLINE f32x8 f32x8_load_first(const float *p, int n)
 {
-    return _mm256_maskload_ps(p, first_mask(n));
+    float first[8] = {0};
+    if (n > 0)
+        memcpy(first, p, (size_t)MIN(n, 8) * sizeof *p);
+    return f32x8_load(first);
 }
 
 INLINE f32x8 f32x8_first(f32x8 x, int n)
 {
-    return _mm256_and_ps(x, _mm256_castsi256_ps(first_mask(n)));
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i keep = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane);
+    return _mm256_and_ps(x, _mm256_castsi256_ps(keep));
 }
 
 INLINE float f32x8_sum(f32x8 a)
