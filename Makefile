@@ -59,8 +59,14 @@ machine := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 isa_x86_64_avx2   := -mavx2 -mfma -mf16c
 isa_x86_64_avxvnni := $(isa_x86_64_avx2) -mavxvnni
 isa_x86_64_avx512 := $(isa_x86_64_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
-isa_aarch64_dotprod := -march=armv8.2-a+dotprod
-isa_aarch64_i8mm    := -march=armv8.2-a+dotprod+i8mm
+ifeq ($(machine),aarch64)
+# GCC's first scheduling moves every load to the top, and what then does not fit
+# the registers onto the stack; clang knows no such flag.
+no_sched := $(shell $(CC) -Werror -fno-schedule-insns -E -x c /dev/null >/dev/null 2>&1 && echo -fno-schedule-insns)
+isa_aarch64_neon    := $(no_sched)
+isa_aarch64_dotprod := $(no_sched) -march=armv8.2-a+dotprod
+isa_aarch64_i8mm    := $(no_sched) -march=armv8.2-a+dotprod+i8mm
+endif
 isa_flags = $(isa_$(machine)_$(notdir $(1:.c=)))
 
 # ---- libraries -------------------------------------------------------------

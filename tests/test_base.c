@@ -683,6 +683,9 @@ static void cpu_features_are_nested(void **state)
                          !!__builtin_cpu_supports("avx512dq") && !!__builtin_cpu_supports("avx512vl"));
     assert_int_equal(!!(f & CPU_AVX512_VNNI),
                      (f & CPU_AVX512) && __builtin_cpu_supports("avx512vnni"));
+#elif defined(__aarch64__)
+    assert_true(f & CPU_NEON); /* every Linux of this processor has it */
+    assert_int_equal(f & ~(unsigned)(CPU_NEON | CPU_DOTPROD | CPU_I8MM), 0);
 #else
     assert_int_equal(f, 0);
 #endif

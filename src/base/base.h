@@ -297,9 +297,9 @@ enum {
     CPU_AVX512_VNNI = 4,
     CPU_AMX_INT8 = 8,    /* reported only; no kernel uses it yet */
     CPU_AVX_VNNI = 16,   /* VNNI for 256-bit registers, without AVX-512 */
-    CPU_NEON = 32,       /* 64-bit ARM: Advanced SIMD */
-    CPU_DOTPROD = 64,    /* FEAT_DotProd: sdot, udot */
-    CPU_I8MM = 128       /* FEAT_I8MM: smmla and kin */
+    CPU_NEON = 256,      /* 64-bit ARM: Advanced SIMD */
+    CPU_DOTPROD = 512,   /* FEAT_DotProd: sdot, udot */
+    CPU_I8MM = 1024      /* FEAT_I8MM: smmla and kin */
 };
 unsigned os_cpu_features(void);
 /* Processors this process may run on, its cgroup's quota counted in; >= 1. */
