@@ -20,6 +20,13 @@
 
 static const size_t sizes[] = {16 << 10, 64 << 10};
 
+/* Checked builds map terabytes and hold what they please: nothing is counted there. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { COUNTS = 0 };
+#else
+enum { COUNTS = 1 };
+#endif
+
 /* ---- counting ---------------------------------------------------------------- */
 
 /* Memory of this process if a page had `page` bytes: each of its pages that holds
@@ -31,6 +38,8 @@ static int64_t resident(size_t page)
     uint64_t last = UINT64_MAX;
     unsigned long begin, end;
     char line[512];
+    if (!COUNTS)
+        return 0;
     FILE *maps = fopen("/proc/self/maps", "re");
     int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     assert_true(maps && map >= 0);
@@ -70,7 +79,8 @@ static void maps_are_whole_pages(void **state)
         assert_non_null(p);
         assert_int_equal((uintptr_t)p % sizes[i], 0);
         memset(p, 1, 3 * sizes[i] + 1);
-        assert_in_range(resident(sizes[i]) - before, 4 * sizes[i], 6 * sizes[i]); /* the counting's own stack */
+        if (COUNTS) /* and perhaps the counting's own stack */
+            assert_in_range(resident(sizes[i]) - before, 4 * sizes[i], 6 * sizes[i]);
         /* only what lies in the range in whole goes back; the rest of it is zero */
         os_discard(p + 1, 3 * sizes[i]);
         assert_int_equal(p[0], 1);
@@ -101,7 +111,7 @@ static void lines_are_whole_pages(void **state)
 
 /* ---- a whole run ------------------------------------------------------------------ */
 
-enum { N_IDS = 200 };
+enum { N_PROMPT = 60, N_IDS = 72 };
 static int32_t ids[N_IDS];
 
 struct outcome {
@@ -125,8 +135,8 @@ static struct outcome run(size_t page, int64_t context, int chunk, uint64_t marg
     sluice *s = golden_open(&o);
     sluice_session *x = golden_session(s);
     for (int round = 0; round < 2; round++) {
-        assert_int_equal(sluice_session_append(x, ids, 100, golden_hash, &r.hash, &e), 0);
-        for (int i = 100; i < N_IDS / 2 + 40; i++)
+        assert_int_equal(sluice_session_append(x, ids, N_PROMPT, golden_hash, &r.hash, &e), 0);
+        for (int i = N_PROMPT; i < N_IDS; i++)
             assert_int_equal(sluice_session_append(x, ids + i, 1, golden_hash, &r.hash, &e), 0);
         r.over = MAX(r.over, resident(page) - before - (int64_t)o.memory_bytes);
         sluice_session_reset(x);
@@ -144,7 +154,7 @@ static void budgets_hold_and_bits_stay(void **state)
         int64_t context;
         int chunk;
         uint64_t margin;
-    } cases[] = {{256, 16, 512 << 10}, {256, 1, 2 << 20}, {4096, 0, 512 << 10}, {4096, 0, 12 << 20}};
+    } cases[] = {{256, 16, 512 << 10}, {4096, 0, 512 << 10}, {4096, 0, 12 << 20}};
     for (size_t k = 0; k < ARRAY_LEN(cases); k++) {
         struct outcome want = run(0, cases[k].context, cases[k].chunk, cases[k].margin);
         print_message("real pages: %" PRId64 " KiB over the budget\n", want.over >> 10);
@@ -152,9 +162,8 @@ static void budgets_hold_and_bits_stay(void **state)
             struct outcome got = run(sizes[i], cases[k].context, cases[k].chunk, cases[k].margin);
             print_message("%zu KiB pages: %" PRId64 " KiB over the budget\n", sizes[i] >> 10, got.over >> 10);
             assert_int_equal(got.hash, want.hash);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-            assert_true(got.over <= 0 && got.over <= want.over + (256 << 10)); /* rounding is no use of the reserve */
-#endif
+            if (COUNTS) /* rounding does not use the reserve up, either */
+                assert_true(got.over <= 0 && got.over <= want.over + (256 << 10));
         }
     }
 }
