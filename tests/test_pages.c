@@ -17,6 +17,7 @@
 
 #include "base/base.h"
 #include "golden.h"
+#include "model/model_internal.h"
 
 static const size_t sizes[] = {16 << 10, 64 << 10};
 
@@ -109,6 +110,26 @@ static void lines_are_whole_pages(void **state)
     }
 }
 
+/* The rows of one head fill whole pages: heads do not share one, and what is
+ * written of each is what is counted. */
+static void heads_are_whole_pages(void **state)
+{
+    (void)state;
+    struct model *m;
+    struct err e = {0};
+    assert_int_equal(model_describe(BUILT_IN, false, &m, &e), OK);
+    for (int half = 0; half < 2; half++)
+        for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+            struct model_options o = {.kv_f16 = half, .context = 5000};
+            os_set_page_bytes(sizes[i]);
+            int64_t heads = 2 * m->c.n_kv * m->shape.n_attention_layers;
+            for (int64_t n = 1; n < 9000; n += 511)
+                assert_int_equal(model_kv_bytes(m, &o, n) / heads % (int64_t)sizes[i], 0);
+            os_set_page_bytes(0);
+        }
+    model_close(m);
+}
+
 /* ---- a whole run ------------------------------------------------------------------ */
 
 enum { N_PROMPT = 60, N_IDS = 72 };
@@ -185,6 +206,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(maps_are_whole_pages),
         cmocka_unit_test(lines_are_whole_pages),
+        cmocka_unit_test(heads_are_whole_pages),
         cmocka_unit_test(budgets_hold_and_bits_stay),
     };
     return cmocka_run_group_tests(tests, load_ids, NULL);
