@@ -17,8 +17,16 @@
 
 #include "base/base.h"
 #include "golden.h"
+#include "model/model_internal.h"
 
 static const size_t sizes[] = {16 << 10, 64 << 10};
+
+/* Checked builds map terabytes and hold what they please: nothing is counted there. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { COUNTS = 0 };
+#else
+enum { COUNTS = 1 };
+#endif
 
 /* ---- counting ---------------------------------------------------------------- */
 
@@ -31,6 +39,8 @@ static int64_t resident(size_t page)
     uint64_t last = UINT64_MAX;
     unsigned long begin, end;
     char line[512];
+    if (!COUNTS)
+        return 0;
     FILE *maps = fopen("/proc/self/maps", "re");
     int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     assert_true(maps && map >= 0);
@@ -70,7 +80,8 @@ static void maps_are_whole_pages(void **state)
         assert_non_null(p);
         assert_int_equal((uintptr_t)p % sizes[i], 0);
         memset(p, 1, 3 * sizes[i] + 1);
-        assert_in_range(resident(sizes[i]) - before, 4 * sizes[i], 6 * sizes[i]); /* the counting's own stack */
+        if (COUNTS) /* and perhaps the counting's own stack */
+            assert_in_range(resident(sizes[i]) - before, 4 * sizes[i], 6 * sizes[i]);
         /* only what lies in the range in whole goes back; the rest of it is zero */
         os_discard(p + 1, 3 * sizes[i]);
         assert_int_equal(p[0], 1);
@@ -99,9 +110,29 @@ static void lines_are_whole_pages(void **state)
     }
 }
 
+/* The rows of one head fill whole pages: heads do not share one, and what is
+ * written of each is what is counted. */
+static void heads_are_whole_pages(void **state)
+{
+    (void)state;
+    struct model *m;
+    struct err e = {0};
+    assert_int_equal(model_describe(BUILT_IN, false, &m, &e), OK);
+    for (int half = 0; half < 2; half++)
+        for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+            struct model_options o = {.kv_f16 = half, .context = 5000};
+            os_set_page_bytes(sizes[i]);
+            int64_t heads = 2 * m->c.n_kv * m->shape.n_attention_layers;
+            for (int64_t n = 1; n < 9000; n += 511)
+                assert_int_equal(model_kv_bytes(m, &o, n) / heads % (int64_t)sizes[i], 0);
+            os_set_page_bytes(0);
+        }
+    model_close(m);
+}
+
 /* ---- a whole run ------------------------------------------------------------------ */
 
-enum { N_IDS = 200 };
+enum { N_PROMPT = 60, N_IDS = 72 };
 static int32_t ids[N_IDS];
 
 struct outcome {
@@ -125,8 +156,8 @@ static struct outcome run(size_t page, int64_t context, int chunk, uint64_t marg
     sluice *s = golden_open(&o);
     sluice_session *x = golden_session(s);
     for (int round = 0; round < 2; round++) {
-        assert_int_equal(sluice_session_append(x, ids, 100, golden_hash, &r.hash, &e), 0);
-        for (int i = 100; i < N_IDS / 2 + 40; i++)
+        assert_int_equal(sluice_session_append(x, ids, N_PROMPT, golden_hash, &r.hash, &e), 0);
+        for (int i = N_PROMPT; i < N_IDS; i++)
             assert_int_equal(sluice_session_append(x, ids + i, 1, golden_hash, &r.hash, &e), 0);
         r.over = MAX(r.over, resident(page) - before - (int64_t)o.memory_bytes);
         sluice_session_reset(x);
@@ -144,7 +175,7 @@ static void budgets_hold_and_bits_stay(void **state)
         int64_t context;
         int chunk;
         uint64_t margin;
-    } cases[] = {{256, 16, 512 << 10}, {256, 1, 2 << 20}, {4096, 0, 512 << 10}, {4096, 0, 12 << 20}};
+    } cases[] = {{256, 16, 512 << 10}, {4096, 0, 512 << 10}, {4096, 0, 12 << 20}};
     for (size_t k = 0; k < ARRAY_LEN(cases); k++) {
         struct outcome want = run(0, cases[k].context, cases[k].chunk, cases[k].margin);
         print_message("real pages: %" PRId64 " KiB over the budget\n", want.over >> 10);
@@ -152,9 +183,8 @@ static void budgets_hold_and_bits_stay(void **state)
             struct outcome got = run(sizes[i], cases[k].context, cases[k].chunk, cases[k].margin);
             print_message("%zu KiB pages: %" PRId64 " KiB over the budget\n", sizes[i] >> 10, got.over >> 10);
             assert_int_equal(got.hash, want.hash);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-            assert_true(got.over <= 0 && got.over <= want.over + (256 << 10)); /* rounding is no use of the reserve */
-#endif
+            if (COUNTS) /* rounding does not use the reserve up, either */
+                assert_true(got.over <= 0 && got.over <= want.over + (256 << 10));
         }
     }
 }
@@ -176,6 +206,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(maps_are_whole_pages),
         cmocka_unit_test(lines_are_whole_pages),
+        cmocka_unit_test(heads_are_whole_pages),
         cmocka_unit_test(budgets_hold_and_bits_stay),
     };
     return cmocka_run_group_tests(tests, load_ids, NULL);
