@@ -17,35 +17,6 @@ void sluice_options_init(sluice_options *o)
     *o = (sluice_options){0};
 }
 
-static int check_options(const sluice_options *o, struct err *e)
-{
-    if (!o->model || !o->model[0])
-        return err_set(e, E_ARG, "no model was named");
-    if (o->threads < 0 || o->threads > 1024)
-        return err_set(e, E_ARG, "threads is %d, expected 1 to 1024, or 0 for one per processor", o->threads);
-    if (o->context < 0 || o->chunk < 0 || o->chunk > 65536)
-        return err_set(e, E_ARG, "context %d or chunk %d is out of range (chunk at most 65536)", o->context, o->chunk);
-    if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
-        return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors, IOQ_MAX_COPIES - 1);
-    if (o->lookahead < -1 || o->lookahead > DEV_MAX_USED)
-        return err_set(e, E_ARG, "lookahead is %d, expected 1 to %d, 0 for the default or -1 for none", o->lookahead, DEV_MAX_USED);
-    return OK;
-}
-
-int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
-{
-    *kind = IOQ_AUTO;
-    if (!name || strcmp(name, "auto") == 0)
-        return OK;
-    if (strcmp(name, "uring") == 0)
-        *kind = IOQ_URING;
-    else if (strcmp(name, "pread") == 0)
-        *kind = IOQ_PREAD;
-    else
-        return err_set(e, E_ARG, "unknown reader '%s'; expected auto, uring or pread", name);
-    return OK;
-}
-
 int open_header(struct sluice *s, struct err *e)
 {
     TRY(model_describe(s->o.model, false, &s->model, e));
@@ -137,6 +108,7 @@ static int load(struct sluice *s, struct err *e)
 static int open_all(struct sluice *s, struct err *e)
 {
     TRY(check_options(&s->o, e));
+    TRY(check_files(&s->o, NULL, 0, e));
     TRY(open_header(s, e));
     if (!s->o.tokenizer_only)
         TRY(load(s, e));
@@ -154,10 +126,34 @@ int sluice_open(const sluice_options *o, sluice **out, sluice_error *err)
     s->o = *o;
     int rc = open_all(s, e);
     if (rc < 0) {
+        trace_drop(s->trace); /* a run that did not begin has no timeline */
+        s->trace = NULL;
         sluice_close(s);
         return rc;
     }
     *out = s;
+    return OK;
+}
+
+static void stop_tracing(struct sluice *s)
+{
+    model_set_trace(s->model, NULL);
+    device_set_trace(s->dev, NULL);
+    ioq_set_trace(s->q, NULL);
+}
+
+int sluice_end_timeline(sluice *s, sluice_error *err)
+{
+    struct err *e = err_of(err), why = {0};
+    struct trace *t = s->trace;
+    if (!t)
+        return OK;
+    stop_tracing(s);
+    s->trace = NULL;
+    int rc = trace_close(t, &why);
+    if (rc != E_STATE)
+        return rc < 0 ? err_set(e, rc, "%s", why.text) : OK;
+    pass_warning(s, why.text); /* it is written, and ends early */
     return OK;
 }
 

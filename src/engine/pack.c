@@ -94,11 +94,14 @@ static int pack(struct packing *k, bool force, sluice_pack_result *r, struct err
     if (!k->o->model || !k->o->model[0])
         return err_set(e, E_ARG, "no model was named");
     TRY(io_kind(k->o->io, &k->kind, e));
+    sluice_file dest = {"the packed file", k->dest, true};
     k->stamp = os_file_stamp(k->o->model);
     TRY(model_describe(k->o->model, false, &k->m, e));
     model_shape(k->m, &shape);
     r->bytes_before = shape.file_bytes;
     TRY(check_places(k, force, e));
+    if (!k->replace)
+        TRY(check_files(k->o, &dest, 1, e));
     if (shape.packed)
         return already(k, r, e);
     TRY(model_pack_new(k->m, &k->pack, e));

@@ -30,6 +30,10 @@ const char *gguf_file_path(const struct gguf *g, int file);
 int64_t gguf_file_bytes(const struct gguf *g, int file);
 int64_t gguf_header_bytes(const struct gguf *g, int file); /* all before the padding and the tensors' data */
 int gguf_version(const struct gguf *g);
+/* By the name alone, without opening anything: the path of file `no` (from 0) of
+ * the set that `path` belongs to; of a file that is alone its own. malloc'ed;
+ * NULL: there is no such file, or no memory. */
+char *gguf_part_path(const char *path, int no);
 
 /* ---- metadata: that of the first file ---- */
 enum gguf_type {

@@ -182,6 +182,11 @@ void model_shape(const struct model *m, struct model_shape *s)
     *s = m->shape;
 }
 
+char *model_part_path(const char *path, int no)
+{
+    return gguf_part_path(path, no);
+}
+
 const char *model_path(const struct model *m, int file)
 {
     return gguf_file_path(m->gguf, file);
