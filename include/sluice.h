@@ -58,22 +58,29 @@ typedef struct sluice_routing {
     const int32_t *experts; /* (n_tokens, n_layers, n_used), -1 after the last where fewer were picked */
 } sluice_routing;
 
+enum {
+    SLUICE_LOOKAHEAD_AUTO = 0, /* as many as pay */
+    SLUICE_LOOKAHEAD_NONE = -1
+};
+
 typedef struct sluice_options {
     const char *model;     /* path of the GGUF file (first shard of a split one) */
     uint64_t memory_bytes; /* budget for the whole process; 0: what machine and cgroup allow */
-    int threads;           /* 0: one per processor */
+    int threads;           /* 0: one per processor; at most 4 for each of them, or 16 */
     int context;           /* longest session in tokens; 0: the model's, as far as memory allows */
-    int chunk;             /* tokens of a prompt computed together; 0: chosen */
-    const char *cpu;       /* NULL or "auto", or a name that sluice_cpu_name gives */
+    int chunk;             /* tokens of a prompt computed together, at most 65536; 0: chosen */
+    const char *cpu;       /* instruction set; NULL or "auto": the best (sluice_choice names them) */
     const char *io;        /* NULL or "auto", "uring", "pread" */
-    const char *policy;    /* eviction policy; NULL: default */
-    int lookahead;         /* experts of the next layer guessed and read ahead, half as many of the one after;
-                              -1: none, 0: as many as pay */
+    const char *policy;    /* eviction policy; NULL: default (sluice_choice names them) */
+    int lookahead;         /* experts of the next layer guessed and read ahead, half as many of the one after, at
+                              most 64; SLUICE_LOOKAHEAD_AUTO or SLUICE_LOOKAHEAD_NONE */
     bool exact;            /* float activations and F32 KV cache instead of 8-bit and F16 */
     bool kv_f32;           /* F32 KV cache */
     bool tokenizer_only;   /* open no weights: tokenising works, sessions do not */
-    /* Called now and then while loading or computing a prompt (`what` is
-     * "load", "prompt", "pack" or "check"); non-zero cancels. May be NULL. */
+    /* Called often while something takes long; non-zero cancels it. `what` is
+     * "load"; "prompt", in tokens; "token", before each layer of a token that is
+     * generated; "pack", "check", in bytes; "probe", where how much is left is
+     * not known. May be NULL. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *user;
     /* Folders with a copy of every file of the model, on other drives: reads
@@ -85,8 +92,10 @@ typedef struct sluice_options {
      * cannot be used here. May be NULL. */
     void (*warning)(void *user, const char *text);
     void *warning_user;
-    /* A file that gets a timeline when the model is closed, in the Chrome trace
-     * event format: reads, waiting, what each thread computed. NULL: none. */
+    /* A file that gets a timeline when the model is closed (or by
+     * sluice_end_timeline), in the Chrome trace event format: reads, waiting, what
+     * each thread computed. It appears whole or not at all; refused is one that is
+     * a file of the model or of a mirror. NULL: none. */
     const char *timeline;
     /* For sluice_plan_memory: routing of this model, recorded in an earlier run;
      * the plan then says what it would hit. NULL: none. */
@@ -96,11 +105,28 @@ typedef struct sluice_options {
 SLUICE_API void sluice_options_init(sluice_options *o);
 SLUICE_API int sluice_open(const sluice_options *o, sluice **out, sluice_error *err);
 SLUICE_API void sluice_close(sluice *s); /* NULL is fine; sessions must be freed first */
+/* Ends the recording and writes the timeline now. sluice_close does it too, but
+ * can tell a failure only to the warning callback. */
+SLUICE_API int sluice_end_timeline(sluice *s, sluice_error *err);
+
+/* A file that the host is going to read or write beside the model. */
+typedef struct sluice_file {
+    const char *what; /* its name in sentences, for example "--out" */
+    const char *path;
+    bool written;
+} sluice_file;
+/* Finds out, without opening the model, what would be refused: options out of
+ * range, and a file to be written (`files`, o->timeline) that is a file of the
+ * model, of a mirror, or another one of `files`, by whatever name or link. */
+SLUICE_API int sluice_check(const sluice_options *o, const sluice_file *files, int n_files,
+                            sluice_error *err);
+/* The i-th value that an option of text can have, the default first, NULL after
+ * the last. option: "policy", "io" or "cpu", whose instruction sets come least first:
+ * results are the same bits with any, and whether this processor has the one that is
+ * asked for is found out when opening. */
+SLUICE_API const char *sluice_choice(const char *option, int i);
+
 SLUICE_API const char *sluice_version(void);
-/* The instruction sets that this build has kernels for, least first ("portable", then
- * for example "avx2"); NULL past the last. Results are the same bits with any; whether
- * this processor has the one that is asked for is found out when opening. */
-SLUICE_API const char *sluice_cpu_name(int i);
 
 /* Replaces the progress callback of the options. */
 SLUICE_API void sluice_set_progress(sluice *s,
@@ -170,7 +196,7 @@ typedef struct sluice_probe_result {
 } sluice_probe_result;
 
 /* Measures drive (on the model file, read only), memory, and how long a token of
- * this model computes; takes about two seconds. */
+ * this model computes; takes about two seconds, and can be cancelled by o->progress. */
 SLUICE_API int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err);
 /* Decoded tokens a second to be expected when `read_bytes` a token come from the drive. */
 SLUICE_API double sluice_predict(const sluice_probe_result *probe, double read_bytes);
@@ -239,7 +265,8 @@ typedef struct sluice_pack_result {
  * under another name, brought to the drive and renamed. Replacing a model also
  * reads it back first; a crash at any time leaves the old or the new file.
  * After an error or a cancellation nothing is left of it. A split model becomes
- * one file and cannot be replaced. `out` may be NULL in the result.
+ * one file and cannot be replaced. A file that is written, or the name that it has
+ * meanwhile, must not be one of the model's. `out` may be NULL in the result.
  */
 SLUICE_API int sluice_pack(const sluice_options *o, const sluice_pack_options *p,
                            sluice_pack_result *out, sluice_error *err);
@@ -300,7 +327,7 @@ SLUICE_API const float *sluice_session_logits(const sluice_session *s);
 typedef struct sluice_sampling {
     float temperature;    /* 0: greedy */
     int top_k;            /* 0: off */
-    float top_p;          /* 1: off */
+    float top_p;          /* 1: off; 0: the likeliest token */
     float min_p;          /* 0: off */
     float repeat_penalty; /* 1: off */
     int repeat_window;    /* last tokens that the penalty looks at */
@@ -309,13 +336,15 @@ typedef struct sluice_sampling {
 SLUICE_API void sluice_sampling_init(sluice_sampling *p); /* greedy */
 
 /* Called for each new token with the text that became complete (whole UTF-8
- * characters; may be empty). Non-zero stops the generation after this token. */
+ * characters; may be empty). Above 0 stops the generation after this token, below
+ * 0 before it: the session will not hold it. */
 typedef int sluice_token_fn(void *user, int32_t id, const char *text, size_t n_bytes);
 
 typedef enum sluice_finish {
     SLUICE_FINISH_END,     /* the model ended its answer */
     SLUICE_FINISH_LENGTH,  /* max_tokens or the context were reached */
-    SLUICE_FINISH_STOPPED  /* the callback asked */
+    SLUICE_FINISH_STOPPED  /* the callback asked, or that for progress; in the middle of
+                              a token the session holds what it held before it */
 } sluice_finish;
 
 /* Continues the session. The ending token is sampled, not appended. max_tokens < 0: until the

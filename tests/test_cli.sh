@@ -366,8 +366,8 @@ routing() {
     refused 1 "no routing" "No such file" plan --routing "$dir/not-there"
     refused 1 "routing to nowhere" "cannot write the routing" run --record-routing "$dir/not-there/x" x
     if [ -w /dev/full ]; then
-        run 0 "routing to a full disk" bench -p 4 -n 100 -r 1 --no-probe --record-routing /dev/full
-        err_has "routing to a full disk" "is not whole: No space left"
+        run 1 "routing to a full disk" bench -p 4 -n 100 -r 1 --no-probe --record-routing /dev/full
+        err_has "routing to a full disk" "failed: No space left"
     fi
 }
 
@@ -514,9 +514,9 @@ timeline() {
     done
     refused 2 "timeline in no folder" "cannot be written" run --timeline "$dir/nowhere/t" x
     if [ -w /dev/full ]; then
-        run 0 "timeline on a full disk" run --timeline /dev/full "$question"
+        run 1 "timeline on a full disk" run --timeline /dev/full "$question"
         out_is "timeline on a full disk" "$answer"
-        err_has "timeline on a full disk" "sluice: warning: timeline: writing"
+        err_has "timeline on a full disk" "sluice: timeline: writing"
         if [ "$(wc -l <"$dir/err")" -eq 1 ]; then pass; else broken "a full disk: not one sentence"; fi
     fi
 }

@@ -136,7 +136,8 @@ static void every_row_is_well_formed(void **state)
             continue;
         }
         assert_true((t[i].value == NULL) == (t[i].kind == O_FLAG));
-        assert_true((t[i].choices != NULL) == (t[i].kind == O_CHOICE));
+        assert_true(t[i].choices == NULL || t[i].kind == O_CHOICE);
+        assert_true((option_choices(&t[i]).s[0] != '\0') == (t[i].kind == O_CHOICE));
         assert_true(t[i].letter != 'h');
         for (size_t j = 0; j < i; j++) {
             if (!t[j].name || !(t[i].commands & t[j].commands))

@@ -218,7 +218,7 @@ static void bad_sampling_is_refused(void **state)
         if (i == 0) p.temperature = -1.0f;
         if (i == 1) p.temperature = NAN;
         if (i == 2) p.top_k = -1;
-        if (i == 3) p.top_p = 0.0f;
+        if (i == 3) p.top_p = -0.5f;
         if (i == 4) p.min_p = 1.5f;
         if (i == 5) p.repeat_penalty = 0.0f;
         assert_int_equal(sluice_generate(x, &p, 1, NULL, NULL, &f, &e), SLUICE_E_ARG);

@@ -75,10 +75,10 @@ static void instruction_sets(void **state)
             sluice_options o = options(models[m]);
             o.exact = exact;
             uint64_t want = run(&o);
-            for (int i = 0; sluice_cpu_name(i); i++) {
+            for (int i = 0; sluice_choice("cpu", i); i++) {
                 sluice *s = NULL;
                 sluice_error e;
-                o.cpu = sluice_cpu_name(i);
+                o.cpu = sluice_choice("cpu", i);
                 if (sluice_open(&o, &s, &e) == SLUICE_E_UNSUPPORTED) {
                     print_message("skipped: %s\n", e.text);
                     continue;

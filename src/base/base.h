@@ -264,17 +264,27 @@ int os_read_exact(int fd, void *buf, size_t n, int64_t offset,
 struct os_out {
     char *path, *temp; /* path with symbolic links resolved */
     int fd;
+    bool direct;       /* a device, pipe or descriptor: no temporary file */
     int64_t n;         /* bytes written */
     int64_t clean;     /* of them on the drive and out of the page cache */
+    char *text;        /* of os_out_printf, not yet written */
+    size_t n_text;
 };
 
 /* E_STATE when another process is writing the same file. A file that is there
  * lends its permissions and, where allowed, its owner. After any return
  * os_out_close is safe. */
 int os_out_open(struct os_out *o, const char *path, struct err *e);
+/* The same for what a user names, where a device, a pipe, or a descriptor of the
+ * process (/dev/stdout, /dev/fd/N) will do, too: it is written as it is. A file
+ * that may not be written is refused, not replaced. */
+int os_out_stream(struct os_out *o, const char *path, struct err *e);
 /* E_IO unless `bytes` more fit the file system; reserves them where it can. */
 int os_out_reserve(struct os_out *o, int64_t bytes, struct err *e);
 int os_out_put(struct os_out *o, const void *p, size_t n, struct err *e);
+/* Text, at most some KiB at once; collected, and not to be mixed with os_out_put. */
+int os_out_printf(struct os_out *o, struct err *e, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Everything that was written is on the drive. */
 int os_out_sync(struct os_out *o, struct err *e);
 /* Gives the file its name. `replace`: what has it now is replaced; else E_ARG if
@@ -288,6 +298,30 @@ enum os_same { OS_ABSENT, OS_OTHER, OS_SAME };
 enum os_same os_same_file(const char *path, const char *other);
 /* What changes when a file's contents change; 0: it is not there. */
 uint64_t os_file_stamp(const char *path);
+
+/* ---- os_place.c ------------------------------------------------------- */
+
+/* Where the bytes of `path` are, or will be when it is made: symbolic links are
+ * followed, also to what is not there yet. malloc'ed; NULL: no memory. */
+char *os_resolve(const char *path);
+/* The descriptor that a path such as /dev/stdout or /dev/fd/3 names; -1: none. */
+int os_path_fd(const char *path);
+
+/*
+ * The files that a task reads and writes. None that is written may be another
+ * of them, by whatever name: writing it would destroy that.
+ */
+struct os_place;
+struct os_places { /* zero-initialise */
+    struct os_place *v;
+    int n, cap;
+    bool no_memory;
+};
+/* `what` names the file in sentences ("the model", "--timeline"); both strings
+ * are copied. */
+void os_places_add(struct os_places *p, const char *what, const char *path, bool output);
+int os_places_check(const struct os_places *p, struct err *e); /* E_ARG, or OK */
+void os_places_free(struct os_places *p);
 
 /* ---- os_cpu.c --------------------------------------------------------- */
 
@@ -332,11 +366,12 @@ enum { /* tracks */
 
 /* Takes `bytes` of memory for spans at once; NULL: no memory. */
 struct trace *trace_new(size_t bytes);
-/* Creates the file that trace_close writes; E_ARG when it cannot be written. */
+/* Prepares the file that trace_close writes; E_ARG when it cannot be written. */
 int trace_open(struct trace *t, const char *path, struct err *e);
 /* No other thread adds any more. E_IO: not written; E_STATE: written, and
  * spans are missing because memory was full. */
 int trace_close(struct trace *t, struct err *e);
+void trace_drop(struct trace *t); /* closes without writing; NULL is fine */
 void trace_add(struct trace *t, const struct trace_kind *k, int track, int64_t begin_ns,
                int64_t end_ns, const int64_t *args, int n_args);
 

@@ -7,6 +7,8 @@
  *     another is writing.
  *  2. The final name changes in one rename, after fsync of the data; then the
  *     folder is synced. A crash leaves the old file or the new one.
+ *  3. Devices, pipes and descriptors of the process (/dev/stdout) have no whole:
+ *     os_out_stream writes to them as they are.
  */
 #include "base/base.h"
 
@@ -14,6 +16,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,13 +38,6 @@ static char *folder_of(const char *path)
     if (!slash)
         return strdup(".");
     return strndup(path, slash == path ? 1 : (size_t)(slash - path));
-}
-
-/* Where the bytes of `path` are, or will be when it does not exist yet. */
-static char *resolve(const char *path)
-{
-    char *real = realpath(path, NULL);
-    return real ? real : strdup(path);
 }
 
 static bool is_file(int fd, const char *path)
@@ -75,6 +71,14 @@ uint64_t os_file_stamp(const char *path)
 
 /* ---- the temporary file ----------------------------------------------------- */
 
+/* False: another process holds it. Some file systems know no locks: there the
+ * temporary name alone must do. */
+static bool lock(int fd)
+{
+    return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno == ENOSYS || errno == EOPNOTSUPP ||
+           errno == ENOLCK || errno == EINVAL;
+}
+
 static int busy(const struct os_out *o, struct err *e)
 {
     return err_set(e, E_STATE,
@@ -91,7 +95,7 @@ static int remove_leftover(const struct os_out *o, struct err *e)
         return errno == ENOENT ? OK
                                : err_errno(e, E_IO, errno,
                                            "cannot open '%s', left by an interrupted run", o->temp);
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+    if (!lock(fd))
         rc = errno == EWOULDBLOCK ? busy(o, e)
                                   : err_errno(e, E_IO, errno, "cannot lock '%s'", o->temp);
     else if (is_file(fd, o->temp) && unlink(o->temp) != 0)
@@ -109,7 +113,7 @@ static int create(struct os_out *o, struct err *e)
             return err_errno(e, E_IO, errno, "cannot create '%s'", o->temp);
         if (o->fd < 0)
             continue;
-        if (flock(o->fd, LOCK_EX | LOCK_NB) == 0 && is_file(o->fd, o->temp))
+        if (lock(o->fd) && is_file(o->fd, o->temp))
             return OK;
         close(o->fd); /* another process took it for a leftover before it was locked */
         o->fd = -1;
@@ -131,15 +135,20 @@ static int take_after(struct os_out *o, struct err *e)
     return OK;
 }
 
-int os_out_open(struct os_out *o, const char *path, struct err *e)
+static int name(struct os_out *o, const char *path, struct err *e)
 {
     *o = (struct os_out){.fd = -1};
-    o->path = resolve(path);
-    if (!o->path || asprintf(&o->temp, "%s" OS_OUT_SUFFIX, o->path) < 0) {
-        o->temp = NULL;
-        return err_set(e, E_NOMEM, "no memory for the name of '%s'", path);
-    }
+    o->path = os_resolve(path);
+    if (o->path && asprintf(&o->temp, "%s" OS_OUT_SUFFIX, o->path) >= 0)
+        return OK;
+    o->temp = NULL;
+    return err_set(e, E_NOMEM, "no memory for the name of '%s'", path);
+}
+
+int os_out_open(struct os_out *o, const char *path, struct err *e)
+{
     struct stat st;
+    TRY(name(o, path, e));
     if (stat(o->path, &st) == 0 && !S_ISREG(st.st_mode))
         return err_set(e, E_ARG, "'%s' is %s, not a file that could be replaced", o->path,
                        S_ISDIR(st.st_mode) ? "a directory" : "a pipe or device");
@@ -147,15 +156,49 @@ int os_out_open(struct os_out *o, const char *path, struct err *e)
     return take_after(o, e); /* from the start: nobody shall read what they may not */
 }
 
+/* What has no whole: `fd` of this process is duplicated, so that both go on from
+ * one place; -1: `path` is opened. */
+static int open_direct(struct os_out *o, const char *path, int fd, struct err *e)
+{
+    int flags = fd < 0 ? 0 : fcntl(fd, F_GETFL);
+    o->direct = true;
+    if (flags >= 0 && (flags & O_ACCMODE) == O_RDONLY && fd >= 0)
+        return err_set(e, E_ARG, "'%s' cannot be written: it is open for reading", path);
+    o->fd = fd < 0 ? open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY) : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (o->fd < 0 && errno == EINTR) /* a pipe waits for its reader */
+        return err_set(e, E_CANCELLED, "waiting for a reader of '%s' was interrupted", path);
+    return o->fd < 0 ? err_errno(e, E_IO, errno, "'%s' cannot be written", path) : OK;
+}
+
+int os_out_stream(struct os_out *o, const char *path, struct err *e)
+{
+    struct stat st;
+    int fd = os_path_fd(path);
+    TRY(name(o, path, e));
+    bool there = stat(path, &st) == 0;
+    if (fd >= 0 || (there && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+        return open_direct(o, path, fd, e);
+    if (there && S_ISDIR(st.st_mode))
+        return err_set(e, E_ARG, "'%s' cannot be written: it is a directory", path);
+    if (there && faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) != 0)
+        return err_errno(e, E_IO, errno, "'%s' cannot be written", path);
+    struct err why = {0};
+    int rc = create(o, &why);
+    if (rc < 0)
+        return err_set(e, rc, "'%s' cannot be written: %s", path, why.text);
+    return take_after(o, e);
+}
+
 void os_out_close(struct os_out *o)
 {
     if (o->fd >= 0) {
-        if (o->temp && is_file(o->fd, o->temp))
+        if (!o->direct && o->temp && is_file(o->fd, o->temp))
             unlink(o->temp);
         close(o->fd);
     }
     free(o->path);
     free(o->temp);
+    free(o->text);
     *o = (struct os_out){.fd = -1};
 }
 
@@ -208,20 +251,51 @@ int os_out_put(struct os_out *o, const void *p, size_t n, struct err *e)
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
-            return err_errno(e, E_IO, k < 0 ? errno : EIO,
-                             "cannot write '%s' at byte %" PRId64 ", the partial file is removed",
-                             o->path, o->n);
+            return err_set(e, E_IO, "writing '%s' failed: %s (at byte %" PRId64 "%s)", o->path,
+                           strerror(k < 0 ? errno : EIO), o->n,
+                           o->direct ? "" : "; the partial file is removed");
         at += k;
         n -= (size_t)k;
         o->n += k;
     }
-    if (before / CLEAN_BYTES != o->n / CLEAN_BYTES)
+    if (!o->direct && before / CLEAN_BYTES != o->n / CLEAN_BYTES)
         clean(o);
     return OK;
 }
 
+enum { TEXT_BYTES = 16 << 10 };
+
+static int flush(struct os_out *o, struct err *e)
+{
+    size_t n = o->n_text;
+    o->n_text = 0;
+    return n ? os_out_put(o, o->text, n, e) : OK;
+}
+
+int os_out_printf(struct os_out *o, struct err *e, const char *fmt, ...)
+{
+    if (!o->text && !(o->text = malloc(TEXT_BYTES)))
+        return err_set(e, E_NOMEM, "no memory to write '%s'", o->path);
+    for (int tries = 0; tries < 2; tries++) {
+        va_list ap;
+        va_start(ap, fmt);
+        int n = vsnprintf(o->text + o->n_text, TEXT_BYTES - o->n_text, fmt, ap);
+        va_end(ap);
+        if (n >= 0 && (size_t)n < TEXT_BYTES - o->n_text) {
+            o->n_text += (size_t)n;
+            return OK;
+        }
+        TRY(flush(o, e));
+    }
+    return err_set(e, E_STATE, "a text of more than %d bytes for '%s'; this is a mistake of the program",
+                   TEXT_BYTES, o->path);
+}
+
 int os_out_sync(struct os_out *o, struct err *e)
 {
+    TRY(flush(o, e));
+    if (o->direct)
+        return OK;
     if (ftruncate(o->fd, o->n) != 0 || fsync(o->fd) != 0)
         return err_errno(e, E_IO, errno,
                          "cannot bring '%s' to the drive, the partial file is removed", o->path);
@@ -262,8 +336,18 @@ static int sync_folder(const char *path, struct err *e)
     return rc;
 }
 
+static int close_direct(struct os_out *o, struct err *e)
+{
+    int fd = o->fd;
+    o->fd = -1;
+    return close(fd) != 0 && errno != EINTR ? err_errno(e, E_IO, errno, "writing '%s' failed", o->path)
+                                            : OK;
+}
+
 int os_out_commit(struct os_out *o, bool replace, struct err *e)
 {
+    if (o->direct)
+        return close_direct(o, e);
     if ((replace ? rename(o->temp, o->path) : rename_new(o->temp, o->path)) != 0) {
         if (errno == EEXIST)
             return err_set(e, E_ARG, "'%s' exists already; --force replaces it", o->path);

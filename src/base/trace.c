@@ -6,14 +6,11 @@
  */
 #include "base/base.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 struct span {
     const struct trace_kind *kind;
@@ -24,8 +21,9 @@ struct span {
 };
 
 struct trace {
-    FILE *file;
-    char *path;
+    struct os_out out;
+    bool open; /* `out` is */
+    char *path; /* as the user named it */
     int64_t zero_ns;
     struct span *spans;
     size_t map_bytes;
@@ -53,13 +51,13 @@ struct trace *trace_new(size_t bytes)
 
 int trace_open(struct trace *t, const char *path, struct err *e)
 {
+    struct err why = {0};
     t->path = strdup(path);
-    t->file = t->path ? fopen(path, "we") : NULL;
     if (!t->path)
         return err_set(e, E_NOMEM, "timeline: no memory for its path");
-    if (!t->file)
-        return err_errno(e, E_ARG, errno, "timeline: '%s' cannot be written", path);
-    return OK;
+    t->open = true;
+    int rc = os_out_stream(&t->out, path, &why);
+    return rc < 0 ? err_set(e, rc == E_CANCELLED ? rc : E_ARG, "timeline: %s", why.text) : OK;
 }
 
 void trace_add(struct trace *t, const struct trace_kind *k, int track, int64_t begin_ns,
@@ -77,29 +75,42 @@ void trace_add(struct trace *t, const struct trace_kind *k, int track, int64_t b
 
 /* ---- writing ---------------------------------------------------------- */
 
+struct writer {
+    struct trace *t;
+    struct err *e;
+    int rc; /* the first failure; nothing is written after it */
+};
+
+#define PUT(w, ...)                                                            \
+    do {                                                                       \
+        if ((w)->rc == OK)                                                     \
+            (w)->rc = os_out_printf(&(w)->t->out, (w)->e, __VA_ARGS__);        \
+    } while (0)
+
 /* Nanoseconds as microseconds with three places: exact. */
-static void put_time(FILE *f, const char *key, int64_t ns)
+static void put_time(struct writer *w, const char *key, int64_t ns)
 {
-    fprintf(f, ",\"%s\":%" PRId64 ".%03d", key, ns / 1000, (int)(ns % 1000));
+    PUT(w, ",\"%s\":%" PRId64 ".%03d", key, ns / 1000, (int)(ns % 1000));
 }
 
-static void put_span(FILE *f, const struct trace *t, const struct span *s)
+static void put_span(struct writer *w, const struct span *s)
 {
+    int64_t zero = w->t->zero_ns;
     const char *comma = "";
-    fprintf(f, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\"", s->track,
-            s->kind->name, s->kind->category);
-    put_time(f, "ts", MAX(s->begin_ns - t->zero_ns, (int64_t)0));
-    put_time(f, "dur", MAX(s->end_ns - s->begin_ns, (int64_t)0));
-    fputs(",\"args\":{", f);
+    PUT(w, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\"", s->track,
+        s->kind->name, s->kind->category);
+    put_time(w, "ts", MAX(s->begin_ns - zero, (int64_t)0));
+    put_time(w, "dur", MAX(s->end_ns - s->begin_ns, (int64_t)0));
+    PUT(w, ",\"args\":{");
     for (int a = 0; a < s->n_args; a++)
         if (s->kind->arg[a] && s->arg[a] != TRACE_NO_ARG) {
-            fprintf(f, "%s\"%s\":%" PRId64, comma, s->kind->arg[a], s->arg[a]);
+            PUT(w, "%s\"%s\":%" PRId64, comma, s->kind->arg[a], s->arg[a]);
             comma = ",";
         }
-    fputs("}}", f);
+    PUT(w, "}}");
 }
 
-static void put_track(FILE *f, int track)
+static void put_track(struct writer *w, int track)
 {
     char name[64];
     if (track == TRACE_DRIVER)
@@ -109,53 +120,53 @@ static void put_track(FILE *f, int track)
     else
         snprintf(name, sizeof(name), "drive %d slot %d", (track - TRACE_READS) / TRACE_SLOTS,
                  (track - TRACE_READS) % TRACE_SLOTS);
-    fprintf(f, ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}"
-            ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_sort_index\",\"args\":{\"sort_index\":%d}}",
-            track, name, track, track);
+    PUT(w, ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}"
+        ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_sort_index\",\"args\":{\"sort_index\":%d}}",
+        track, name, track, track);
 }
 
 /* Names of the tracks that have spans. */
-static void put_tracks(FILE *f, const struct trace *t, int64_t n)
+static void put_tracks(struct writer *w, int64_t n)
 {
     uint8_t *seen = calloc(TRACE_MAX_TRACK, 1);
     for (int64_t i = 0; seen && i < n; i++) { /* without memory: no names */
-        int track = t->spans[i].track;
+        int track = w->t->spans[i].track;
         if (track < 0 || track >= TRACE_MAX_TRACK || seen[track])
             continue;
         seen[track] = 1;
-        put_track(f, track);
+        put_track(w, track);
     }
     free(seen);
 }
 
 static int write_all(struct trace *t, int64_t n, int64_t lost, struct err *e)
 {
-    FILE *f = t->file;
-    fprintf(f, "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"spans\":%" PRId64 ",\"lost_spans\":%" PRId64
-            ",\"complete\":%s},\n\"traceEvents\":[\n"
-            "{\"ph\":\"M\",\"pid\":1,\"tid\":0,\"name\":\"process_name\",\"args\":{\"name\":\"sluice\"}}",
-            n, lost, lost ? "false" : "true");
-    put_tracks(f, t, n);
-    int why = 0;
-    errno = 0;
-    for (int64_t i = 0; i < n && !why; i++) {
-        put_span(f, t, &t->spans[i]);
-        if (ferror(f)) /* asked at once: the reason does not last */
-            why = errno ? errno : EIO;
-    }
-    fputs("\n]}\n", f);
-    if (fflush(f) != 0 && !why)
-        why = errno;
-    if (fclose(f) != 0 && !why)
-        why = errno;
-    t->file = NULL;
-    if (why) {
-        struct stat st;
-        if (stat(t->path, &st) == 0 && S_ISREG(st.st_mode))
-            unlink(t->path); /* half a file misleads */
-        return err_errno(e, E_IO, why, "timeline: writing %" PRId64 " spans to '%s' failed", n, t->path);
-    }
-    return OK;
+    struct err why = {0};
+    struct writer w = {.t = t, .e = &why};
+    PUT(&w, "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"spans\":%" PRId64 ",\"lost_spans\":%" PRId64
+        ",\"complete\":%s},\n\"traceEvents\":[\n"
+        "{\"ph\":\"M\",\"pid\":1,\"tid\":0,\"name\":\"process_name\",\"args\":{\"name\":\"sluice\"}}",
+        n, lost, lost ? "false" : "true");
+    put_tracks(&w, n);
+    for (int64_t i = 0; i < n && w.rc == OK; i++)
+        put_span(&w, &t->spans[i]);
+    PUT(&w, "\n]}\n");
+    if (w.rc == OK)
+        w.rc = os_out_sync(&t->out, &why);
+    if (w.rc == OK)
+        w.rc = os_out_commit(&t->out, true, &why);
+    return w.rc < 0 ? err_set(e, E_IO, "timeline: %s", why.text) : OK;
+}
+
+void trace_drop(struct trace *t)
+{
+    if (!t)
+        return;
+    if (t->open)
+        os_out_close(&t->out);
+    os_unmap(t->spans, t->map_bytes);
+    free(t->path);
+    free(t);
 }
 
 int trace_close(struct trace *t, struct err *e)
@@ -163,12 +174,10 @@ int trace_close(struct trace *t, struct err *e)
     if (!t)
         return OK;
     int64_t asked = atomic_load(&t->n), n = MIN(asked, t->cap);
-    int rc = t->file ? write_all(t, n, asked - n, e) : OK;
+    int rc = t->open && t->out.fd >= 0 ? write_all(t, n, asked - n, e) : OK;
     if (rc == OK && asked > n && t->path)
         rc = err_set(e, E_STATE, "timeline: '%s' ends early, its %" PRId64 " places were full (%" PRId64
                      " later spans are missing); record a shorter run", t->path, n, asked - n);
-    os_unmap(t->spans, t->map_bytes);
-    free(t->path);
-    free(t);
+    trace_drop(t);
     return rc;
 }

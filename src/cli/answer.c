@@ -233,6 +233,8 @@ static bool add_id(struct answer *w, int32_t id)
 int answer_token(void *answer, int32_t id, const char *text, size_t n_bytes)
 {
     struct answer *w = answer;
+    if (interrupted())
+        return -1; /* nothing more is shown */
     if (!add_id(w, id))
         w->no_memory = true;
     const char *tag = n_bytes ? NULL : silent_tag(w, id);

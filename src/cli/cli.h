@@ -5,7 +5,9 @@
  *   options.c      the one table of options and environment variables, parsing
  *   help.c         --help and the option list of the man page, from that table
  *   units.c        sizes, numbers and lists of ids: text to value and back
- *   term.c         standard output, the progress line, colours, signals
+ *   term.c         standard output, the progress line, colours
+ *   signals.c      what ends a command early
+ *   files.c        what is refused before anything is touched
  *   json.c         JSON in and out
  *   open.c         which model file, how it is opened, the closing numbers
  *   routing.c      which experts were picked: recorded to a file, read for plan
@@ -26,7 +28,9 @@
  *     failure; main turns it into the exit status.
  *  3. Functions that can fail return an exit status (enum exit_status) and have
  *     printed their sentence; sentences go to stderr and begin with "sluice: ".
- *  4. One thread. The only thing a signal does is set a flag (term.c).
+ *  4. One thread. The only thing a signal does is set a flag (signals.c).
+ *  5. A file that a command writes is whole or not there (os_out_stream), and one
+ *     that was asked for and could not be written makes the exit status ST_FAIL.
  */
 #ifndef CLI_H
 #define CLI_H
@@ -42,7 +46,7 @@ enum exit_status {
     ST_OK = 0,
     ST_FAIL = 1,          /* it was tried and did not work */
     ST_USAGE = 2,         /* the command line makes no sense */
-    ST_INTERRUPTED = 130, /* Ctrl-C */
+    ST_INTERRUPTED = 130, /* a signal; the process then ends by that signal */
     ST_PIPE = 141         /* nobody reads our output any more */
 };
 
@@ -92,10 +96,12 @@ struct args {
 enum option_kind {
     O_FLAG,   /* no value; stores `low` */
     O_TEXT,
-    O_TEXTS,  /* struct texts: may be given several times */
-    O_CHOICE, /* one of the words in `choices`, separated by '|' */
+    O_FILE,   /* a path, not empty; low: 1 where - stands for standard output or input */
+    O_FILES,  /* struct texts: may be given several times */
+    O_CHOICE, /* one of the words in `choices`, separated by '|'; NULL: sluice_choice has them */
+    O_LOOKAHEAD, /* a number, or a word for one of the constants SLUICE_LOOKAHEAD_* */
     O_INT,    /* int, low..high */
-    O_U64,    /* any 64-bit number */
+    O_SEED,   /* uint64_t below 2^63, so that every JSON reader gives it back */
     O_SIZE,   /* bytes with a unit, uint64_t */
     O_REAL,   /* double, low..high */
     O_ENV     /* no option at all: an environment variable that is looked at */
@@ -125,6 +131,11 @@ const struct option_row *options_table(size_t *n);
 int options_parse(struct args *a, unsigned command, const char *command_name, int max_words,
                   int argc, char **argv);
 bool options_given(const struct args *a, const char *name);
+/* The words that an O_CHOICE takes, separated by '|'. */
+struct choices { char s[160]; };
+struct choices option_choices(const struct option_row *o);
+/* The value where none is given, as text; NULL: none. */
+const char *option_preset(const struct option_row *o);
 /* An environment variable of the table; NULL when unset or empty. */
 const char *options_env(const char *name);
 /* The one of `words` (n) nearest to `word`, or NULL when none is near. */
@@ -166,9 +177,11 @@ bool parse_size(const char *s, uint64_t *bytes);
 bool parse_int(const char *s, int64_t low, int64_t high, int64_t *v);
 bool parse_u64(const char *s, uint64_t *v);
 bool parse_real(const char *s, double low, double high, double *v);
-/* Numbers separated by commas or white space; *ids is to be freed. On false
+/* Numbers separated by white space, or one comma each; *ids is to be freed. On false
  * *bad points at what is not an id ("" for an empty list). */
 bool parse_ids(const char *s, int32_t **ids, int64_t *n, const char **bad);
+/* The same of n_bytes of text with a sentence, which begins with `where`. */
+int ids_of_text(const char *where, const char *s, size_t n_bytes, int32_t **ids, int64_t *n);
 
 struct text_buf { /* growable bytes, always terminated once something was added */
     char *p;
@@ -214,11 +227,6 @@ int fail(const sluice_error *e);
 int fail_asked(const sluice_error *e);
 int no_memory(void);
 
-/* Interrupts: the first Ctrl-C sets a flag, a second one before the flag is
- * taken down ends the program. */
-bool interrupted(void);
-void interrupt_clear(void);
-
 /* For sluice_options.progress: one line on stderr where that is a terminal, and
  * cancels when interrupted. */
 int progress_tell(void *user, const char *what, int64_t done, int64_t total);
@@ -227,6 +235,24 @@ int progress_quiet(void *user, const char *what, int64_t done, int64_t total);
 /* A progress line of the command's own; nothing when stderr is no terminal. */
 void progress_line(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void progress_end(void);
+
+/* ---- signals.c ------------------------------------------------------------ */
+
+void signals_init(void);
+/* SIGINT, SIGTERM or SIGHUP came; a second one ends the program. */
+bool interrupted(void);
+bool terminated(void);      /* one that is not Ctrl-C */
+void interrupt_clear(void); /* forgets Ctrl-C, for a conversation that goes on */
+/* Ends the process by the signal that came, where that is why a command did not
+ * do what it should; else gives `status` back. */
+int signals_finish(int status);
+
+/* ---- files.c -------------------------------------------------------------- */
+
+/* Refuses options out of range and files that would destroy another one. */
+int check_request(const struct args *a);
+
+/* ---- term.c, input --------------------------------------------------------- */
 
 /* All of standard input (until end of file) or of a file; NULL: complained. */
 char *read_all_stdin(size_t *n_bytes);
@@ -265,14 +291,20 @@ struct model { /* zero-initialise; model_close is safe at any time */
 /* want_context: what --ctx is when not given. */
 int model_open(const struct args *a, int want_context, struct model *m);
 int model_open_tokenizer(const struct args *a, struct model *m);
-void model_close(struct model *m);
+/* Closes, and writes what was recorded; the status to go on with when everything
+ * before gave `status`. */
+int model_close(struct model *m, int status);
+/* How many tokens the model knows, without loading it. */
+int model_vocabulary(const struct args *a, int *n_vocab);
+bool is_stdout(const char *path); /* "-" */
 
 /* ---- routing.c ----------------------------------------------------------- */
 
-/* Creates the file, before the model is loaded; `path` is borrowed until model_close. */
+/* Finds out before the model is loaded whether the file can be written. */
 int routing_begin(struct model *m, const char *path);
 int routing_record(struct model *m); /* from now on; the model is open */
-void routing_end(struct model *m); /* model_close does it */
+/* Writes the file, or nothing where no recording began; model_close does it. */
+int routing_end(struct model *m);
 
 struct picks {
     sluice_routing r;
@@ -312,7 +344,9 @@ const char *finish_name(sluice_finish f);
 /* ---- line.c ---------------------------------------------------------------------- */
 
 /* Chat's input. */
-enum line_result { LINE_OK, LINE_CANCELLED, LINE_END };
+enum line_result { LINE_OK, LINE_CANCELLED, LINE_END, LINE_BAD /* complained */ };
+/* Where chat keeps what was typed; false: nowhere. */
+bool line_history(char *path, size_t size);
 void line_init(void);
 bool line_editing(void); /* a person sits at a terminal */
 /* *line is to be freed; without its newline. */

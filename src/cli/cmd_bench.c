@@ -330,12 +330,11 @@ int cmd_bench(const struct args *a)
     sluice_error e = {0};
     b.runs_numbers = calloc((size_t)a->repetitions, sizeof(*b.runs_numbers));
     int status = b.runs_numbers ? measure(&b) : no_memory();
-    model_close(&b.m);
+    status = model_close(&b.m, status);
     if (status == ST_OK)
         status = model_options(a, path, &o);
     if (status == ST_OK && !a->no_probe) {
         o.warning = NULL; /* told when the model was opened */
-        progress_line("measuring drive and memory");
         if (sluice_probe(&o, &probe, &e) < 0)
             status = fail(&e);
     }

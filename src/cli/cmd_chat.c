@@ -223,9 +223,11 @@ static int handle(struct chat *c, const char *text, bool *quit)
         status = command(c, text, quit);
     else if (text[strspn(text, " \t\r")] != '\0')
         status = answer(c, text);
-    if (out_failed() || (status != ST_OK && !line_editing()))
+    if (terminated() || (interrupted() && !line_editing()))
+        status = ST_INTERRUPTED;
+    if (out_failed() || terminated() || (status != ST_OK && !line_editing()))
         *quit = true;
-    return line_editing() ? ST_OK : status;
+    return line_editing() && !terminated() ? ST_OK : status;
 }
 
 static int loop(struct chat *c)
@@ -241,9 +243,11 @@ static int loop(struct chat *c)
             free(text);
             break;
         case LINE_CANCELLED:
-            if (!line_editing())
+            if (!line_editing() || terminated())
                 return ST_INTERRUPTED;
             break;
+        case LINE_BAD:
+            return ST_USAGE;
         case LINE_END:
             quit = true;
             if (line_editing())
@@ -254,12 +258,20 @@ static int loop(struct chat *c)
     return status;
 }
 
+/* Ctrl-C lets the token that is being computed come to its end: the session then
+ * holds the answer as far as it was shown, and need not compute it again. */
+static int chat_progress(void *user, const char *what, int64_t done, int64_t total)
+{
+    return strcmp(what, "token") == 0 ? terminated() : progress_tell(user, what, done, total);
+}
+
 int cmd_chat(const struct args *a)
 {
     struct chat c = {.a = a, .think = a->think != 0};
     line_init();
     int status = model_open(a, 0, &c.m);
     if (status == ST_OK) {
+        sluice_set_progress(c.m.s, chat_progress, NULL);
         c.sampling = sampling_from(a);
         status = start_over(&c, a->system);
     }
@@ -271,6 +283,5 @@ int cmd_chat(const struct args *a)
     }
     forget_from(&c, 0);
     free(c.messages);
-    model_close(&c.m);
-    return status;
+    return model_close(&c.m, status);
 }

@@ -1,15 +1,13 @@
 /*
  * sluice eval and sluice logits: what the model computes, as numbers.
  */
+#include "base/base.h"
 #include "cli.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 /* ---- perplexity -------------------------------------------------------------------- */
 
@@ -58,20 +56,14 @@ static int print_perplexity(const struct args *a, const struct token_file *f, do
 }
 
 static int eval_tokens(const struct args *a, const struct token_file *f, struct model *m,
-                       int context)
+                       const int32_t *ids, int64_t n, int context)
 {
-    int32_t *ids = NULL;
-    int64_t n = 0, n_predicted = 0;
+    int64_t n_predicted = 0;
     double perplexity = 0;
     sluice_error e = {0};
-    int status = json_to_ids(f->tokens, a->tokens, m->info.n_vocab, &ids, &n);
-    if (status == ST_OK &&
-        sluice_eval_perplexity(m->session, ids, n, context, &perplexity, &n_predicted, &e) < 0)
-        status = fail(&e);
-    if (status == ST_OK)
-        status = print_perplexity(a, f, perplexity, n_predicted, context);
-    free(ids);
-    return status;
+    if (sluice_eval_perplexity(m->session, ids, n, context, &perplexity, &n_predicted, &e) < 0)
+        return fail(&e);
+    return print_perplexity(a, f, perplexity, n_predicted, context);
 }
 
 /* ---- recall -------------------------------------------------------------------------- */
@@ -101,19 +93,34 @@ static int print_recall(const struct args *a, size_t n, size_t recalled, size_t 
     return ST_OK;
 }
 
+/* How many of them are asked. */
+static size_t n_questions(const struct args *a, const json_t *list)
+{
+    size_t n = json_array_size(list);
+    return a->limit && (size_t)a->limit < n ? (size_t)a->limit : n;
+}
+
+static int check_questions(const struct args *a, const json_t *list)
+{
+    if (!json_is_array(list) || json_array_size(list) == 0) {
+        complain("%s: expected [{\"question\": TEXT, \"answer\": TEXT}, ...]", a->qa);
+        return ST_FAIL;
+    }
+    for (size_t i = 0; i < n_questions(a, list); i++)
+        if (!question_text(a, list, i, "question") || !question_text(a, list, i, "answer"))
+            return ST_FAIL;
+    return ST_OK;
+}
+
 static int eval_questions(const struct args *a, const json_t *list, struct model *m)
 {
-    size_t n = json_array_size(list), recalled = 0, n_reference = 0, reference = 0;
-    if (a->limit && (size_t)a->limit < n)
-        n = (size_t)a->limit;
+    size_t n = n_questions(a, list), recalled = 0, n_reference = 0, reference = 0;
     sluice_set_progress(m->s, progress_quiet, NULL);
     for (size_t i = 0; i < n; i++) {
         bool hit = false;
         sluice_error e = {0};
         const char *question = question_text(a, list, i, "question");
-        const char *wanted = question ? question_text(a, list, i, "answer") : NULL;
-        if (!wanted)
-            return ST_FAIL;
+        const char *wanted = question_text(a, list, i, "answer");
         if (interrupted())
             return ST_INTERRUPTED;
         if (sluice_eval_recall(m->session, question, wanted, &hit, &e) < 0)
@@ -134,33 +141,38 @@ static int eval_tokens_file(const struct args *a)
 {
     struct token_file f = {0};
     struct model m = {0};
-    int status = token_file_read(a->tokens, &f);
+    int32_t *ids = NULL;
+    int64_t n = 0;
+    int n_vocab, status = token_file_read(a->tokens, &f);
     int context = a->context ? a->context : f.context ? f.context : 1024;
+    if (status == ST_OK && a->ctx && a->ctx < context) {
+        complain("windows of %d tokens do not fit --ctx %d; choose a smaller --context", context, a->ctx);
+        status = ST_USAGE;
+    }
+    if (status == ST_OK)
+        status = model_vocabulary(a, &n_vocab);
+    if (status == ST_OK)
+        status = json_to_ids(f.tokens, a->tokens, n_vocab, &ids, &n);
     if (status == ST_OK)
         status = model_open(a, context, &m);
     if (status == ST_OK)
-        status = eval_tokens(a, &f, &m, context);
+        status = eval_tokens(a, &f, &m, ids, n, context);
     json_decref(f.json);
-    model_close(&m);
-    return status;
+    free(ids);
+    return model_close(&m, status);
 }
 
 static int eval_questions_file(const struct args *a)
 {
     struct model m = {0};
     json_t *list = json_read(a->qa);
-    int status = list ? ST_OK : ST_FAIL;
-    if (list && (!json_is_array(list) || json_array_size(list) == 0)) {
-        complain("%s: expected [{\"question\": TEXT, \"answer\": TEXT}, ...]", a->qa);
-        status = ST_FAIL;
-    }
+    int status = list ? check_questions(a, list) : ST_FAIL;
     if (status == ST_OK)
         status = model_open(a, 0, &m);
     if (status == ST_OK)
         status = eval_questions(a, list, &m);
     json_decref(list);
-    model_close(&m);
-    return status;
+    return model_close(&m, status);
 }
 
 int cmd_eval(const struct args *a)
@@ -179,51 +191,48 @@ int cmd_eval(const struct args *a)
 /* ---- logits ------------------------------------------------------------------------------ */
 
 struct sink {
-    FILE *f; /* NULL: standard output, through out_* */
-    const char *path;
-    int error;
+    struct os_out out;
+    bool is_stdout; /* through out_*, and `out` is not used */
+    int rc;         /* the first failure to write, and its sentence: */
+    struct err e;
 };
 
+static int sink_failed(const struct sink *s)
+{
+    sluice_error e = {.code = s->e.code};
+    snprintf(e.text, sizeof(e.text), "--out: %.500s", s->e.text);
+    return fail(&e);
+}
+
+/* path: NULL where no file is wanted. */
 static int sink_open(struct sink *s, const char *path)
 {
-    s->path = path;
-    if (strcmp(path, "-") == 0)
-        return ST_OK;
-    s->f = fopen(path, "wb");
-    if (s->f)
-        return ST_OK;
-    complain("%s cannot be written: %s", path, strerror(errno));
-    return ST_FAIL;
+    *s = (struct sink){.out = {.fd = -1}, .is_stdout = is_stdout(path)};
+    if (path && !s->is_stdout)
+        s->rc = os_out_stream(&s->out, path, &s->e);
+    return s->rc < 0 ? sink_failed(s) : ST_OK;
 }
 
 static int sink_write(struct sink *s, const float *v, int n)
 {
     size_t bytes = (size_t)n * sizeof(*v);
-    errno = 0;
-    if (!s->f)
+    if (s->is_stdout)
         out_write((const char *)v, bytes);
-    else if (!s->error && fwrite(v, 1, bytes, s->f) != bytes)
-        s->error = errno ? errno : EIO;
-    return s->error != 0 || out_failed();
+    else if (s->rc == OK)
+        s->rc = os_out_put(&s->out, v, bytes, &s->e);
+    return s->rc < 0 || out_failed();
 }
 
-/* Closes; a file that is not whole is removed (a device is left alone). */
+/* A file that is not whole is removed. */
 static int sink_close(struct sink *s, int status)
 {
-    struct stat st;
-    if (!s->f)
-        return status;
-    bool plain = fstat(fileno(s->f), &st) == 0 && S_ISREG(st.st_mode);
-    errno = 0;
-    if (fclose(s->f) != 0 && !s->error)
-        s->error = errno ? errno : EIO;
-    if (s->error) {
-        complain("writing %s failed: %s", s->path, strerror(s->error));
-        status = ST_FAIL;
-    }
-    if (status != ST_OK && plain)
-        (void)unlink(s->path);
-    return status;
+    bool wanted = s->out.fd >= 0 && status == ST_OK;
+    if (wanted && s->rc == OK)
+        s->rc = os_out_sync(&s->out, &s->e);
+    if (wanted && s->rc == OK)
+        s->rc = os_out_commit(&s->out, true, &s->e);
+    os_out_close(&s->out);
+    return wanted && s->rc < 0 ? sink_failed(s) : status;
 }
 
 static int on_logits(void *user, int64_t position, const float *logits, int n_vocab)
@@ -294,47 +303,45 @@ static int print_logits(const struct args *a, const struct model *m, int64_t n_i
                                 m->info.n_vocab, "out", a->out, "top", list));
 }
 
-static int compute(const struct args *a, struct model *m, const int32_t *ids, int64_t n)
+static int compute(const struct args *a, struct model *m, struct sink *s, const int32_t *ids, int64_t n)
 {
     sluice_error e = {0};
-    struct sink s = {0};
-    int status = a->out ? sink_open(&s, a->out) : ST_OK;
-    if (status != ST_OK)
-        return status;
     bool each = a->out && a->all;
-    int rc = sluice_session_append(m->session, ids, n, each ? on_logits : NULL, &s, &e);
+    int rc = sluice_session_append(m->session, ids, n, each ? on_logits : NULL, s, &e);
     if (rc == 0 && a->out && !a->all)
-        (void)sink_write(&s, sluice_session_logits(m->session), m->info.n_vocab);
-    /* a failed write stops the engine by E_CANCELLED; sink_close has its sentence */
-    if (rc < 0)
-        status = s.error ? ST_FAIL : fail(&e);
-    if (a->out)
-        status = sink_close(&s, status);
-    if (status == ST_OK && (!a->out || a->json))
-        status = print_logits(a, m, n);
-    return status;
+        (void)sink_write(s, sluice_session_logits(m->session), m->info.n_vocab);
+    if (s->rc < 0) /* the engine says only that it was stopped */
+        return sink_failed(s);
+    return rc < 0 ? fail(&e) : ST_OK;
 }
 
 /* The ids of --ids, or of standard input where that is "-". */
 static int ids_wanted(const struct args *a, int32_t **ids, int64_t *n)
 {
     char *text = NULL;
-    const char *bad;
     size_t n_bytes;
-    int status = ST_OK;
     if (strcmp(a->ids, "-") == 0 && !(text = read_all_stdin(&n_bytes)))
         return interrupted() ? ST_INTERRUPTED : ST_FAIL;
-    if (!parse_ids(text ? text : a->ids, ids, n, &bad)) {
-        complain("--ids: \"%.20s\" is not a list of token ids such as 1,2,3", bad);
-        status = ST_USAGE;
-    }
+    int status = ids_of_text("--ids: ", text ? text : a->ids, text ? n_bytes : strlen(a->ids), ids, n);
     free(text);
+    return status;
+}
+
+static int check_ids(const struct args *a, const int32_t *ids, int64_t n)
+{
+    int n_vocab, status = model_vocabulary(a, &n_vocab);
+    for (int64_t i = 0; i < n && status == ST_OK; i++)
+        if (ids[i] >= n_vocab) {
+            complain("--ids: %d is no token of this model, whose ids end at %d", ids[i], n_vocab - 1);
+            status = ST_USAGE;
+        }
     return status;
 }
 
 int cmd_logits(const struct args *a)
 {
     struct model m = {0};
+    struct sink s = {.out = {.fd = -1}};
     int32_t *ids = NULL;
     int64_t n = 0;
     if (!a->ids) {
@@ -345,22 +352,22 @@ int cmd_logits(const struct args *a)
         complain("--all needs --out FILE");
         return ST_USAGE;
     }
-    if (a->json && a->out && strcmp(a->out, "-") == 0) {
+    if (a->json && is_stdout(a->out)) {
         complain("--json and --out - both want standard output");
         return ST_USAGE;
     }
     int status = ids_wanted(a, &ids, &n);
     if (status == ST_OK)
-        status = model_open(a, 0, &m);
-    for (int64_t i = 0; i < n && status == ST_OK; i++)
-        if (ids[i] >= m.info.n_vocab) {
-            complain("--ids: %d is no token of this model, whose ids end at %d", ids[i],
-                     m.info.n_vocab - 1);
-            status = ST_USAGE;
-        }
+        status = check_ids(a, ids, n);
     if (status == ST_OK)
-        status = compute(a, &m, ids, n);
+        status = sink_open(&s, a->out);
+    if (status == ST_OK)
+        status = model_open(a, 0, &m);
+    if (status == ST_OK)
+        status = compute(a, &m, &s, ids, n);
+    status = sink_close(&s, status);
+    if (status == ST_OK && (!a->out || a->json))
+        status = print_logits(a, &m, n);
     free(ids);
-    model_close(&m);
-    return status;
+    return model_close(&m, status);
 }

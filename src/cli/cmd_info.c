@@ -89,8 +89,9 @@ static int plan_with(const struct args *a, const sluice_options *o)
     int status = ST_OK;
     /* first without a probe: a refusal should not take two seconds */
     int rc = sluice_plan_memory(o, NULL, &p, &e);
+    if (interrupted())
+        return ST_INTERRUPTED;
     if (rc == 0 && !a->no_probe) {
-        progress_line("measuring drive and memory");
         rc = sluice_probe(o, &probe, &e);
         if (rc < 0)
             return fail_asked(&e);
@@ -182,18 +183,11 @@ static int encode(const struct args *a, const struct model *m, const char *text,
 
 /* The text of ids as bytes, nothing added, so that it can be piped on; only a
  * terminal gets a last newline. */
-static int decode(const struct args *a, const struct model *m, const char *list)
+static int decode(const struct args *a, const struct model *m, const int32_t *ids, int64_t n_ids)
 {
-    int32_t *ids = NULL;
-    int64_t n_ids = 0;
-    const char *bad;
     struct text_buf text = {0};
     sluice_error e = {0};
     int status = ST_OK;
-    if (!parse_ids(list, &ids, &n_ids, &bad)) {
-        complain("\"%.20s\" is not a list of token ids such as 1,2,3", bad);
-        return ST_USAGE;
-    }
     for (int64_t i = 0; i < n_ids && status == ST_OK; i++) {
         const char *p;
         size_t len;
@@ -210,7 +204,6 @@ static int decode(const struct args *a, const struct model *m, const char *list)
     if (status == ST_OK && !a->json && out_is_terminal())
         out_printf("\n");
     buf_free(&text);
-    free(ids);
     return status;
 }
 
@@ -218,6 +211,8 @@ int cmd_tokenize(const struct args *a)
 {
     struct model m = {0};
     char *input = NULL;
+    int32_t *ids = NULL;
+    int64_t n_ids = 0;
     const char *text = a->word;
     size_t n = text ? strlen(text) : 0;
     if (!text && isatty(STDIN_FILENO)) {
@@ -229,10 +224,12 @@ int cmd_tokenize(const struct args *a)
         if (!input)
             return interrupted() ? ST_INTERRUPTED : ST_FAIL;
     }
-    int status = model_open_tokenizer(a, &m);
+    int status = a->decode ? ids_of_text("", text, n, &ids, &n_ids) : ST_OK;
     if (status == ST_OK)
-        status = a->decode ? decode(a, &m, text) : encode(a, &m, text, n);
-    model_close(&m);
+        status = model_open_tokenizer(a, &m);
+    if (status == ST_OK)
+        status = a->decode ? decode(a, &m, ids, n_ids) : encode(a, &m, text, n);
     free(input);
-    return status;
+    free(ids);
+    return model_close(&m, status);
 }

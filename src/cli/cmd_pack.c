@@ -4,6 +4,7 @@
 #include "cli.h"
 
 #include <limits.h>
+#include <string.h>
 
 static int check_usage(const struct args *a)
 {
@@ -12,6 +13,8 @@ static int check_usage(const struct args *a)
                  "--replace)");
     else if (a->word && a->replace)
         complain("--replace writes no other file, but \"%s\" is named", a->word);
+    else if (a->word && strcmp(a->word, "-") == 0)
+        complain("a packed file cannot be written to standard output; a file that is called - is ./-");
     else if (a->word && !*a->word)
         complain("the name of the file to write is empty");
     else if (a->replace && !a->model)

@@ -135,7 +135,7 @@ int cmd_run(const struct args *a)
     if (status == ST_OK)
         status = generate(a, &m, ids, n_ids, n_stable);
     sluice_free(ids);
-    model_close(&m);
+    status = model_close(&m, status);
     free(text);
     return status;
 }

@@ -38,10 +38,10 @@ static void wrap(const char *s, int at, int indent)
 static void brackets(const struct option_row *o, char *s, size_t size)
 {
     int n = snprintf(s, size, "%s", "");
-    if (o->choices)
-        n += snprintf(s + n, size - (size_t)n, "%s; ", o->choices);
-    if (o->preset)
-        n += snprintf(s + n, size - (size_t)n, "default %s; ", o->preset);
+    if (o->kind == O_CHOICE)
+        n += snprintf(s + n, size - (size_t)n, "%s; ", option_choices(o).s);
+    if (option_preset(o))
+        n += snprintf(s + n, size - (size_t)n, "default %s; ", option_preset(o));
     if (o->env && o->name)
         n += snprintf(s + n, size - (size_t)n, "environment %s; ", o->env);
     if (n >= 2)
@@ -81,7 +81,8 @@ void help_overview(void)
                "\n"
                "\"sluice COMMAND --help\" lists a command's options; \"sluice --version\" says\n"
                "which version this is. Exit status: 0 done, 1 failed, 2 the command line makes\n"
-               "no sense, 130 interrupted, 141 nobody reads the output any more.\n");
+               "no sense, 130 interrupted (143: SIGTERM, 129: SIGHUP), 141 nobody reads the\n"
+               "output any more.\n");
 }
 
 void help_command(const struct command *c)

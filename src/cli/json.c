@@ -189,6 +189,8 @@ json_t *json_read(const char *path)
 {
     json_error_t e;
     json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
+    if (!j && interrupted()) /* a pipe was being read; main tells */
+        return NULL;
     if (!j && e.line > 0)
         complain("%s: line %d, column %d: %s", path, e.line, e.column, e.text);
     else if (!j)

@@ -39,18 +39,23 @@ static void make_folders(char *path)
         }
 }
 
-/* Without a place to keep it there is no history file; nobody is bothered. */
-static void history_begin(void)
+bool line_history(char *path, size_t size)
 {
     const char *state = options_env("XDG_STATE_HOME"), *home = options_env("HOME");
     int n = -1;
     if (state && state[0] == '/')
-        n = snprintf(line.history, sizeof(line.history), "%s/sluice/history", state);
+        n = snprintf(path, size, "%s/sluice/history", state);
     else if (home)
-        n = snprintf(line.history, sizeof(line.history), "%s/.local/state/sluice/history", home);
+        n = snprintf(path, size, "%s/.local/state/sluice/history", home);
+    return n >= 0 && (size_t)n < size;
+}
+
+/* Without a place to keep it there is no history file; nobody is bothered. */
+static void history_begin(void)
+{
     using_history();
     stifle_history(HISTORY_LINES);
-    if (n < 0 || (size_t)n >= sizeof(line.history)) {
+    if (!line_history(line.history, sizeof(line.history))) {
         line.history[0] = '\0';
         return;
     }
@@ -153,7 +158,15 @@ static enum line_result read_plain(char **text)
         clearerr(stdin);
         return LINE_CANCELLED;
     }
+    if (strlen(*text) != (size_t)n) {
+        complain("a message holds a zero byte at %zu", strlen(*text));
+        free(*text);
+        *text = NULL;
+        return LINE_BAD;
+    }
     if (n > 0 && (*text)[n - 1] == '\n')
+        (*text)[--n] = '\0';
+    if (n > 0 && (*text)[n - 1] == '\r') /* as other systems end lines */
         (*text)[n - 1] = '\0';
     return LINE_OK;
 }

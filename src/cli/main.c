@@ -109,7 +109,8 @@ static int run_command(const struct command *c, int argc, char **argv)
         help_command(c);
         return ST_OK;
     }
-    return c->run(&a);
+    status = check_request(&a);
+    return status == ST_OK ? c->run(&a) : status;
 }
 
 static int dispatch(int argc, char **argv)
@@ -151,6 +152,7 @@ int main(int argc, char **argv)
     if (!term_open_standard())
         return ST_FAIL;
     setlocale(LC_CTYPE, ""); /* for line editing; numbers keep their point */
+    signals_init();
     term_init();
-    return out_finish(dispatch(argc, argv));
+    return signals_finish(out_finish(dispatch(argc, argv)));
 }

@@ -87,7 +87,7 @@ int model_options(const struct args *a, char *path, sluice_options *o)
     o->cpu = a->cpu;
     o->io = a->io;
     o->policy = a->policy;
-    o->lookahead = a->lookahead == 0 ? -1 : a->lookahead < 0 ? 0 : a->lookahead;
+    o->lookahead = a->lookahead;
     o->exact = a->exact;
     o->kv_f32 = a->kv && strcmp(a->kv, "f32") == 0;
     o->progress = progress_tell;
@@ -138,13 +138,30 @@ int model_open_tokenizer(const struct args *a, struct model *m)
     return open_with(&o, m);
 }
 
-void model_close(struct model *m)
+int model_vocabulary(const struct args *a, int *n_vocab)
 {
-    routing_end(m);
+    struct model m = {0};
+    int status = model_open_tokenizer(a, &m);
+    *n_vocab = m.info.n_vocab;
+    return model_close(&m, status);
+}
+
+int model_close(struct model *m, int status)
+{
+    sluice_error e = {0};
+    int wrote = routing_end(m);
+    if (m->s && sluice_end_timeline(m->s, &e) < 0)
+        wrote = fail(&e);
     if (m->session)
         sluice_session_free(m->session);
     sluice_close(m->s);
     *m = (struct model){0};
+    return status == ST_OK ? wrote : status;
+}
+
+bool is_stdout(const char *path)
+{
+    return path && strcmp(path, "-") == 0;
 }
 
 static uint64_t drawn_seed(void)

@@ -19,11 +19,12 @@
 #define C_ENGINE (C_OPEN | C_PLAN | C_PROBE)
 #define C_ALL (C_ENGINE | C_INSPECT | C_TOKENIZE | C_PACK)
 #define C_TALK (C_RUN | C_CHAT)
+#define C_PLANNED (C_OPEN | C_PLAN)
 #define MAX_INT 2147483647.0
 
 static const struct option_row table[] = {
     /* ---- the model and how it is run ---- */
-    {"model", 'm', O_TEXT, G_MODEL, C_ALL, AT(model), "MODEL", NULL, 0, 0, NULL, "SLUICE_MODEL",
+    {"model", 'm', O_FILE, G_MODEL, C_ALL, AT(model), "MODEL", NULL, 0, 0, NULL, "SLUICE_MODEL",
      "GGUF file to use (of a split model its first file); without it the built-in model, "
      "a pocket dictionary"},
     {"memory", 0, O_SIZE, G_MODEL, C_ENGINE, AT(memory), "SIZE", NULL, 1, 0, NULL, "SLUICE_MEMORY",
@@ -31,24 +32,24 @@ static const struct option_row table[] = {
      "powers of 1024; kB, MB, GB, TB: of 1000); without it what machine and cgroup allow"},
     {"threads", 't', O_INT, G_MODEL, C_ENGINE, AT(threads), "N", NULL, 1, 1024, NULL,
      "SLUICE_THREADS", "threads that compute; without it one per processor"},
-    {"ctx", 'c', O_INT, G_MODEL, C_ENGINE, AT(ctx), "N", NULL, 1, MAX_INT, NULL, NULL,
+    {"ctx", 'c', O_INT, G_MODEL, C_PLANNED, AT(ctx), "N", NULL, 1, MAX_INT, NULL, NULL,
      "longest session in tokens; without it the model's, as far as memory allows"},
-    {"chunk", 0, O_INT, G_MODEL, C_ENGINE, AT(chunk), "N", NULL, 1, 1 << 20, NULL, NULL,
+    {"chunk", 0, O_INT, G_MODEL, C_PLANNED, AT(chunk), "N", NULL, 1, 1 << 16, NULL, NULL,
      "tokens of a prompt that are computed together; without it chosen by the memory plan"},
-    {"cpu", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(cpu), "SET", "auto", 0, 0,
-     "auto|portable|avx2|avxvnni|avx512", NULL,
+    {"cpu", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(cpu), "SET", NULL, 0, 0, NULL, NULL,
      "instruction set of the kernels; the results are the same bits with any"},
-    {"io", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(io), "READER", "auto", 0, 0, "auto|uring|pread",
-     NULL, "how experts are read: io_uring, or threads that call pread"},
-    {"mirror", 0, O_TEXTS, G_MODEL, C_ENGINE, AT(mirrors), "DIR", NULL, 0, 0, NULL, NULL,
+    {"io", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(io), "READER", NULL, 0, 0, NULL, NULL,
+     "how experts are read: io_uring, or threads that call pread"},
+    {"mirror", 0, O_FILES, G_MODEL, C_ENGINE, AT(mirrors), "DIR", NULL, 0, 0, NULL, NULL,
      "folder with a copy of every file of the model, on another drive: reads come from both at "
      "once, split by their speed, and from the other one where one fails; may be given up to 8 "
      "times; changes speed only"},
-    {"policy", 0, O_TEXT, G_MODEL, C_ENGINE, AT(policy), "NAME", NULL, 0, 0, NULL, NULL,
+    {"policy", 0, O_CHOICE, G_MODEL, C_PLANNED, AT(policy), "NAME", NULL, 0, 0, NULL, NULL,
      "which expert leaves a full cache first; changes speed only"},
-    {"lookahead", 0, O_INT, G_MODEL, C_ENGINE, AT(lookahead), "N", "-1", -1, 64, NULL, NULL,
+    {"lookahead", 0, O_LOOKAHEAD, G_MODEL, C_OPEN, AT(lookahead), "N", "auto", 1, 64, NULL, NULL,
      "experts of the next layer, and half as many of the one after, that are guessed and read "
-     "ahead while the drive is idle; 0: none, -1: as many as pay; changes speed only"},
+     "ahead while the drive is idle, 1 to 64; auto: as many as pay, none or 0: none; changes "
+     "speed only"},
     {"exact", 0, O_FLAG, G_MODEL, C_ENGINE, AT(exact), NULL, NULL, 1, 0, NULL, NULL,
      "float activations and an f32 KV cache instead of 8-bit activations and f16: slower, as "
      "near to the file's weights as it gets"},
@@ -63,14 +64,15 @@ static const struct option_row table[] = {
     {"top-k", 0, O_INT, G_ANSWER, C_TALK, AT(top_k), "N", "0", 0, MAX_INT, NULL, NULL,
      "sample among the N likeliest tokens; 0: all"},
     {"top-p", 0, O_REAL, G_ANSWER, C_TALK, AT(top_p), "P", "1", 0, 1, NULL, NULL,
-     "sample among the likeliest tokens that together have probability P; 1: all"},
+     "sample among the likeliest tokens that together have probability P; 1: all, 0: the "
+     "likeliest alone"},
     {"min-p", 0, O_REAL, G_ANSWER, C_TALK, AT(min_p), "P", "0", 0, 1, NULL, NULL,
      "leave out tokens less likely than P times the likeliest; 0: none"},
     {"repeat-penalty", 0, O_REAL, G_ANSWER, C_TALK, AT(repeat_penalty), "X", "1", 0.01, 100, NULL,
      NULL, "make tokens that came lately less likely; 1: off"},
     {"repeat-window", 0, O_INT, G_ANSWER, C_TALK, AT(repeat_window), "N", "64", 0, MAX_INT, NULL,
      NULL, "how many last tokens --repeat-penalty looks at"},
-    {"seed", 0, O_U64, G_ANSWER, C_TALK, AT(seed), "N", NULL, 0, 0, NULL, NULL,
+    {"seed", 0, O_SEED, G_ANSWER, C_TALK, AT(seed), "N", NULL, 0, 0, NULL, NULL,
      "start of the random numbers: the same file, prompt, options and seed give the same "
      "answer; without it one is drawn (--json shows it)"},
     {"system", 0, O_TEXT, G_ANSWER, C_TALK, AT(system), "TEXT", NULL, 0, 0, NULL, NULL,
@@ -89,11 +91,11 @@ static const struct option_row table[] = {
     /* ---- input ---- */
     {"decode", 'd', O_FLAG, G_INPUT, C_TOKENIZE, AT(decode), NULL, NULL, 1, 0, NULL, NULL,
      "the other way: ids to text (with --markup control tokens are shown too)"},
-    {"tokens", 0, O_TEXT, G_INPUT, C_EVAL, AT(tokens), "FILE", NULL, 0, 0, NULL, NULL,
+    {"tokens", 0, O_FILE, G_INPUT, C_EVAL, AT(tokens), "FILE", NULL, 0, 0, NULL, NULL,
      "perplexity of a JSON file: {\"context\": N, \"tokens\": [ids]}, or the list of ids alone"},
     {"context", 0, O_INT, G_INPUT, C_EVAL, AT(context), "N", NULL, 1, MAX_INT, NULL, NULL,
      "with --tokens: length of the windows; without it that of the file, else 1024"},
-    {"qa", 0, O_TEXT, G_INPUT, C_EVAL, AT(qa), "FILE", NULL, 0, 0, NULL, NULL,
+    {"qa", 0, O_FILE, G_INPUT, C_EVAL, AT(qa), "FILE", NULL, 0, 0, NULL, NULL,
      "share of questions answered word for word, of a JSON file: "
      "[{\"question\": TEXT, \"answer\": TEXT}, ...]"},
     {"limit", 0, O_INT, G_INPUT, C_EVAL, AT(limit), "N", NULL, 1, MAX_INT, NULL, NULL,
@@ -106,7 +108,7 @@ static const struct option_row table[] = {
      "tokens to generate after it"},
     {"repetitions", 'r', O_INT, G_INPUT, C_BENCH, AT(repetitions), "N", "3", 1, 1000, NULL, NULL,
      "how often; medians are shown"},
-    {"routing", 0, O_TEXT, G_INPUT, C_PLAN, AT(routing), "FILE", NULL, 0, 0, NULL, NULL,
+    {"routing", 0, O_FILE, G_INPUT, C_PLAN, AT(routing), "FILE", NULL, 0, 0, NULL, NULL,
      "predict the hit rate and speed for these picks, which an earlier run of the model recorded "
      "with --record-routing, whatever its memory: the first half fills the cache, the second is "
      "counted"},
@@ -118,16 +120,16 @@ static const struct option_row table[] = {
     {"stats", 's', O_FLAG, G_OUTPUT, C_TALK, AT(stats), NULL, NULL, 1, 0, NULL, NULL,
      "end with one line of numbers on standard error: speed, GB read per token, cache hit "
      "rate, experts used of native, peak memory of the budget"},
-    {"out", 'o', O_TEXT, G_OUTPUT, C_LOGITS, AT(out), "FILE", NULL, 0, 0, NULL, NULL,
+    {"out", 'o', O_FILE, G_OUTPUT, C_LOGITS, AT(out), "FILE", NULL, 1, 0, NULL, NULL,
      "write the logits to FILE as 32-bit floats of this machine's byte order; - for standard "
      "output; without it the ten likeliest tokens are printed"},
     {"all", 0, O_FLAG, G_OUTPUT, C_LOGITS, AT(all), NULL, NULL, 1, 0, NULL, NULL,
      "logits of every position, not only of the last"},
-    {"timeline", 0, O_TEXT, G_OUTPUT, C_OPEN, AT(timeline), "FILE", NULL, 0, 0, NULL, NULL,
+    {"timeline", 0, O_FILE, G_OUTPUT, C_OPEN, AT(timeline), "FILE", NULL, 0, 0, NULL, NULL,
      "record what each thread and the drive did when, and write it to FILE in the Chrome trace "
      "event format (Perfetto and chrome://tracing show it); takes 8 MiB, which hold some 100000 "
      "spans: what comes later is left out, with a warning"},
-    {"record-routing", 0, O_TEXT, G_OUTPUT, C_OPEN, AT(record_routing), "FILE", NULL, 0, 0, NULL, NULL,
+    {"record-routing", 0, O_FILE, G_OUTPUT, C_TALK | C_BENCH, AT(record_routing), "FILE", NULL, 0, 0, NULL, NULL,
      "write to FILE which experts the routers picked for each generated token, one JSON object a "
      "line; plan --routing predicts from it"},
     {"meta", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_meta), NULL, NULL, 1, 0, NULL, NULL,
@@ -184,15 +186,65 @@ bool options_given(const struct args *a, const char *name)
 
 /* ---- one value ------------------------------------------------------------------ */
 
-static bool is_choice(const char *choices, const char *v)
+struct choices option_choices(const struct option_row *o)
 {
+    struct choices c = {.s = ""};
+    const char *v;
+    size_t n = (size_t)snprintf(c.s, sizeof(c.s), "%s", o->choices ? o->choices : "");
+    for (int i = 0; !o->choices && n < sizeof(c.s) && (v = sluice_choice(o->name, i)) != NULL; i++)
+        n += (size_t)snprintf(c.s + n, sizeof(c.s) - n, "%s%s", i ? "|" : "", v);
+    return c;
+}
+
+const char *option_preset(const struct option_row *o)
+{
+    return o->kind == O_CHOICE && !o->choices ? sluice_choice(o->name, 0) : o->preset;
+}
+
+static bool is_choice(const struct option_row *o, const char *v)
+{
+    struct choices c = option_choices(o);
     size_t n = strlen(v);
-    for (const char *p = choices; n && p; p = strchr(p, '|')) {
+    for (const char *p = c.s; n && p; p = strchr(p, '|')) {
         p += *p == '|';
         if (strcspn(p, "|") == n && memcmp(p, v, n) == 0)
             return true;
     }
     return false;
+}
+
+/* No machine has so little that it must be told in bytes: a unit was forgotten. */
+static bool lacks_unit(const char *v, uint64_t bytes)
+{
+    return bytes < 1 << 20 && v[strspn(v, ".0123456789")] == '\0';
+}
+
+/* "-" would be a file of that name, and whoever writes it means a stream. */
+static bool is_file(const struct option_row *o, const char *v)
+{
+    return v[0] && (o->low != 0 || strcmp(v, "-") != 0);
+}
+
+static bool store_file(const struct option_row *o, struct texts *t, const char *v)
+{
+    if (t->n == MAX_TEXTS || !is_file(o, v))
+        return false;
+    t->v[t->n++] = v;
+    return true;
+}
+
+static bool parse_lookahead(const struct option_row *o, const char *v, int *n)
+{
+    int64_t i = 0;
+    if (strcmp(v, "auto") == 0)
+        *n = SLUICE_LOOKAHEAD_AUTO;
+    else if (strcmp(v, "none") == 0 || strcmp(v, "0") == 0)
+        *n = SLUICE_LOOKAHEAD_NONE;
+    else if (parse_int(v, (int64_t)o->low, (int64_t)o->high, &i))
+        *n = (int)i;
+    else
+        return false;
+    return true;
 }
 
 static bool store(const struct option_row *o, struct args *a, const char *v)
@@ -208,26 +260,28 @@ static bool store(const struct option_row *o, struct args *a, const char *v)
     case O_TEXT:
         *(const char **)field = v;
         return true;
-    case O_TEXTS:
-        if (((struct texts *)(void *)field)->n == MAX_TEXTS)
-            return false;
-        ((struct texts *)(void *)field)->v[((struct texts *)(void *)field)->n++] = v;
-        return true;
+    case O_FILE:
+        *(const char **)field = v;
+        return is_file(o, v);
+    case O_FILES:
+        return store_file(o, (struct texts *)(void *)field, v);
     case O_CHOICE:
         *(const char **)field = v;
-        return is_choice(o->choices, v);
+        return is_choice(o, v);
+    case O_LOOKAHEAD:
+        return parse_lookahead(o, v, (int *)field);
     case O_INT:
         if (!parse_int(v, (int64_t)o->low, (int64_t)o->high, &i))
             return false;
         *(int *)field = (int)i;
         return true;
-    case O_U64:
-        if (!parse_u64(v, &u))
+    case O_SEED:
+        if (!parse_u64(v, &u) || u > INT64_MAX)
             return false;
         *(uint64_t *)field = u;
         return true;
     case O_SIZE:
-        if (!parse_size(v, &u) || u < (uint64_t)o->low)
+        if (!parse_size(v, &u) || u < (uint64_t)o->low || lacks_unit(v, u))
             return false;
         *(uint64_t *)field = u;
         return true;
@@ -242,13 +296,35 @@ static bool store(const struct option_row *o, struct args *a, const char *v)
     return false;
 }
 
+static void refuse_size(const char *where, const char *v)
+{
+    uint64_t u;
+    if (parse_size(v, &u) && u > 0 && lacks_unit(v, u))
+        complain("%s: \"%s\" is a number of bytes; did you mean %sG?", where, v, v);
+    else
+        complain("%s: \"%s\" is not a size such as 64M, 1.5G or 12GiB", where, v);
+}
+
 /* The sentence about a value that `store` refused. `where`: "--memory" or the
  * environment variable. */
 static void refuse_value(const struct option_row *o, const char *where, const char *v)
 {
     switch (o->kind) {
     case O_CHOICE:
-        complain("%s: \"%s\" is not one of %s", where, v, o->choices);
+        complain("%s: \"%s\" is not one of %s", where, v, option_choices(o).s);
+        break;
+    case O_FILE:
+    case O_FILES:
+        if (!v[0])
+            complain("%s: the name is empty", where);
+        else if (!is_file(o, v))
+            complain("%s: - is no name here; a file that is called so is ./-", where);
+        else
+            complain("%s: \"%s\" is one too many, at most %d are possible", where, v, MAX_TEXTS);
+        break;
+    case O_LOOKAHEAD:
+        complain("%s: \"%s\" is not auto, none or a whole number from %.0f to %.0f", where, v, o->low,
+                 o->high);
         break;
     case O_INT:
         if (o->high >= MAX_INT)
@@ -257,14 +333,11 @@ static void refuse_value(const struct option_row *o, const char *where, const ch
             complain("%s: \"%s\" is not a whole number from %.0f to %.0f", where, v, o->low,
                      o->high);
         break;
-    case O_U64:
-        complain("%s: \"%s\" is not a whole number below 2^64", where, v);
-        break;
-    case O_TEXTS:
-        complain("%s: \"%s\" is one too many, at most %d are possible", where, v, MAX_TEXTS);
+    case O_SEED:
+        complain("%s: \"%s\" is not a whole number below 2^63", where, v);
         break;
     case O_SIZE:
-        complain("%s: \"%s\" is not a size such as 64M, 1.5G or 12GiB", where, v);
+        refuse_size(where, v);
         break;
     default:
         complain("%s: \"%s\" is not a number from %g to %g", where, v, o->low, o->high);
@@ -323,28 +396,6 @@ const char *nearest_word(const char *word, const char *const *words, size_t n)
 
 /* ---- the command line ----------------------------------------------------------------- */
 
-static void refuse_name(unsigned command, const char *command_name, const char *name)
-{
-    const char *words[ARRAY_LEN(table) + 1];
-    size_t n = 0;
-    bool elsewhere = false;
-    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-        if (table[i].name && (table[i].commands & command))
-            words[n++] = table[i].name;
-        else if (table[i].name && strcmp(table[i].name, name) == 0)
-            elsewhere = true;
-    }
-    words[n++] = "help";
-    const char *near = nearest_word(name, words, n);
-    if (elsewhere)
-        complain("--%s is not an option of \"sluice %s\"; see \"sluice %s --help\"", name,
-                 command_name, command_name);
-    else if (near)
-        complain("unknown option --%s; did you mean --%s?", name, near);
-    else
-        complain("unknown option --%s; see \"sluice %s --help\"", name, command_name);
-}
-
 /* The row for --name (n letters) or -letter; -1: none. */
 static int find_row(unsigned command, const char *name, size_t n, char letter)
 {
@@ -361,9 +412,44 @@ static int find_row(unsigned command, const char *name, size_t n, char letter)
 struct cursor {
     struct args *a;
     const char *command_name;
+    int max_words;
     int argc, i; /* argv[i] is being looked at */
     char **argv;
 };
+
+/* What to try where an unknown option may have been meant as the command's word. */
+static void hint(const struct cursor *c, const char *arg, char s[160])
+{
+    bool long_one = strlen(arg) > 40;
+    snprintf(s, 160, c->max_words ? "; what begins with - and is no option goes after --: sluice %s -- \"%.*s%s\"" : "",
+             c->command_name, 40, arg, long_one ? "..." : "");
+}
+
+static void refuse_name(const struct cursor *c, const char *name, const char *arg)
+{
+    unsigned command = c->a->command;
+    const char *command_name = c->command_name;
+    char more[160];
+    const char *words[ARRAY_LEN(table) + 1];
+    size_t n = 0;
+    bool elsewhere = false;
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        if (table[i].name && (table[i].commands & command))
+            words[n++] = table[i].name;
+        else if (table[i].name && strcmp(table[i].name, name) == 0)
+            elsewhere = true;
+    }
+    words[n++] = "help";
+    const char *near = nearest_word(name, words, n);
+    hint(c, arg, more);
+    if (elsewhere)
+        complain("--%s is not an option of \"sluice %s\"; see \"sluice %s --help\"", name,
+                 command_name, command_name);
+    else if (near)
+        complain("unknown option --%s; did you mean --%s?", name, near);
+    else
+        complain("unknown option --%s; see \"sluice %s --help\"%s", name, command_name, more);
+}
 
 /* `value`: what follows '=' or the letter; NULL: the next argument has it. */
 static int take_option(struct cursor *c, int row, const char *where, const char *value)
@@ -395,7 +481,7 @@ static int take_long(struct cursor *c, const char *arg)
     }
     int row = find_row(c->a->command, arg, n, 0);
     if (row < 0) {
-        refuse_name(c->a->command, c->command_name, where + 2);
+        refuse_name(c, where + 2, arg - 2);
         return ST_USAGE;
     }
     return take_option(c, row, where, equals ? equals + 1 : NULL);
@@ -404,6 +490,7 @@ static int take_long(struct cursor *c, const char *arg)
 /* A cluster of letters; the first that takes a value takes the rest. */
 static int take_letters(struct cursor *c, const char *arg)
 {
+    const char *whole = arg - 1;
     for (; *arg; arg++) {
         char where[3] = {'-', *arg, 0};
         if (*arg == 'h') {
@@ -412,7 +499,9 @@ static int take_letters(struct cursor *c, const char *arg)
         }
         int row = find_row(c->a->command, NULL, 0, *arg);
         if (row < 0) {
-            complain("unknown option %s; see \"sluice %s --help\"", where, c->command_name);
+            char more[160];
+            hint(c, whole, more);
+            complain("unknown option %s; see \"sluice %s --help\"%s", where, c->command_name, more);
             return ST_USAGE;
         }
         bool flag = table[row].kind == O_FLAG;
@@ -443,7 +532,7 @@ static int presets_and_environment(struct args *a)
         const struct option_row *o = &table[i];
         if (!(o->commands & a->command) || o->kind == O_ENV)
             continue;
-        if (o->preset && take_value(a, i, o->name, o->preset) != ST_OK)
+        if (option_preset(o) && take_value(a, i, o->name, option_preset(o)) != ST_OK)
             return ST_USAGE;
         const char *v = o->env ? options_env(o->env) : NULL;
         if (v && take_value(a, i, o->env, v) != ST_OK)
@@ -455,7 +544,7 @@ static int presets_and_environment(struct args *a)
 int options_parse(struct args *a, unsigned command, const char *command_name, int max_words,
                   int argc, char **argv)
 {
-    struct cursor c = {.a = a, .command_name = command_name, .argc = argc, .argv = argv};
+    struct cursor c = {.a = a, .command_name = command_name, .max_words = max_words, .argc = argc, .argv = argv};
     bool only_words = false;
     *a = (struct args){.command = command, .think = -1};
     int status = presets_and_environment(a);

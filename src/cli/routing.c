@@ -6,6 +6,7 @@
  * experts in router order. Recorded are passes of one token: in a prompt, many
  * tokens share a read of an expert, so that its picks say nothing about decoding.
  */
+#include "base/base.h"
 #include "cli.h"
 
 #include <errno.h>
@@ -16,24 +17,27 @@
 /* ---- recording ------------------------------------------------------------ */
 
 struct routing {
-    const char *path;
-    FILE *f;
+    struct os_out out;
     int n_layers, n_used, next; /* next: the layer that a whole token goes on with */
     int64_t n_tokens;
-    int error; /* errno of the first failure to write */
+    int rc; /* the first failure to write, and its sentence: */
+    struct err e;
     int32_t *picks; /* (n_layers, n_used) of the token under way */
 };
 
+static void put(struct routing *r, const char *before, int64_t n, const char *after)
+{
+    if (r->rc == OK)
+        r->rc = os_out_printf(&r->out, &r->e, "%s%lld%s", before, (long long)n, after);
+}
+
 static void write_token(struct routing *r)
 {
-    fprintf(r->f, "{\"tok\": %lld, \"layers\": [", (long long)++r->n_tokens);
+    put(r, "{\"tok\": ", ++r->n_tokens, ", \"layers\": [");
     for (int l = 0; l < r->n_layers; l++)
         for (int i = 0; i < r->n_used; i++)
-            fprintf(r->f, "%s%d%s", i ? ", " : l ? ", [" : "[", r->picks[l * r->n_used + i],
-                    i == r->n_used - 1 ? "]" : "");
-    fputs("]}\n", r->f);
-    if (ferror(r->f) && !r->error)
-        r->error = errno;
+            put(r, i ? ", " : l ? ", [" : "[", r->picks[l * r->n_used + i],
+                i < r->n_used - 1 ? "" : l < r->n_layers - 1 ? "]" : "]]}\n");
 }
 
 static void on_route(void *user, int layer, int64_t first_position, int64_t n_tokens, int n_used,
@@ -52,17 +56,16 @@ static void on_route(void *user, int layer, int64_t first_position, int64_t n_to
 
 int routing_begin(struct model *m, const char *path)
 {
+    sluice_error e = {0};
     struct routing *r = calloc(1, sizeof(*r));
     if (!r)
         return no_memory();
     m->routing = r;
-    r->path = path;
-    r->f = fopen(path, "we");
-    if (!r->f) {
-        complain("cannot write the routing to %s: %s", path, strerror(errno));
-        return ST_FAIL;
-    }
-    return ST_OK;
+    if (os_out_stream(&r->out, path, &r->e) == OK)
+        return ST_OK;
+    e.code = r->e.code;
+    snprintf(e.text, sizeof(e.text), "cannot write the routing: %.500s", r->e.text);
+    return fail(&e);
 }
 
 int routing_record(struct model *m)
@@ -77,20 +80,30 @@ int routing_record(struct model *m)
     return ST_OK;
 }
 
-void routing_end(struct model *m)
+static int finish(struct routing *r)
+{
+    if (r->rc == OK)
+        r->rc = os_out_sync(&r->out, &r->e);
+    if (r->rc == OK)
+        r->rc = os_out_commit(&r->out, true, &r->e);
+    if (r->rc < 0)
+        complain("cannot write the routing: %s", r->e.text);
+    return r->rc < 0 ? ST_FAIL : ST_OK;
+}
+
+int routing_end(struct model *m)
 {
     struct routing *r = m->routing;
     if (!r)
-        return;
+        return ST_OK;
     if (m->s)
         sluice_set_route_callback(m->s, NULL, NULL);
-    if (r->f && fclose(r->f) != 0 && !r->error)
-        r->error = errno;
-    if (r->error)
-        complain("warning: the routing in %s is not whole: %s", r->path, strerror(r->error));
+    int status = r->picks ? finish(r) : ST_OK;
+    os_out_close(&r->out);
     free(r->picks);
     free(r);
     m->routing = NULL;
+    return status;
 }
 
 /* ---- reading -------------------------------------------------------------- */
@@ -153,11 +166,22 @@ static bool add_token(const json_t *layers, struct picks *p)
     return true;
 }
 
+/* One line with its newline, terminated; its bytes, 0 at the end. */
+static size_t read_line(FILE *f, char *line)
+{
+    size_t n = 0;
+    int c = 0;
+    while (n < LONGEST_LINE - 1 && c != '\n' && (c = getc_unlocked(f)) != EOF)
+        line[n++] = (char)c;
+    line[n] = '\0';
+    return n;
+}
+
 static int read_lines(FILE *f, const char *path, char *line, struct picks *p)
 {
-    size_t room = 0;
-    for (int64_t n = 1; p->r.n_tokens < MOST_TOKENS && fgets(line, LONGEST_LINE, f); n++) {
-        json_t *j = json_loads(line, 0, NULL);
+    size_t room = 0, bytes;
+    for (int64_t n = 1; p->r.n_tokens < MOST_TOKENS && (bytes = read_line(f, line)) > 0; n++) {
+        json_t *j = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, NULL);
         const json_t *layers = json_object_get(j, "layers");
         bool measured = p->r.n_tokens > 0 || measure(layers, p);
         bool room_made = make_room(p, (size_t)p->r.n_layers * (size_t)p->r.n_used, &room);
@@ -171,6 +195,8 @@ static int read_lines(FILE *f, const char *path, char *line, struct picks *p)
             return ST_FAIL;
         }
     }
+    if (interrupted())
+        return ST_INTERRUPTED;
     if (ferror(f)) {
         complain("reading %s failed: %s", path, strerror(errno));
         return ST_FAIL;

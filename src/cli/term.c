@@ -1,6 +1,6 @@
 /*
  * The process's own surroundings: standard output and what became of it, the
- * sentences on stderr, the progress line, signals.
+ * sentences on stderr, the progress line.
  *
  * Invariants
  *  1. The first failed write to stdout is remembered; later ones are dropped.
@@ -15,7 +15,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +28,7 @@ static struct {
     bool terminal, dims;
     int n_held;
     char held[4]; /* of out_write on a terminal: a character that is not complete yet */
+    bool cut; /* a write was given up because of a signal */
     size_t n;
     char buf[8192];
 } out;
@@ -37,29 +37,6 @@ static struct {
     bool terminal, shown;
     int64_t began_ns, drawn_ns;
 } progress;
-
-static volatile sig_atomic_t interrupt_flag;
-
-/* ---- signals --------------------------------------------------------------- */
-
-static void on_interrupt(int sig)
-{
-    if (interrupt_flag) { /* asked twice and still here */
-        signal(sig, SIG_DFL);
-        raise(sig);
-    }
-    interrupt_flag = 1;
-}
-
-bool interrupted(void)
-{
-    return interrupt_flag != 0;
-}
-
-void interrupt_clear(void)
-{
-    interrupt_flag = 0;
-}
 
 static bool can_colour(int fd)
 {
@@ -91,14 +68,6 @@ bool term_open_standard(void)
 
 void term_init(void)
 {
-    struct sigaction old;
-    struct sigaction sa = {.sa_handler = on_interrupt}; /* no SA_RESTART: a wait for input ends */
-    sigemptyset(&sa.sa_mask);
-    /* a shell starts background jobs with interrupts ignored; keep it so */
-    if (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-        sigaction(SIGINT, &sa, NULL);
-    signal(SIGPIPE, SIG_IGN); /* seen as failed writes instead */
-    signal(SIGXFSZ, SIG_IGN);
     out.terminal = isatty(STDOUT_FILENO);
     out.dims = can_colour(STDOUT_FILENO);
     progress.terminal = isatty(STDERR_FILENO);
@@ -106,15 +75,23 @@ void term_init(void)
 
 /* ---- standard output --------------------------------------------------------- */
 
+/* Whether what is written goes nowhere. */
+static bool out_lost(void)
+{
+    return out.error || (out.cut && interrupted());
+}
+
 void out_flush(void)
 {
     size_t done = 0;
-    while (done < out.n && !out.error) {
+    while (done < out.n && !out_lost()) {
         ssize_t k = write(STDOUT_FILENO, out.buf + done, out.n - done);
         if (k > 0)
             done += (size_t)k;
-        else if (k == 0 || errno != EINTR) /* a second Ctrl-C ends the process */
+        else if (k == 0 || errno != EINTR)
             out.error = k < 0 ? errno : EIO;
+        else if (interrupted()) /* nobody takes it: a pager, a stopped terminal */
+            out.cut = true;
     }
     out.n = 0;
 }
@@ -160,7 +137,7 @@ static size_t unfinished(const char *p, size_t n)
 
 void out_write(const char *p, size_t n)
 {
-    if (out.error || n == 0)
+    if (out_lost() || n == 0)
         return;
     progress_end();
     if (!out.terminal) {
@@ -193,7 +170,7 @@ void out_printf(const char *fmt, ...)
 {
     va_list ap;
     char *text = NULL;
-    if (out.error)
+    if (out_lost())
         return;
     progress_end();
     va_start(ap, fmt);
@@ -259,7 +236,7 @@ int out_finish(int status)
         complain("writing to standard output failed: %s", strerror(out.error));
         return ST_FAIL;
     }
-    return status;
+    return status == ST_OK && out.cut && interrupted() ? ST_INTERRUPTED : status;
 }
 
 bool out_is_terminal(void)
@@ -372,7 +349,11 @@ int progress_quiet(void *user, const char *what, int64_t done, int64_t total)
 int progress_tell(void *user, const char *what, int64_t done, int64_t total)
 {
     (void)user;
-    if (done >= total)
+    if (strcmp(what, "token") == 0) /* the answer itself shows how far it is */
+        return interrupted();
+    if (strcmp(what, "probe") == 0)
+        progress_line("measuring drive and memory");
+    else if (done >= total)
         progress_end();
     else if (strcmp(what, "prompt") == 0)
         progress_line("prompt: %lld of %lld tokens", (long long)done, (long long)total);
@@ -409,13 +390,14 @@ char *read_all_stdin(size_t *n_bytes)
     char chunk[16384];
     for (;;) {
         ssize_t n = read(STDIN_FILENO, chunk, sizeof(chunk));
+        if (interrupted()) /* also while input keeps coming */
+            goto failed;
         if (n == 0)
             break;
-        if (n < 0 && errno == EINTR && !interrupted())
+        if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
-            if (!interrupted())
-                complain("reading standard input failed: %s", strerror(errno));
+            complain("reading standard input failed: %s", strerror(errno));
             goto failed;
         }
         if (!buf_add(&b, chunk, (size_t)n)) {

@@ -99,42 +99,57 @@ bool parse_real(const char *s, double low, double high, double *v)
     return true;
 }
 
-static bool is_separator(char c)
+/* Brackets may stand around a list; inside they separate like a space. */
+static bool is_space(char c)
 {
-    return c == ',' || isspace((unsigned char)c);
+    return isspace((unsigned char)c) || c == '[' || c == ']';
 }
 
 bool parse_ids(const char *s, int32_t **ids, int64_t *n, const char **bad)
 {
     size_t cap = strlen(s) / 2 + 1, k = 0; /* an id and its separator take two bytes */
     int32_t *v = malloc(cap * sizeof(*v));
+    const char *comma = NULL; /* the last, while no id followed */
     *bad = "";
     if (!v)
         return false;
     for (;;) {
-        while (is_separator(*s) || *s == '[' || *s == ']')
-            s++;
+        for (; is_space(*s) || (*s == ',' && k > 0 && !comma); s++)
+            comma = *s == ',' ? s : comma;
         if (*s == '\0')
             break;
-        char *end;
+        char *end = (char *)s;
         errno = 0;
-        long x = strtol(s, &end, 10);
-        if (errno || end == s || x < 0 || x > INT32_MAX ||
-            (*end && !is_separator(*end) && *end != ']')) {
-            *bad = s;
+        long x = isdigit((unsigned char)*s) ? strtol(s, &end, 10) : -1;
+        if (errno || x < 0 || x > INT32_MAX || (*end && *end != ',' && !is_space(*end))) {
+            *bad = *s == ',' && comma ? comma : s;
             free(v);
             return false;
         }
         v[k++] = (int32_t)x;
         s = end;
+        comma = NULL;
     }
-    if (k == 0) {
+    if (k == 0 || comma) {
+        *bad = comma ? comma : "";
         free(v);
         return false;
     }
     *ids = v;
     *n = (int64_t)k;
     return true;
+}
+
+int ids_of_text(const char *where, const char *s, size_t n_bytes, int32_t **ids, int64_t *n)
+{
+    const char *bad;
+    if (strlen(s) != n_bytes)
+        complain("%sthe list of token ids holds a zero byte at %zu", where, strlen(s));
+    else if (parse_ids(s, ids, n, &bad))
+        return ST_OK;
+    else
+        complain("%s\"%.20s\" is not a list of token ids such as 1,2,3", where, bad);
+    return ST_USAGE;
 }
 
 bool buf_add(struct text_buf *b, const char *p, size_t n)

@@ -1,6 +1,7 @@
 /*
  * engine: implements include/sluice.h over text and model.
  *
+ *   check.c     options and files looked at before anything is opened
  *   open.c      options -> a running model
  *   plan.c      the memory plan and who may take how much of the budget
  *   session.c   ids -> state: prefix reuse, chunks, snapshots
@@ -93,12 +94,19 @@ int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *by
 int64_t pressure_start(struct sluice *s);
 void pressure_look(struct sluice *s); /* cheap; at least once a layer */
 
+/* ---- check.c ---- */
+/* Values of the options that are wrong whatever the model is. */
+int check_options(const sluice_options *o, struct err *e);
+/* No file of the host's (n_files, may be 0), nor the timeline, destroys a file of
+ * the model or of a mirror, or another of them. */
+int check_files(const sluice_options *o, const sluice_file *files, int n_files, struct err *e);
+int io_kind(const char *name, enum ioq_kind *kind, struct err *e);
+
 /* ---- open.c ---- */
 /* Describes the model, opens its tokeniser and the device: all that a plan needs.
  * What is refused for the file's sake is refused here, whatever the command. */
 int open_header(struct sluice *s, struct err *e);
 int open_runnable(struct sluice *s, struct err *e); /* the same for a described s->model */
-int io_kind(const char *name, enum ioq_kind *kind, struct err *e);
 
 /* ---- session.c ---- */
 enum phase { PHASE_PROMPT, PHASE_DECODE };

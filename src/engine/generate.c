@@ -12,8 +12,8 @@ struct run {
     void *user;
 };
 
-/* Hands over the text that became complete; true: go on. */
-static int emit(struct run *r, int32_t id, bool flush, bool *go_on, struct err *e)
+/* Hands over the text that became complete; *answer: what the callback said. */
+static int emit(struct run *r, int32_t id, bool flush, int *answer, struct err *e)
 {
     struct str piece = {"", 0};
     if (!flush)
@@ -27,7 +27,7 @@ static int emit(struct run *r, int32_t id, bool flush, bool *go_on, struct err *
     }
     size_t n = text_stream_push(&r->stream, piece, flush, r->buf);
     if (r->on_token && (!flush || n > 0))
-        *go_on = r->on_token(r->user, id, r->buf, n) == 0;
+        *answer = r->on_token(r->user, id, r->buf, n);
     return OK;
 }
 
@@ -36,7 +36,7 @@ static int loop(struct run *r, struct sampler *z, int64_t max_tokens, sluice_fin
 {
     struct sluice_session *x = r->x;
     const struct text *text = x->s->text;
-    bool go_on = true;
+    int answer = 0;
     int32_t id = 0;
     *finish = SLUICE_FINISH_LENGTH;
     for (int64_t i = 0; max_tokens < 0 || i < max_tokens; i++) {
@@ -47,14 +47,17 @@ static int loop(struct run *r, struct sampler *z, int64_t max_tokens, sluice_fin
         }
         if (x->n + 1 > x->s->mo.context)
             break;
-        TRY(emit(r, id, false, &go_on, e));
-        TRY(session_append(x, &id, 1, PHASE_DECODE, NULL, NULL, e));
-        if (!go_on) {
+        TRY(emit(r, id, false, &answer, e));
+        int rc = answer < 0 ? E_CANCELLED : session_append(x, &id, 1, PHASE_DECODE, NULL, NULL, e);
+        if (rc < 0 && rc != E_CANCELLED)
+            return rc;
+        if (rc == E_CANCELLED || answer) {
+            err_clear(e);
             *finish = SLUICE_FINISH_STOPPED;
             break;
         }
     }
-    return emit(r, id, true, &go_on, e);
+    return emit(r, id, true, &answer, e);
 }
 
 int sluice_generate(sluice_session *x, const sluice_sampling *p, int64_t max_tokens,

@@ -8,11 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *sluice_cpu_name(int i)
-{
-    return device_cpu_name(i);
-}
-
 const char *sluice_version(void)
 {
     return SLUICE_VERSION;
@@ -21,49 +16,6 @@ const char *sluice_version(void)
 void sluice_options_init(sluice_options *o)
 {
     *o = (sluice_options){0};
-}
-
-int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
-{
-    *kind = IOQ_AUTO;
-    if (!name || strcmp(name, "auto") == 0)
-        return OK;
-    if (strcmp(name, "uring") == 0)
-        *kind = IOQ_URING;
-    else if (strcmp(name, "pread") == 0)
-        *kind = IOQ_PREAD;
-    else
-        return err_set(e, E_ARG, "unknown reader '%s'; expected auto, uring or pread", name);
-    return OK;
-}
-
-static int check_names(const sluice_options *o, struct err *e)
-{
-    enum ioq_kind kind;
-    TRY(io_kind(o->io, &kind, e));
-    char names[128] = "";
-    size_t n = 0;
-    for (int i = 0; expert_policies[i] && n < sizeof(names); i++) {
-        if (!o->policy || strcmp(o->policy, expert_policies[i]->name) == 0)
-            return OK;
-        n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", i ? ", " : "", expert_policies[i]->name);
-    }
-    return err_set(e, E_ARG, "expert cache: no eviction policy is called '%s'; there are %s", o->policy, names);
-}
-
-static int check_options(const sluice_options *o, struct err *e)
-{
-    if (!o->model || !o->model[0])
-        return err_set(e, E_ARG, "no model was named");
-    if (o->threads < 0 || o->threads > 1024)
-        return err_set(e, E_ARG, "threads is %d, expected 1 to 1024, or 0 for one per processor", o->threads);
-    if (o->context < 0 || o->chunk < 0 || o->chunk > 65536)
-        return err_set(e, E_ARG, "context %d or chunk %d is out of range (chunk at most 65536)", o->context, o->chunk);
-    if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
-        return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors, IOQ_MAX_COPIES - 1);
-    if (o->lookahead < -1 || o->lookahead > DEV_MAX_USED)
-        return err_set(e, E_ARG, "lookahead is %d, expected 1 to %d, 0 for the default or -1 for none", o->lookahead, DEV_MAX_USED);
-    return check_names(o, e);
 }
 
 int open_runnable(struct sluice *s, struct err *e)
@@ -165,6 +117,7 @@ static int load(struct sluice *s, struct err *e)
 static int open_all(struct sluice *s, struct err *e)
 {
     TRY(check_options(&s->o, e));
+    TRY(check_files(&s->o, NULL, 0, e));
     TRY(open_header(s, e));
     if (!s->o.tokenizer_only)
         TRY(load(s, e));
@@ -182,10 +135,34 @@ int sluice_open(const sluice_options *o, sluice **out, sluice_error *err)
     s->o = *o;
     int rc = open_all(s, e);
     if (rc < 0) {
+        trace_drop(s->trace); /* a run that did not begin has no timeline */
+        s->trace = NULL;
         sluice_close(s);
         return rc;
     }
     *out = s;
+    return OK;
+}
+
+static void stop_tracing(struct sluice *s)
+{
+    model_set_trace(s->model, NULL);
+    device_set_trace(s->dev, NULL);
+    ioq_set_trace(s->q, NULL);
+}
+
+int sluice_end_timeline(sluice *s, sluice_error *err)
+{
+    struct err *e = err_of(err), why = {0};
+    struct trace *t = s->trace;
+    if (!t)
+        return OK;
+    stop_tracing(s);
+    s->trace = NULL;
+    int rc = trace_close(t, &why);
+    if (rc != E_STATE)
+        return rc < 0 ? err_set(e, rc, "%s", why.text) : OK;
+    pass_warning(s, why.text); /* it is written, and ends early */
     return OK;
 }
 

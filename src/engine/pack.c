@@ -94,6 +94,7 @@ static int pack(struct packing *k, bool force, sluice_pack_result *r, struct err
     if (!k->o->model || !k->o->model[0])
         return err_set(e, E_ARG, "no model was named");
     TRY(io_kind(k->o->io, &k->kind, e));
+    sluice_file dest = {"the packed file", k->dest, true};
     k->stamp = os_file_stamp(k->o->model);
     struct sluice s = {.o = {.model = k->o->model, .threads = 1}};
     int rc = open_header(&s, e); /* what could not be run is not packed */
@@ -104,6 +105,8 @@ static int pack(struct packing *k, bool force, sluice_pack_result *r, struct err
     model_shape(k->m, &shape);
     r->bytes_before = shape.file_bytes;
     TRY(check_places(k, force, e));
+    if (!k->replace)
+        TRY(check_files(k->o, &dest, 1, e));
     if (shape.packed)
         return already(k, r, e);
     TRY(model_pack_new(k->m, &k->pack, e));

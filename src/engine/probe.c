@@ -21,7 +21,21 @@ enum {
     MEMORY_PASSES = 5
 };
 
+static int cancelled(const sluice_options *o, struct err *e)
+{
+    if (o->progress && o->progress(o->user, "probe", 0, 1))
+        return err_set(e, E_CANCELLED, "measuring was cancelled");
+    return OK;
+}
+
+static int rehearsal_progress(void *user, int64_t done, int64_t total)
+{
+    (void)done, (void)total;
+    return cancelled(user, NULL) < 0;
+}
+
 struct drive {
+    const sluice_options *o;
     struct ioq *q;
     int file;
     int64_t file_bytes;
@@ -56,6 +70,8 @@ static int measure_drive(struct drive *d, struct rate *rate, int64_t least_ns, s
             if (req[i].status < 0)
                 rc = ioq_error(d->q, &req[i], "drive probe", e);
             req[i].state = IOQ_IDLE;
+            if (rc == OK)
+                rc = cancelled(d->o, e);
             if (now - t0 > least_ns)
                 break;
         }
@@ -98,7 +114,7 @@ static int probe_drive(const sluice_options *o, struct model *model,
     struct ioq_config qc = {.kind = IOQ_AUTO};
     if (o->io && strcmp(o->io, "pread") == 0)
         qc.kind = IOQ_PREAD;
-    struct drive d = {.seed = (uint64_t)os_clock_ns(), .file_bytes = model_file_bytes(model, 0)};
+    struct drive d = {.o = o, .seed = (uint64_t)os_clock_ns(), .file_bytes = model_file_bytes(model, 0)};
     size_t bytes = SLOTS * ioq_span_max(BIG_BLOCK);
     TRY(ioq_open(&qc, &d.q, e));
     ioq_set_warning(d.q, o->warning, o->warning_user);
@@ -134,14 +150,18 @@ static size_t probe_bytes(void)
     return align_up((size_t)MAX(want, (int64_t)MEMORY_LEAST), (size_t)1 << 20);
 }
 
-static void probe_memory(struct device *d, void *memory, size_t bytes, sluice_probe_result *r)
+static int probe_memory(const sluice_options *o, struct device *d, void *memory, size_t bytes,
+                        sluice_probe_result *r, struct err *e)
 {
     for (int dot = 0; dot < 2; dot++) {
         int64_t best = INT64_MAX;
-        for (int i = 0; i < MEMORY_PASSES; i++)
+        for (int i = 0; i < MEMORY_PASSES; i++) {
+            TRY(cancelled(o, e));
             best = MIN(best, device_probe_memory(d, memory, bytes, dot != 0));
+        }
         *(dot ? &r->dot_gbs : &r->memory_gbs) = (double)bytes / (double)best;
     }
+    return OK;
 }
 
 /* What the processor can do: memory speed, and one token's operations. */
@@ -157,9 +177,10 @@ static int probe_processor(const sluice_options *o, struct model *m, struct devi
     needs.sizes.max_in = MAX(needs.sizes.max_in, (int64_t)4096); /* for rows of the memory probe */
     needs.sizes.max_out = MAX(needs.sizes.max_out, (int64_t)4096);
     TRY(device_reserve(d, &needs.sizes, e));
+    TRY(cancelled(o, e));
     memset(memory, 0, bytes);
-    probe_memory(d, memory, bytes, r);
-    TRY(model_rehearse(m, &mo, d, memory, bytes, &pace, e));
+    TRY(probe_memory(o, d, memory, bytes, r, e));
+    TRY(model_rehearse(m, &mo, d, memory, bytes, rehearsal_progress, (void *)o, &pace, e));
     r->token_s = (double)pace.token_ns / 1e9;
     r->output_s = (double)pace.output_ns / 1e9;
     return OK;
@@ -172,7 +193,9 @@ int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error
     struct model_shape shape;
     *out = (sluice_probe_result){0};
     s.o.tokenizer_only = false;
-    int rc = open_header(&s, e); /* a model that cannot be run has no speed */
+    int rc = check_options(o, e);
+    if (rc == OK) /* a model that cannot be run has no speed */
+        rc = open_header(&s, e);
     struct model *m = s.model;
     struct device *d = s.dev;
     text_close(s.text);

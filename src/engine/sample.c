@@ -28,7 +28,7 @@ void sluice_sampling_init(sluice_sampling *p)
 
 static bool in_range(const sluice_sampling *p)
 {
-    return p->temperature >= 0.0f && p->temperature <= 100.0f && p->top_k >= 0 && p->top_p > 0.0f &&
+    return p->temperature >= 0.0f && p->temperature <= 100.0f && p->top_k >= 0 && p->top_p >= 0.0f &&
            p->top_p <= 1.0f && p->min_p >= 0.0f && p->min_p <= 1.0f && p->repeat_penalty > 0.0f &&
            p->repeat_penalty <= 100.0f && p->repeat_window >= 0;
 }
@@ -37,7 +37,7 @@ int sampler_new(const sluice_sampling *p, int n_vocab, struct sampler **out, str
 {
     if (!in_range(p))
         return err_set(e, E_ARG,
-                       "sampling: temperature %g (0..100), top-k %d (>= 0), top-p %g (0..1], min-p %g (0..1), repeat penalty %g (0..100]",
+                       "sampling: temperature %g (0..100), top-k %d (>= 0), top-p %g (0..1), min-p %g (0..1), repeat penalty %g (0..100]",
                        (double)p->temperature, p->top_k, (double)p->top_p, (double)p->min_p,
                        (double)p->repeat_penalty);
     struct sampler *z = calloc(1, sizeof(*z));

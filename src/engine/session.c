@@ -202,8 +202,10 @@ int session_pulse(void *user, int layer)
 {
     struct sluice *s = user;
     pressure_look(s);
-    if (s->prompt.n == 0 || !s->o.progress || (layer > 0 && s->prompt.step <= s->base_chunk))
+    if (!s->o.progress)
         return 0;
+    if (s->prompt.n == 0)
+        return s->o.progress(s->o.user, "token", layer, s->shape.n_layers);
     return s->o.progress(s->o.user, "prompt", s->prompt.at + s->prompt.step * layer / s->shape.n_layers,
                          s->prompt.n);
 }

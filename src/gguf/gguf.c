@@ -302,6 +302,21 @@ static char *split_path(const char *first, size_t prefix, uint64_t no, uint64_t 
     return path;
 }
 
+char *gguf_part_path(const char *path, int no)
+{
+    static const char form[] = "-00000-of-00000.gguf"; /* 0: any digit */
+    size_t len = strlen(path), n = sizeof form - 1;
+    const char *at = len >= n ? path + len - n : NULL;
+
+    for (size_t i = 0; at && i < n; i++)
+        if (form[i] == '0' ? at[i] < '0' || at[i] > '9' : at[i] != form[i])
+            at = NULL;
+    if (!at)
+        return no == 0 ? strdup(path) : NULL;
+    uint64_t count = strtoull(at + 10, NULL, 10);
+    return (uint64_t)no < count ? split_path(path, len - n, (uint64_t)no, count) : NULL;
+}
+
 /* Checks the first file's split keys; *prefix is -1 for a file that is alone. */
 static int check_first(const struct gguf_file *f, const struct split *s, bool part, int64_t *prefix,
                        struct err *e)

@@ -35,6 +35,10 @@ uint64_t gguf_file_stamp(const struct gguf *g, int file); /* os_file_stamp befor
 /* Whether this is a part of a split set opened alone, and which (from 0) of how many. */
 bool gguf_part(const struct gguf *g, uint64_t *no, uint64_t *count);
 int gguf_version(const struct gguf *g);
+/* By the name alone, without opening anything: the path of file `no` (from 0) of
+ * the set that `path` belongs to; of a file that is alone its own. malloc'ed;
+ * NULL: there is no such file, or no memory. */
+char *gguf_part_path(const char *path, int no);
 
 /* ---- metadata: that of the first file ---- */
 enum gguf_type {

@@ -184,6 +184,11 @@ int model_n_files(const struct model *m)
     return gguf_n_files(m->gguf);
 }
 
+char *model_part_path(const char *path, int no)
+{
+    return gguf_part_path(path, no);
+}
+
 const char *model_path(const struct model *m, int file)
 {
     return gguf_file_path(m->gguf, file);

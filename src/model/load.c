@@ -118,6 +118,11 @@ void model_needs(const struct model *m, const struct model_options *o, struct mo
     device_sizes(c, o, &n->sizes);
 }
 
+const char *model_policy(int i)
+{
+    return expert_policies[i] ? expert_policies[i]->name : NULL;
+}
+
 int model_replay(const struct model *m, int64_t cache_bytes, const char *policy, const int32_t *ids,
                  int64_t n_tokens, double *hit_rate, struct err *e)
 {

@@ -93,20 +93,27 @@ static int check_copy(const struct model *m, int file, const char *copy, struct 
     return rc < 0 ? rc : OK;
 }
 
-static int add_copy(struct model *m, const char *folder, struct ioq *q, int file, int ioq_file,
-                    struct err *e)
+char *model_mirror_path(const char *folder, const char *path)
 {
-    const char *path = gguf_file_path(m->gguf, file), *slash = strrchr(path, '/');
-    const char *name = slash ? slash + 1 : path;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     size_t n = strlen(folder);
     while (n > 1 && folder[n - 1] == '/')
         n--;
     char *copy = malloc(n + strlen(name) + 2);
     if (!copy)
-        return err_set(e, E_NOMEM, "mirror: no memory for a path in %s", folder);
+        return NULL;
     memcpy(copy, folder, n);
     copy[n] = '/';
     strcpy(copy + n + 1, name);
+    return copy;
+}
+
+static int add_copy(struct model *m, const char *folder, struct ioq *q, int file, int ioq_file,
+                    struct err *e)
+{
+    char *copy = model_mirror_path(folder, gguf_file_path(m->gguf, file));
+    if (!copy)
+        return err_set(e, E_NOMEM, "mirror: no memory for a path in %s", folder);
     uint64_t stamp = os_file_stamp(copy);
     int rc = check_copy(m, file, copy, e);
     if (rc >= 0 && q)

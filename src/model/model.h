@@ -84,6 +84,10 @@ struct model_visitor {
 void model_visit(const struct model *m, const struct model_visitor *v);
 int model_n_files(const struct model *m);
 const char *model_path(const struct model *m, int file);
+/* By names alone: file `no` (from 0) of the model whose first is `path`, NULL where
+ * there is none; the copy of `path` in a mirror. malloc'ed; NULL also: no memory. */
+char *model_part_path(const char *path, int no);
+char *model_mirror_path(const char *folder, const char *path);
 int64_t model_file_bytes(const struct model *m, int file);
 
 /* Reads all files from the first byte to the last, which takes as long as the
@@ -187,6 +191,9 @@ bool model_state_rewind(struct model_state *s, int64_t n);
 
 /* ---- rehearsing --------------------------------------------------------- */
 
+/* The names of the eviction policies, the default first; NULL: there are no more. */
+const char *model_policy(int i);
+
 /* How long one decoded token computes with everything in memory; 0: unknown,
  * because the family cannot be run or a matrix is larger than the memory. */
 struct model_pace {
@@ -195,7 +202,8 @@ struct model_pace {
 /* For a model that was only described, and is closed afterwards. `memory`:
  * scratch, much larger than the caches. The device has been reserved. */
 int model_rehearse(struct model *m, const struct model_options *o, struct device *d, void *memory,
-                   size_t bytes, struct model_pace *pace, struct err *e);
+                   size_t bytes, model_progress_fn *progress, void *user, struct model_pace *pace,
+                   struct err *e);
 
 /* ---- computing ---------------------------------------------------------- */
 

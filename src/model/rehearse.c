@@ -15,6 +15,8 @@ struct rehearsal {
     struct model *m;
     uint8_t *memory;
     size_t bytes, at;
+    model_progress_fn *progress;
+    void *user;
 };
 
 /* The next stretch of memory. */
@@ -83,12 +85,15 @@ static bool fits(const struct model *m, size_t bytes)
            (size_t)m->shape.largest_expert_bytes + IOQ_ALIGN <= bytes;
 }
 
-static void rehearse_token(struct rehearsal *r, struct model_state *s, float *logits, int64_t *token_ns,
+/* False: it was cancelled. */
+static bool rehearse_token(struct rehearsal *r, struct model_state *s, float *logits, int64_t *token_ns,
                            int64_t *output_ns)
 {
     struct model *m = r->m;
     int64_t t0 = os_clock_ns();
     for (int il = 0; il < m->c.n_layers; il++) {
+        if (r->progress && r->progress(r->user, il, m->c.n_layers))
+            return false;
         place_layer(r, il);
         mixer_block(m, s, &m->layers[il], 1);
         rehearse_experts(r, &m->layers[il]);
@@ -98,6 +103,7 @@ static void rehearse_token(struct rehearsal *r, struct model_state *s, float *lo
     int64_t t2 = os_clock_ns();
     *token_ns = t2 - t0;
     *output_ns = t2 - t1;
+    return true;
 }
 
 static int by_size(const void *a, const void *b)
@@ -107,23 +113,27 @@ static int by_size(const void *a, const void *b)
 }
 
 /* Medians: what a run will see, not the best that the machine can do. */
-static void rehearse_tokens(struct rehearsal *r, struct model_state *s, float *logits, struct model_pace *p)
+static int rehearse_tokens(struct rehearsal *r, struct model_state *s, float *logits, struct model_pace *p,
+                           struct err *e)
 {
     int64_t token[MOST_TOKENS], output[MOST_TOKENS], begin = os_clock_ns();
     int n = 0;
     while (n < LEAST_TOKENS || (n < MOST_TOKENS && os_clock_ns() - begin < LEAST_NS)) {
-        rehearse_token(r, s, logits, &token[n], &output[n]);
+        if (!rehearse_token(r, s, logits, &token[n], &output[n]))
+            return err_set(e, E_CANCELLED, "measuring was cancelled");
         n++;
     }
     qsort(token, (size_t)n, sizeof(token[0]), by_size);
     qsort(output, (size_t)n, sizeof(output[0]), by_size);
     *p = (struct model_pace){token[n / 2], output[n / 2]};
+    return OK;
 }
 
 int model_rehearse(struct model *m, const struct model_options *o, struct device *d, void *memory,
-                   size_t bytes, struct model_pace *pace, struct err *e)
+                   size_t bytes, model_progress_fn *progress, void *user, struct model_pace *pace,
+                   struct err *e)
 {
-    struct rehearsal r = {.m = m, .memory = memory, .bytes = bytes};
+    struct rehearsal r = {.m = m, .memory = memory, .bytes = bytes, .progress = progress, .user = user};
     struct model_state *s = NULL;
     *pace = (struct model_pace){0};
     if (m->described_only || !fits(m, bytes))
@@ -138,7 +148,7 @@ int model_rehearse(struct model *m, const struct model_options *o, struct device
     memset(memory, 0, bytes);
     m->output_norm = memory;
     if (rc == OK)
-        rehearse_tokens(&r, s, logits, pace);
+        rc = rehearse_tokens(&r, s, logits, pace, e);
     if (logits)
         os_unmap(logits, logits_bytes);
     model_state_free(s);
