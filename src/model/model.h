@@ -73,6 +73,8 @@ struct model_visitor {
     void *user;
 };
 void model_visit(const struct model *m, const struct model_visitor *v);
+/* Memory that the description holds: the files' headers, tensors, layers. */
+int64_t model_description_bytes(const struct model *m);
 const char *model_path(const struct model *m, int file);
 int64_t model_file_bytes(const struct model *m, int file);
 
