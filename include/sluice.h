@@ -176,6 +176,7 @@ typedef struct sluice_plan {
 /* Text up to this size needs no sluice_hold: every plan has room for it. */
 #define SLUICE_TEXT_FREE 65536
 
+/* What the budget leaves no room to measure is 0. */
 typedef struct sluice_probe_result {
     double drive_gbs;       /* direct reads of expert size at the engine's own depth */
     double drive_gbs_big;   /* 4 MiB reads */
@@ -190,7 +191,7 @@ typedef struct sluice_probe_result {
 } sluice_probe_result;
 
 /* Measures drive (on the model file, read only), memory, and how long a token of
- * this model computes; takes about two seconds. */
+ * this model computes; takes about two seconds, and memory within the budget. */
 SLUICE_API int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err);
 /* Decoded tokens a second to be expected when `read_bytes` a token come from the drive. */
 SLUICE_API double sluice_predict(const sluice_probe_result *probe, double read_bytes);

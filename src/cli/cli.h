@@ -7,6 +7,7 @@
  *   units.c        sizes, numbers and lists of ids: text to value and back
  *   term.c         standard output, the progress line, colours, signals
  *   json.c         JSON in and out
+ *   input.c        what is read counts in the memory budget
  *   open.c         which model file, how it is opened, the closing numbers
  *   routing.c      which experts were picked: recorded to a file, read for plan
  *   answer.c       one generated answer: reasoning split off, shown as it comes
@@ -180,6 +181,7 @@ void buf_free(struct text_buf *b);
 
 struct size_text { char s[32]; };
 struct size_text show_size(int64_t bytes); /* "61.2 MiB" */
+struct size_text show_size_up(int64_t bytes); /* ... rounded up: parse_size gives at least `bytes` */
 double ratio(double a, double b);          /* a / b, 0 when b is 0 */
 
 /* ---- term.c --------------------------------------------------------------- */
@@ -219,8 +221,27 @@ int progress_quiet(void *user, const char *what, int64_t done, int64_t total);
 void progress_line(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void progress_end(void);
 
-/* All of standard input (until end of file) or of a file; NULL: complained. */
-char *read_all_stdin(size_t *n_bytes);
+/* ---- input.c ------------------------------------------------------------- */
+
+/* From now on what is read, and all of JSON, counts in the budget of this command. */
+void input_begin(const struct args *a);
+void input_opened(sluice *s); /* the model is open; NULL: closed again */
+int64_t input_held(void);     /* for sluice_options.held_bytes */
+/* Room for n more bytes of our own; false: they do not fit. */
+bool input_take(size_t n_bytes);
+void input_give(size_t n_bytes);
+bool input_refused(void); /* something did not fit */
+int input_too_much(const char *what); /* complains: ST_FAIL */
+void *input_alloc(size_t n_bytes); /* as malloc and free; NULL also where it does not fit */
+void input_free(void *p);
+/* Bytes of the longest file that can be held, when so many were read already. */
+int64_t input_file_most(int64_t n_so_far);
+/* Bytes of the longest text that may be read when so many are there already. */
+int64_t input_text_most(size_t n_so_far);
+int input_text_too_long(const char *what); /* complains: ST_FAIL */
+/* All of standard input until end of file; NULL: complained, or interrupted. zeros:
+ * bytes of value 0 may be in it. */
+char *read_all_stdin(bool zeros, size_t *n_bytes);
 
 /* ---- json.c ---------------------------------------------------------------- */
 
@@ -303,7 +324,7 @@ const char *finish_name(sluice_finish f);
 /* ---- line.c ---------------------------------------------------------------------- */
 
 /* Chat's input. */
-enum line_result { LINE_OK, LINE_CANCELLED, LINE_END };
+enum line_result { LINE_OK, LINE_CANCELLED, LINE_END, LINE_REFUSED /* told why */ };
 void line_init(void);
 bool line_editing(void); /* a person sits at a terminal */
 /* *line is to be freed; without its newline. */

@@ -64,6 +64,8 @@ static int eval_tokens(const struct args *a, const struct token_file *f, struct 
     int64_t n = 0, n_predicted = 0;
     double perplexity = 0;
     sluice_error e = {0};
+    if (!input_take(json_array_size(f->tokens) * sizeof(*ids)))
+        return input_too_much(a->tokens);
     int status = json_to_ids(f->tokens, a->tokens, m->info.n_vocab, &ids, &n);
     if (status == ST_OK &&
         sluice_eval_perplexity(m->session, ids, n, context, &perplexity, &n_predicted, &e) < 0)
@@ -322,8 +324,12 @@ static int ids_wanted(const struct args *a, int32_t **ids, int64_t *n)
     const char *bad;
     size_t n_bytes;
     int status = ST_OK;
-    if (strcmp(a->ids, "-") == 0 && !(text = read_all_stdin(&n_bytes)))
+    if (strcmp(a->ids, "-") == 0 && !(text = read_all_stdin(false, &n_bytes)))
         return interrupted() ? ST_INTERRUPTED : ST_FAIL;
+    if (text && !input_take(n_bytes * 2)) { /* an id and its separator take two bytes of text, and four as a number */
+        free(text);
+        return input_too_much("--ids");
+    }
     if (!parse_ids(text ? text : a->ids, ids, n, &bad)) {
         complain("--ids: \"%.20s\" is not a list of token ids such as 1,2,3", bad);
         status = ST_USAGE;

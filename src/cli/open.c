@@ -76,6 +76,7 @@ int model_options(const struct args *a, char *path, sluice_options *o)
     sluice_options_init(o);
     o->model = path;
     o->memory_bytes = a->memory;
+    o->held_bytes = input_held();
     o->threads = a->threads;
     o->context = a->ctx;
     o->chunk = a->chunk;
@@ -101,6 +102,7 @@ static int open_with(const sluice_options *o, struct model *m)
     if (rc < 0)
         return fail_asked(&e);
     sluice_info(m->s, &m->info);
+    input_opened(m->s);
     if (!o->tokenizer_only && sluice_session_new(m->s, &m->session, &e) < 0)
         return fail(&e);
     return ST_OK;
@@ -138,6 +140,7 @@ void model_close(struct model *m)
     routing_end(m);
     if (m->session)
         sluice_session_free(m->session);
+    input_opened(NULL);
     sluice_close(m->s);
     *m = (struct model){0};
 }

@@ -176,7 +176,9 @@ static void set_text_most(struct sluice *s, int64_t least)
     sluice_plan *p = &s->plan;
     p->text_most = SLUICE_TEXT_FREE + MAX(p->budget - least, (int64_t)0) / BYTES_FOR_BYTE;
     int64_t token = MAX(text_longest(s->text), (int64_t)LEAST_BYTES) * SHRINKS;
-    if (!s->o.tokenizer_only)
+    if (s->o.tokenizer_only) /* nothing else ends a text that never ends */
+        p->text_most = MIN(p->text_most, (int64_t)256 << 20);
+    else
         p->text_most = MIN(p->text_most, MAX(p->n_context * token, (int64_t)SLUICE_TEXT_FREE));
 }
 
