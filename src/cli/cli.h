@@ -224,7 +224,8 @@ void progress_end(void);
 /* ---- input.c ------------------------------------------------------------- */
 
 /* From now on what is read, and all of JSON, counts in the budget of this command. */
-void input_begin(const struct args *a);
+typedef int input_plan_fn(const struct args *a, sluice_plan *p, sluice_error *e);
+void input_begin(const struct args *a, input_plan_fn *plan); /* plan: model_plan */
 void input_opened(sluice *s); /* the model is open; NULL: closed again */
 int64_t input_held(void);     /* for sluice_options.held_bytes */
 /* Room for n more bytes of our own; false: they do not fit. */
@@ -267,6 +268,9 @@ int json_to_ids(const json_t *array, const char *path, int n_vocab, int32_t **id
 int model_path(const struct args *a, char *path);
 /* Library options from ours; o->model points at `path`. */
 int model_options(const struct args *a, char *path, sluice_options *o);
+
+/* The plan of what the command would open, besides what is held; a library status. */
+int model_plan(const struct args *a, sluice_plan *p, sluice_error *e);
 
 struct model { /* zero-initialise; model_close is safe at any time */
     sluice *s;

@@ -8,7 +8,6 @@
 #include "cli.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +17,7 @@ enum { FREE = 1 << 20, STEP = 256 << 10 }; /* every plan has room for FREE */
 
 static struct {
     const struct args *a;
+    input_plan_fn *plan;
     sluice *s;    /* NULL: not open yet */
     int64_t used; /* bytes in our hands */
     bool planned, refused;
@@ -42,16 +42,11 @@ static void take_plan(const sluice_plan *p)
 
 static void make_plan(void)
 {
-    char path[PATH_MAX];
-    sluice_options o;
     sluice_plan p = {0};
-    if (in.planned || !in.a || model_options(in.a, path, &o) != ST_OK)
+    if (in.planned || !in.a)
         return;
-    o.tokenizer_only = in.a->command == C_TOKENIZE;
-    o.held_bytes = 0;
-    o.warning = NULL;
     in.planned = true;
-    int rc = sluice_plan_memory(&o, NULL, &p, &in.error);
+    int rc = in.plan(in.a, &p, &in.error);
     if (rc == 0 || (rc == SLUICE_E_BUDGET && in.a->command == C_PLAN))
         take_plan(&p);
     in.error.code = rc;
@@ -59,9 +54,10 @@ static void make_plan(void)
         in.error.code = 0;
 }
 
-void input_begin(const struct args *a)
+void input_begin(const struct args *a, input_plan_fn *plan)
 {
     in.a = a;
+    in.plan = plan;
     json_set_alloc_funcs(input_alloc, input_free);
 }
 

@@ -94,6 +94,19 @@ int model_options(const struct args *a, char *path, sluice_options *o)
     return ST_OK;
 }
 
+int model_plan(const struct args *a, sluice_plan *p, sluice_error *e)
+{
+    char path[PATH_MAX];
+    sluice_options o;
+    int status = model_options(a, path, &o);
+    if (status != ST_OK)
+        return SLUICE_E_STATE; /* told */
+    o.tokenizer_only = a->command == C_TOKENIZE;
+    o.held_bytes = 0;
+    o.warning = NULL;
+    return sluice_plan_memory(&o, NULL, p, e);
+}
+
 static int open_with(const sluice_options *o, struct model *m)
 {
     sluice_error e = {0};
