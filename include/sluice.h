@@ -65,7 +65,7 @@ enum {
 
 typedef struct sluice_options {
     const char *model;     /* path of the GGUF file (first shard of a split one) */
-    uint64_t memory_bytes; /* budget for the whole process; 0: what machine and cgroup allow */
+    uint64_t memory_bytes; /* budget, see "the memory plan"; 0: what machine and cgroup allow */
     int threads;           /* 0: one per processor; at most 4 for each of them, or 16 */
     int context;           /* longest session in tokens; 0: the model's, as far as memory allows */
     int chunk;             /* tokens of a prompt computed together, at most 65536; 0: chosen */
@@ -76,7 +76,7 @@ typedef struct sluice_options {
                               most 64; SLUICE_LOOKAHEAD_AUTO or SLUICE_LOOKAHEAD_NONE */
     bool exact;            /* float activations and F32 KV cache instead of 8-bit and F16 */
     bool kv_f32;           /* F32 KV cache */
-    bool tokenizer_only;   /* open no weights: tokenising works, sessions do not */
+    bool tokenizer_only;   /* open no weights: tokenising works, sessions do not. The budget counts all the same */
     /* Called often while something takes long; non-zero cancels it. `what` is
      * "load"; "prompt", in tokens; "token", before each layer of a token that is
      * generated; "pack", "check", in bytes; "probe", where how much is left is
@@ -100,6 +100,9 @@ typedef struct sluice_options {
     /* For sluice_plan_memory: routing of this model, recorded in an earlier run;
      * the plan then says what it would hit. NULL: none. */
     const sluice_routing *routing;
+    /* Memory of your own that the budget has to cover too, for example a large
+     * prompt; allocated already or not. See sluice_hold. */
+    int64_t held_bytes;
 } sluice_options;
 
 SLUICE_API void sluice_options_init(sluice_options *o);
@@ -149,6 +152,23 @@ SLUICE_API void sluice_info(const sluice *s, sluice_model_info *out);
 
 /* ---- the memory plan --------------------------------------------------- */
 
+/*
+ * The budget covers the whole process while one model is open: the program as it
+ * was when the model was opened (measured), everything of the model, and what its
+ * functions take while they work. What the program allocates later is its own
+ * business, unless it says so with sluice_hold.
+ *
+ * Each model of a process has its own budget, and keeps it. All of them count the
+ * program as it was when no model was open, so that the process stays within the
+ * sum of the budgets of the models that are open, whichever is closed first.
+ *
+ * A budget above what a control group (memory.max, memory.high, or version 1's)
+ * allows is cut to a twentieth below its limit, and a warning says so. Without a
+ * budget, an eighth of a group's limit stays free, or of the machine's memory an
+ * eighth, at least 128 MiB. What does not fit then is refused (SLUICE_E_BUDGET) with
+ * the floor and the limit that was seen.
+ */
+
 typedef struct sluice_plan {
     /* the lines of the plan, bytes; their sum is `budget` unless cache is full */
     int64_t process; /* program, libraries, tokeniser, thread stacks */
@@ -160,7 +180,7 @@ typedef struct sluice_plan {
     int64_t budget;
     bool budget_is_default;
     int64_t cache_min, cache_full; /* smallest possible, and all experts */
-    int64_t floor;                 /* smallest budget that works */
+    int64_t floor;                 /* smallest budget that works, rounded up so that it does in the next run too */
     int64_t dense_full;            /* `dense` if all of it stayed */
     int64_t kv_per_token;
     int n_context;                 /* longest session this budget allows */
@@ -180,8 +200,14 @@ typedef struct sluice_plan {
     double compute_s;               /* of a token, with everything in memory */
     double pack_gain;               /* decode_tps of the packed file is so many times this one's; >= 1 */
     bool limited_by_drive;
+    int64_t budget_asked;           /* memory_bytes of the options; `budget` is less where a limit cut it */
+    int64_t text_most;              /* bytes of the longest text that context and budget have room for */
 } sluice_plan;
 
+/* Text up to this size needs no sluice_hold: every plan has room for it. */
+#define SLUICE_TEXT_FREE 65536
+
+/* What the budget leaves no room to measure is 0. */
 typedef struct sluice_probe_result {
     double drive_gbs;       /* direct reads of expert size at the engine's own depth */
     double drive_gbs_big;   /* 4 MiB reads */
@@ -196,7 +222,8 @@ typedef struct sluice_probe_result {
 } sluice_probe_result;
 
 /* Measures drive (on the model file, read only), memory, and how long a token of
- * this model computes; takes about two seconds, and can be cancelled by o->progress. */
+ * this model computes; takes about two seconds, and memory within the budget. Can be
+ * cancelled by o->progress. */
 SLUICE_API int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err);
 /* Decoded tokens a second to be expected when `read_bytes` a token come from the drive. */
 SLUICE_API double sluice_predict(const sluice_probe_result *probe, double read_bytes);
@@ -207,6 +234,13 @@ SLUICE_API int sluice_plan_memory(const sluice_options *o, const sluice_probe_re
                                   sluice_plan *out, sluice_error *err);
 /* The plan of an opened model. */
 SLUICE_API void sluice_get_plan(const sluice *s, sluice_plan *out);
+
+/* From now on the caller holds `bytes` in all that the budget has to cover (at
+ * first those of the options); the expert cache makes room or grows. SLUICE_E_BUDGET
+ * when it cannot: nothing has changed. Not while another function works. */
+SLUICE_API int sluice_hold(sluice *s, int64_t bytes, sluice_error *err);
+/* Largest resident set that this process had, bytes; 0: unknown. */
+SLUICE_API int64_t sluice_memory_peak(void);
 
 /* ---- looking into a file ------------------------------------------------ */
 
@@ -229,17 +263,17 @@ typedef struct sluice_visitor {
  * part of a split model. */
 SLUICE_API int sluice_inspect(const char *path, const sluice_visitor *v, sluice_error *err);
 
-typedef struct sluice_checker {
+typedef struct sluice_verifier {
     void (*on_file)(void *user, const char *path, int64_t bytes, const char *sha256);
     /* one sentence about weights that are not finite, all zero, or text */
     void (*on_finding)(void *user, const char *text);
     int (*progress)(void *user, const char *what, int64_t done, int64_t total); /* may be NULL; non-zero cancels */
     void *user;
-} sluice_checker;
+} sluice_verifier;
 /* Reads a model's files from the first byte to the last, in little memory, and
  * looks for damage. *n_findings: how many sentences there were. A flipped bit is
  * not seen: compare the sums with those that were published. */
-SLUICE_API int sluice_check(const char *path, const sluice_checker *c, int64_t *n_findings, sluice_error *err);
+SLUICE_API int sluice_verify(const char *path, const sluice_verifier *c, int64_t *n_findings, sluice_error *err);
 
 /* ---- packing ------------------------------------------------------------ */
 
@@ -279,7 +313,13 @@ SLUICE_API void sluice_free(void *p);
 /* Text to ids, with the token in front that the file asks for (add_bos_token; not
  * twice when the text begins with it). `markup`: control tokens such as
  * <|im_start|> are recognised (never use it for text that you did not write). *ids
- * is to be freed. */
+ * is to be freed.
+ *
+ * Working memory counts: up to 1 MiB is part of every plan, more is taken from the
+ * expert cache for the time of the call, and SLUICE_E_BUDGET says that there is not
+ * enough. It takes 6 to 10 bytes for each byte of ordinary text, at most 90 (one word of
+ * megabytes). The list of ids is the caller's; lists as long as the context are
+ * part of the plan. The same holds for sluice_chat_ids. */
 SLUICE_API int sluice_tokenize(const sluice *s, const char *text, size_t n_bytes, bool markup,
                                int32_t **ids, int64_t *n_ids, sluice_error *err);
 /* Bytes of one token, borrowed from the model. `special`: also those of control tokens. */
@@ -377,7 +417,9 @@ typedef struct sluice_stats {
     int64_t mirror_read_bytes;              /* of those read: from mirrors */
     int64_t load_bytes, load_ns;            /* dense weights read at opening; a reset keeps them */
     int n_experts_used, n_experts_native;
-    int64_t memory_budget, memory_peak;     /* peak resident set of the process */
+    /* memory_peak: peak resident set of the process; where other models are or were
+     * open in it, the most that this one held, its share of the program included */
+    int64_t memory_budget, memory_peak;
 } sluice_stats;
 /* Counted since opening or the last reset. */
 SLUICE_API void sluice_get_stats(const sluice *s, sluice_stats *out);

@@ -285,11 +285,11 @@ static int on_progress(void *user, const char *what, int64_t done, int64_t total
 
 static int64_t check(struct told *t)
 {
-    sluice_checker c = {.on_file = on_file, .on_finding = on_finding, .progress = on_progress, .user = t};
+    sluice_verifier c = {.on_file = on_file, .on_finding = on_finding, .progress = on_progress, .user = t};
     sluice_error e = {0};
     int64_t n = -1;
     *t = (struct told){.stop_at = 0};
-    if (sluice_check(path, &c, &n, &e) != 0)
+    if (sluice_verify(path, &c, &n, &e) != 0)
         fail_msg("%s", e.text);
     assert_int_equal(t->n_files, 1);
     return n;
@@ -370,11 +370,11 @@ static void check_can_be_stopped(void **state)
 {
     (void)state;
     struct told t = {.stop_at = 2};
-    sluice_checker c = {.on_file = on_file, .on_finding = on_finding, .progress = on_progress, .user = &t};
+    sluice_verifier c = {.on_file = on_file, .on_finding = on_finding, .progress = on_progress, .user = &t};
     sluice_error e = {0};
     int64_t n;
     copy_model(TINY);
-    assert_int_equal(sluice_check(path, &c, &n, &e), SLUICE_E_CANCELLED);
+    assert_int_equal(sluice_verify(path, &c, &n, &e), SLUICE_E_CANCELLED);
     assert_int_equal(t.n_progress, 2);
     assert_int_equal(t.n_files, 0);
 }

@@ -214,12 +214,17 @@ struct os_memory {
     int64_t available;      /* what the kernel thinks can be had now */
     int64_t cgroup_limit;   /* of the cgroup or parent that leaves least room; INT64_MAX: none */
     int64_t cgroup_used;    /* in that same cgroup, page cache excluded; 0 if no limit */
+    int64_t cgroup_least;   /* smallest limit of the cgroup and its parents; INT64_MAX: none */
+    int64_t rlimit_left;    /* what RLIMIT_AS and RLIMIT_DATA leave; INT64_MAX: they do not limit */
 };
 void os_memory(struct os_memory *m);
 /* Resident set of this process, now and at its highest, in bytes; both the highest
  * of it and its parents where /proc is hidden. */
 int64_t os_rss(void);
 int64_t os_rss_peak(void);
+int64_t os_rss_anonymous(void); /* of the first, what is charged to this process alone */
+/* Returns to the system what the C library keeps of freed memory, where it can. */
+void os_trim_heap(void);
 
 /* ---- os_thread.c ------------------------------------------------------ */
 
@@ -234,6 +239,7 @@ bool os_thread_new(pthread_t *t, void *(*fn)(void *), void *arg);
  * tests. os_memory and os_cpu_count already count it in. */
 struct os_cgroup {
     int64_t memory_limit, memory_used; /* as in struct os_memory */
+    int64_t memory_least;              /* the smallest limit of all levels */
     double cpus; /* processor time quota in processors; 0: none */
 };
 void os_cgroup(const char *root, struct os_cgroup *c);

@@ -64,6 +64,7 @@ static int64_t sum_stat(const char *dir, const char *const *names)
 static void offer_memory(struct os_cgroup *c, int64_t limit, int64_t used)
 {
     bool first = c->memory_limit == INT64_MAX;
+    c->memory_least = MIN(c->memory_least, limit);
     if (first || limit - used < c->memory_limit - c->memory_used) {
         c->memory_limit = limit;
         c->memory_used = used;
@@ -244,7 +245,7 @@ static void visit(const char *root, const char *controller, const char *group, l
 
 void os_cgroup(const char *root, struct os_cgroup *c)
 {
-    *c = (struct os_cgroup){.memory_limit = INT64_MAX};
+    *c = (struct os_cgroup){.memory_limit = INT64_MAX, .memory_least = INT64_MAX};
 
     char path[GROUP_PATH_MAX];
     snprintf(path, sizeof(path), "%s/proc/self/cgroup", root);

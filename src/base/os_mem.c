@@ -8,6 +8,9 @@
 #include "base/base.h"
 
 #include <errno.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +137,16 @@ static int64_t proc_kb(const char *path, const char *key)
     return bytes;
 }
 
+/* What a resource limit of this process leaves beyond the line of its status. */
+static int64_t limit_left(int resource, const char *line)
+{
+    struct rlimit l;
+    if (getrlimit(resource, &l) != 0 || l.rlim_cur == RLIM_INFINITY || l.rlim_cur > INT64_MAX)
+        return INT64_MAX;
+    int64_t used = proc_kb("/proc/self/status", line);
+    return MAX((int64_t)l.rlim_cur - MAX(used, (int64_t)0), (int64_t)0);
+}
+
 void os_memory(struct os_memory *m)
 {
     struct sysinfo s = {0};
@@ -149,6 +162,8 @@ void os_memory(struct os_memory *m)
     os_cgroup("", &c);
     m->cgroup_limit = c.memory_limit;
     m->cgroup_used = c.memory_used;
+    m->cgroup_least = c.memory_least;
+    m->rlimit_left = MIN(limit_left(RLIMIT_AS, "VmSize"), limit_left(RLIMIT_DATA, "VmData"));
 }
 
 /* Rather too much than too little: a plan counts it as taken. */
@@ -168,4 +183,17 @@ int64_t os_rss_peak(void)
 {
     int64_t bytes = proc_kb("/proc/self/status", "VmHWM");
     return bytes >= 0 ? bytes : usage_peak();
+}
+
+int64_t os_rss_anonymous(void)
+{
+    int64_t bytes = proc_kb("/proc/self/status", "RssAnon");
+    return bytes < 0 ? os_rss() : bytes;
+}
+
+void os_trim_heap(void)
+{
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
 }

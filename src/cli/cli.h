@@ -9,6 +9,7 @@
  *   signals.c      what ends a command early
  *   files.c        what is refused before anything is touched
  *   json.c         JSON in and out
+ *   input.c        what is read counts in the memory budget
  *   open.c         which model file, how it is opened, the closing numbers
  *   routing.c      which experts were picked: recorded to a file, read for plan
  *   answer.c       one generated answer: reasoning split off, shown as it comes
@@ -193,6 +194,7 @@ void buf_free(struct text_buf *b);
 
 struct size_text { char s[32]; };
 struct size_text show_size(int64_t bytes); /* "61.2 MiB" */
+struct size_text show_size_up(int64_t bytes); /* ... rounded up: parse_size gives at least `bytes` */
 double ratio(double a, double b);          /* a / b, 0 when b is 0 */
 
 /* ---- term.c --------------------------------------------------------------- */
@@ -252,10 +254,28 @@ int signals_finish(int status);
 /* Refuses options out of range and files that would destroy another one. */
 int check_request(const struct args *a);
 
-/* ---- term.c, input --------------------------------------------------------- */
+/* ---- input.c ------------------------------------------------------------- */
 
-/* All of standard input (until end of file) or of a file; NULL: complained. */
-char *read_all_stdin(size_t *n_bytes);
+/* From now on what is read, and all of JSON, counts in the budget of this command. */
+typedef int input_plan_fn(const struct args *a, sluice_plan *p, sluice_error *e);
+void input_begin(const struct args *a, input_plan_fn *plan); /* plan: model_plan */
+void input_opened(sluice *s); /* the model is open; NULL: closed again */
+int64_t input_held(void);     /* for sluice_options.held_bytes */
+/* Room for n more bytes of our own; false: they do not fit. */
+bool input_take(size_t n_bytes);
+void input_give(size_t n_bytes);
+bool input_refused(void); /* something did not fit */
+int input_too_much(const char *what); /* complains: ST_FAIL */
+void *input_alloc(size_t n_bytes); /* as malloc and free; NULL also where it does not fit */
+void input_free(void *p);
+/* Bytes of the longest file that can be held, when so many were read already. */
+int64_t input_file_most(int64_t n_so_far);
+/* Bytes of the longest text that may be read when so many are there already. */
+int64_t input_text_most(size_t n_so_far);
+int input_text_too_long(const char *what); /* complains: ST_FAIL */
+/* All of standard input until end of file; NULL: complained, or interrupted. zeros:
+ * bytes of value 0 may be in it. */
+char *read_all_stdin(bool zeros, size_t *n_bytes);
 
 /* ---- json.c ---------------------------------------------------------------- */
 
@@ -281,6 +301,9 @@ int json_to_ids(const json_t *array, const char *path, int n_vocab, int32_t **id
 int model_path(const struct args *a, char *path);
 /* Library options from ours; o->model points at `path`. */
 int model_options(const struct args *a, char *path, sluice_options *o);
+
+/* The plan of what the command would open, besides what is held; a library status. */
+int model_plan(const struct args *a, sluice_plan *p, sluice_error *e);
 
 struct model { /* zero-initialise; model_close is safe at any time */
     sluice *s;
@@ -344,7 +367,7 @@ const char *finish_name(sluice_finish f);
 /* ---- line.c ---------------------------------------------------------------------- */
 
 /* Chat's input. */
-enum line_result { LINE_OK, LINE_CANCELLED, LINE_END, LINE_BAD /* complained */ };
+enum line_result { LINE_OK, LINE_CANCELLED, LINE_END, LINE_REFUSED /* told why */ };
 /* Where chat keeps what was typed; false: nowhere. */
 bool line_history(char *path, size_t size);
 void line_init(void);

@@ -235,7 +235,7 @@ static json_t *json_numbers(const struct numbers *n, const sluice_probe_result *
         "wait_share", n->wait_share,
         "prompt_read_gb", n->prompt_gb,
         "cpu_per_token_s", n->cpu_per_token);
-    if (j && probe) {
+    if (j && probe && probe->drive_gbs > 0) {
         json_object_set_new(j, "fraction_of_limit", json_number(fraction_of_limit(n, probe)));
         json_object_set_new(j, "fraction_of_reachable", json_number(fraction_of_reachable(n, probe)));
         json_object_set_new(j, "predicted_tps",
@@ -252,7 +252,7 @@ static int print_json(struct bench *b, const struct numbers *n, const sluice_pro
         "{si si sI sI si si si sI sf sO* sO*}",
         "experts_used", s->n_experts_used,
         "experts_native", s->n_experts_native,
-        "memory_peak", (json_int_t)s->memory_peak,
+        "memory_peak", (json_int_t)sluice_memory_peak(),
         "memory_budget", (json_int_t)s->memory_budget,
         "n_prompt", b->a->n_prompt,
         "n_predict", b->a->n_predict,
@@ -280,13 +280,14 @@ static void print_text(const struct bench *b, const struct numbers *n,
                        const sluice_probe_result *probe)
 {
     const sluice_stats *s = &b->last;
+    bool drive = probe && probe->drive_gbs > 0;
     out_printf("prompt %.1f tok/s | decode %.2f tok/s | %.4f GB read per token | ", n->prompt_tps,
                n->decode_tps, n->gb_per_token);
     if (n->hit_rate < 0)
         out_printf("hit rate - | ");
     else
         out_printf("hit rate %.1f %% | ", 100 * n->hit_rate);
-    if (probe)
+    if (drive)
         out_printf("drive %.2f GB/s probed%s, %.2f achieved | %.0f %% of the limit (%.0f %% of what can overlap) | ",
                    probe->drive_gbs, probe->direct ? "" : " (through the page cache)",
                    n->achieved_gbs, 100 * fraction_of_limit(n, probe), 100 * fraction_of_reachable(n, probe));
@@ -294,7 +295,7 @@ static void print_text(const struct bench *b, const struct numbers *n,
         out_printf("drive %.2f GB/s achieved | ", n->achieved_gbs);
     out_printf("loaded %s at %.2f GB/s | ", show_size(s->load_bytes).s, ratio((double)s->load_bytes, (double)s->load_ns));
     out_printf("experts %d of %d | peak memory %s of %s\n", s->n_experts_used, s->n_experts_native,
-               show_size(s->memory_peak).s, show_size(s->memory_budget).s);
+               show_size(sluice_memory_peak()).s, show_size(s->memory_budget).s);
 }
 
 /* ---- the command ------------------------------------------------------------------------- */

@@ -23,10 +23,16 @@ struct chat {
 
 /* ---- messages -------------------------------------------------------------------- */
 
+static size_t message_bytes(const sluice_message *m)
+{
+    return (m->content ? strlen(m->content) : 0) + (m->reasoning ? strlen(m->reasoning) : 0);
+}
+
 static void forget_from(struct chat *c, size_t n)
 {
     while (c->n > n) {
         c->n--;
+        input_give(message_bytes(&c->messages[c->n]));
         free((char *)c->messages[c->n].content);
         free((char *)c->messages[c->n].reasoning);
     }
@@ -43,10 +49,13 @@ static int say(struct chat *c, const char *role, const char *content, const char
         c->messages = p;
         c->cap = cap;
     }
-    sluice_message *m = &c->messages[c->n++];
-    *m = (sluice_message){.role = role, .content = strdup(content)};
-    if (reasoning)
-        m->reasoning = strdup(reasoning);
+    sluice_message *m = &c->messages[c->n];
+    *m = (sluice_message){.role = role, .content = content, .reasoning = reasoning};
+    if (!input_take(message_bytes(m)))
+        return input_too_much("the conversation");
+    m->content = strdup(content);
+    m->reasoning = reasoning ? strdup(reasoning) : NULL;
+    c->n++;
     if (m->content && (!reasoning || m->reasoning))
         return ST_OK;
     forget_from(c, c->n - 1);
@@ -242,12 +251,14 @@ static int loop(struct chat *c)
             status = handle(c, text, &quit);
             free(text);
             break;
+        case LINE_REFUSED:
+            if (!line_editing())
+                return ST_FAIL;
+            break;
         case LINE_CANCELLED:
             if (!line_editing() || terminated())
                 return ST_INTERRUPTED;
             break;
-        case LINE_BAD:
-            return ST_USAGE;
         case LINE_END:
             quit = true;
             if (line_editing())

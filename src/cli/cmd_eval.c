@@ -151,6 +151,8 @@ static int eval_tokens_file(const struct args *a)
     }
     if (status == ST_OK)
         status = model_vocabulary(a, &n_vocab);
+    if (status == ST_OK && !input_take(json_array_size(f.tokens) * sizeof(*ids)))
+        status = input_too_much(a->tokens);
     if (status == ST_OK)
         status = json_to_ids(f.tokens, a->tokens, n_vocab, &ids, &n);
     if (status == ST_OK)
@@ -320,8 +322,12 @@ static int ids_wanted(const struct args *a, int32_t **ids, int64_t *n)
 {
     char *text = NULL;
     size_t n_bytes;
-    if (strcmp(a->ids, "-") == 0 && !(text = read_all_stdin(&n_bytes)))
+    if (strcmp(a->ids, "-") == 0 && !(text = read_all_stdin(false, &n_bytes)))
         return interrupted() ? ST_INTERRUPTED : ST_FAIL;
+    if (text && !input_take(n_bytes * 2)) { /* an id and its separator take two bytes of text, and four as a number */
+        free(text);
+        return input_too_much("--ids");
+    }
     int status = ids_of_text("--ids: ", text ? text : a->ids, text ? n_bytes : strlen(a->ids), ids, n);
     free(text);
     return status;

@@ -15,6 +15,12 @@ static void plan_line(const char *name, int64_t bytes, const char *about)
     out_printf("  %-12s %12s%s%s\n", name, show_size(bytes).s, *about ? "   " : "", about);
 }
 
+/* Rounded up: what is printed works as --memory. */
+static void plan_line_up(const char *name, int64_t bytes, const char *about)
+{
+    out_printf("  %-12s %12s   %s\n", name, show_size_up(bytes).s, about);
+}
+
 static void print_plan_lines(const sluice_plan *p)
 {
     out_printf("Memory plan\n");
@@ -30,13 +36,15 @@ static void print_plan_lines(const sluice_plan *p)
     plan_line("sum", p->process + p->dense + p->state + p->kv + p->scratch + p->cache, "");
     out_printf("\n");
     plan_line("budget", p->budget,
-              p->budget_is_default ? "what machine and cgroup allow" : "as asked for");
-    plan_line("floor", p->floor, "smallest budget that works");
+              p->budget_is_default          ? "what machine and cgroup allow"
+              : p->budget < p->budget_asked ? "what the cgroup allows of what was asked for"
+                                            : "as asked for");
+    plan_line_up("floor", p->floor, "smallest budget that works");
     plan_line("all experts", p->cache_full, "an expert cache of this size never reads twice");
     plan_line("smallest", p->cache_min, "expert cache that works");
 }
 
-static void print_plan(const sluice_plan *p)
+static void print_plan(const sluice_plan *p, bool probed)
 {
     print_plan_lines(p);
     out_printf("\nSession\n  %-12s %12d   tokens at most (%s of KV cache each)\n", "context",
@@ -58,8 +66,12 @@ static void print_plan(const sluice_plan *p)
                "hit rate", 100 * p->hit_rate, 100 * p->typical_hit_rate);
     if (p->recorded_hit_rate >= 0)
         out_printf("  %-12s %10.1f %%   for the recorded routing\n", "", 100 * p->recorded_hit_rate);
-    if (p->decode_tps <= 0)
+    if (p->decode_tps <= 0) {
+        if (p->drive_gbs > 0 || probed)
+            out_printf("  %-12s %12s   not predicted: the budget has no room for a measurement that means anything\n",
+                       "speed", "-");
         return;
+    }
     out_printf("  %-12s %12.2f   tok/s predicted for equal picks, where the limit is the %s; %.2f as in real models\n",
                "speed", p->decode_tps, p->limited_by_drive ? "drive" : "memory", p->typical_tps);
     if (p->recorded_tps > 0)
@@ -76,6 +88,8 @@ static void print_plan(const sluice_plan *p)
 static int print_plan_json(const sluice_plan *p, const sluice_error *e)
 {
     json_t *j = json_plan(p);
+    if (j)
+        json_object_set_new(j, "memory_peak", json_integer(sluice_memory_peak()));
     if (j && e->code)
         json_object_set_new(j, "refused", json_bytes(e->text, strlen(e->text)));
     return json_print(j);
@@ -102,7 +116,7 @@ static int plan_with(const struct args *a, const sluice_options *o)
     if (a->json)
         status = print_plan_json(&p, &e);
     else
-        print_plan(&p);
+        print_plan(&p, rc == 0 && !a->no_probe);
     return rc < 0 ? fail(&e) : status;
 }
 
@@ -124,6 +138,23 @@ int cmd_plan(const struct args *a)
 
 /* ---- probe -------------------------------------------------------------------------- */
 
+/* A figure that was not measured is left out, and why. */
+static void probe_line(const char *name, double gbs, const char *about, const char *size)
+{
+    if (gbs > 0)
+        out_printf("%-8s %8.2f GB/s  %s%s\n", name, gbs, about, size);
+    else
+        out_printf("%-8s        - GB/s  %s%s: not measured, the memory budget has no room for it\n", name, about, size);
+}
+
+static int print_probe_json(const sluice_probe_result *p)
+{
+    json_t *j = json_probe(p);
+    if (j)
+        json_object_set_new(j, "memory_peak", json_integer(sluice_memory_peak()));
+    return json_print(j);
+}
+
 int cmd_probe(const struct args *a)
 {
     char path[PATH_MAX];
@@ -136,14 +167,13 @@ int cmd_probe(const struct args *a)
     if (sluice_probe(&o, &p, &e) < 0)
         return fail_asked(&e);
     if (a->json)
-        return json_print(json_probe(&p));
-    out_printf("drive    %8.2f GB/s  in reads of %s\n", p.drive_gbs, show_size(p.block_bytes).s);
+        return print_probe_json(&p);
+    probe_line("drive", p.drive_gbs, "in reads of ", show_size(p.block_bytes).s);
     if (p.packed_bytes != p.block_bytes)
-        out_printf("         %8.2f GB/s  in reads of %s, an expert of a packed file\n",
-                   p.drive_gbs_packed, show_size(p.packed_bytes).s);
-    out_printf("         %8.2f GB/s  in reads of 4 MiB\n", p.drive_gbs_big);
-    out_printf("memory   %8.2f GB/s  streaming reads\n", p.memory_gbs);
-    out_printf("kernel   %8.2f GB/s  decode kernel over a large matrix\n", p.dot_gbs);
+        probe_line("", p.drive_gbs_packed, "in reads of an expert of a packed file, ", show_size(p.packed_bytes).s);
+    probe_line("", p.drive_gbs_big, "in reads of 4 MiB", "");
+    probe_line("memory", p.memory_gbs, "streaming reads", "");
+    probe_line("kernel", p.dot_gbs, "decode kernel over a large matrix", "");
     if (p.token_s > 0)
         out_printf("token    %8.2f ms    computed from memory, of it %.2f ms for the output matrix\n", 1e3 * p.token_s,
                    1e3 * p.output_s);
@@ -163,6 +193,10 @@ static int encode(const struct args *a, const struct model *m, const char *text,
     if (sluice_tokenize(m->s, text, n, a->markup, &ids, &n_ids, &e) < 0)
         return fail(&e);
     int status = ST_OK;
+    if (!input_take((size_t)n_ids * sizeof(*ids))) {
+        sluice_free(ids);
+        return input_too_much("the ids");
+    }
     if (a->json) {
         json_t *pieces = json_array();
         for (int64_t i = 0; i < n_ids; i++) {
@@ -193,14 +227,14 @@ static int decode(const struct args *a, const struct model *m, const int32_t *id
         size_t len;
         if (sluice_piece(m->s, ids[i], a->markup, &p, &len, &e) < 0)
             status = fail_asked(&e);
-        else if (!buf_add(&text, p, len))
-            status = no_memory();
+        else if (!a->json)
+            out_write(p, len);
+        else if (!input_take(2 * len) || !buf_add(&text, p, len))
+            status = input_refused() ? input_too_much("the text") : no_memory();
     }
     if (status == ST_OK && a->json)
         status = json_print(json_pack("{so so}", "text", json_bytes(text.p, text.n), "ids",
                                       json_ids(ids, n_ids)));
-    else if (status == ST_OK)
-        out_write(text.p, text.n);
     if (status == ST_OK && !a->json && out_is_terminal())
         out_printf("\n");
     buf_free(&text);
@@ -220,11 +254,15 @@ int cmd_tokenize(const struct args *a)
         return ST_USAGE;
     }
     if (!text || strcmp(text, "-") == 0) {
-        text = input = read_all_stdin(&n);
+        text = input = read_all_stdin(!a->decode, &n);
         if (!input)
             return interrupted() ? ST_INTERRUPTED : ST_FAIL;
     }
-    int status = a->decode ? ids_of_text("", text, n, &ids, &n_ids) : ST_OK;
+    int status = ST_OK;
+    if (a->decode && !input_take(2 * n))
+        status = input_too_much("the list of ids");
+    else if (a->decode)
+        status = ids_of_text("", text, n, &ids, &n_ids);
     if (status == ST_OK)
         status = model_open_tokenizer(a, &m);
     if (status == ST_OK)

@@ -231,10 +231,10 @@ static void on_finding(void *user, const char *text)
 static int check_files(const struct args *a, const char *path)
 {
     struct check c = {.files = json_array(), .findings = json_array(), .json = a->json};
-    sluice_checker k = {.on_file = on_file, .on_finding = on_finding, .progress = progress_tell, .user = &c};
+    sluice_verifier k = {.on_file = on_file, .on_finding = on_finding, .progress = progress_tell, .user = &c};
     sluice_error e = {0};
     int64_t n = 0;
-    int rc = sluice_check(path, &k, &n, &e), status = ST_OK;
+    int rc = sluice_verify(path, &k, &n, &e), status = ST_OK;
     progress_end();
     if (rc < 0)
         status = fail_asked(&e);

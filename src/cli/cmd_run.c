@@ -20,16 +20,12 @@ static int read_prompt(const struct args *a, char **text, size_t *n)
         complain("a prompt is missing, as in: sluice run \"Define run.\"");
         return ST_USAGE;
     } else {
-        *text = read_all_stdin(n);
+        *text = read_all_stdin(a->raw, n);
         if (!*text)
             return interrupted() ? ST_INTERRUPTED : ST_FAIL;
     }
     if (*n == 0) {
         complain("the prompt is empty");
-        return ST_USAGE;
-    }
-    if (!a->raw && strlen(*text) != *n) {
-        complain("the prompt holds a zero byte at %zu; only --raw takes such text", strlen(*text));
         return ST_USAGE;
     }
     return ST_OK;

@@ -5,7 +5,9 @@
 
 #include "base/base.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,8 +22,10 @@ static int dump(const char *p, size_t n, void *user)
 
 int json_print(json_t *j)
 {
-    if (!j)
-        return no_memory();
+    if (!j || input_refused()) { /* then something may be missing from it */
+        json_decref(j);
+        return input_refused() ? input_too_much("JSON output") : no_memory();
+    }
     /* 17 digits give every double back exactly */
     int rc = json_dump_callback(j, dump, NULL, JSON_REAL_PRECISION(17));
     json_decref(j);
@@ -96,6 +100,11 @@ json_t *json_stats(const sluice_stats *s)
         "memory_peak", (json_int_t)s->memory_peak);
 }
 
+static json_t *measured(double v)
+{
+    return v > 0 ? json_number(v) : json_null();
+}
+
 static json_t *json_limit(int64_t bytes)
 {
     return bytes == INT64_MAX ? json_null() : json_integer(bytes);
@@ -145,10 +154,10 @@ json_t *json_plan(const sluice_plan *p)
 
 json_t *json_probe(const sluice_probe_result *p)
 {
-    return json_pack("{sf sf sf sI sI sb sf sf sf sf}", "drive_gbs", p->drive_gbs, "drive_gbs_big",
-                     p->drive_gbs_big, "drive_gbs_packed", p->drive_gbs_packed, "block_bytes",
+    return json_pack("{so so so sI sI sb so so sf sf}", "drive_gbs", measured(p->drive_gbs), "drive_gbs_big",
+                     measured(p->drive_gbs_big), "drive_gbs_packed", measured(p->drive_gbs_packed), "block_bytes",
                      (json_int_t)p->block_bytes, "packed_bytes", (json_int_t)p->packed_bytes,
-                     "direct", p->direct, "memory_gbs", p->memory_gbs, "dot_gbs", p->dot_gbs,
+                     "direct", p->direct, "memory_gbs", measured(p->memory_gbs), "dot_gbs", measured(p->dot_gbs),
                      "token_s", p->token_s, "output_s", p->output_s);
 }
 
@@ -185,16 +194,40 @@ json_t *json_model(const sluice *s)
 
 /* ---- in -------------------------------------------------------------------------- */
 
+struct source {
+    FILE *f;
+    int64_t n_bytes; /* read; blanks take no memory, and may never end */
+    int error;
+    bool too_much;
+};
+
+static size_t read_source(void *buffer, size_t n, void *user)
+{
+    struct source *s = user;
+    size_t got = fread(buffer, 1, n, s->f);
+    if (ferror(s->f))
+        s->error = errno ? errno : EIO;
+    s->n_bytes += (int64_t)got;
+    s->too_much = s->n_bytes > input_file_most(s->n_bytes);
+    return s->error || s->too_much || interrupted() ? (size_t)-1 : got;
+}
+
 json_t *json_read(const char *path)
 {
     json_error_t e;
-    json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
-    if (!j && interrupted()) /* a pipe was being read; main tells */
+    struct source src = {.f = fopen(path, "re")};
+    if (!src.f) {
+        complain("unable to open %s: %s", path, strerror(errno));
         return NULL;
-    if (!j && e.line > 0)
+    }
+    json_t *j = json_load_callback(read_source, &src, JSON_REJECT_DUPLICATES, &e);
+    if (src.error)
+        complain("reading %s failed: %s", path, strerror(src.error));
+    else if (!j && (src.too_much || input_refused()))
+        input_too_much(path);
+    else if (!j && !interrupted())
         complain("%s: line %d, column %d: %s", path, e.line, e.column, e.text);
-    else if (!j)
-        complain("%s", e.text); /* names the file and why it does not open */
+    fclose(src.f);
     return j;
 }
 

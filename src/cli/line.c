@@ -18,11 +18,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HISTORY_LINES = 1000 };
+enum { HISTORY_LINES = 1000, HISTORY_BYTES = 1 << 20 };
 
 static struct {
     bool editing;
     int pushed_back; /* a byte read too far; 0: none */
+    int64_t n_read; /* characters of the line */
+    bool too_long;
     char history[4096]; /* empty: none is kept */
 } line;
 
@@ -53,6 +55,7 @@ bool line_history(char *path, size_t size)
 /* Without a place to keep it there is no history file; nobody is bothered. */
 static void history_begin(void)
 {
+    struct stat st;
     using_history();
     stifle_history(HISTORY_LINES);
     if (!line_history(line.history, sizeof(line.history))) {
@@ -60,6 +63,11 @@ static void history_begin(void)
         return;
     }
     make_folders(line.history);
+    if (stat(line.history, &st) == 0 && (!S_ISREG(st.st_mode) || st.st_size > HISTORY_BYTES)) {
+        complain("warning: %s is no history of at most %d bytes: none is kept", line.history, HISTORY_BYTES);
+        line.history[0] = '\0';
+        return;
+    }
     read_history(line.history);
 }
 
@@ -99,7 +107,7 @@ static int read_byte(void)
 
 /* What is not UTF-8 becomes U+FFFD; the byte that broke off a sequence counts
  * anew, it may be the end of the line. */
-static int read_character(FILE *f)
+static int read_any(FILE *f)
 {
     (void)f;
     int c = read_byte();
@@ -125,6 +133,17 @@ static int read_character(FILE *f)
     return c > 0x10ffff ? 0xfffd : c;
 }
 
+/* As much of a line as fits: the rest is thrown away, and the line is refused. */
+static int read_character(FILE *f)
+{
+    int c = read_any(f);
+    if (line.n_read++ < input_text_most(0) / 4 || c == '\n' || c < 0) /* bytes of a character */
+        return c;
+    line.too_long = true;
+    while (c != '\n' && c != '\r' && c >= 0)
+        c = read_any(f);
+    return c < 0 ? c : '\n';
+}
 void line_init(void)
 {
     line.editing = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
@@ -144,37 +163,54 @@ bool line_editing(void)
     return line.editing;
 }
 
+/* One that does not fit is not read to its end: nobody can answer it. */
 static enum line_result read_plain(char **text)
 {
-    size_t cap = 0;
+    struct text_buf b = {0};
+    int c = 0;
     *text = NULL;
     errno = 0;
-    ssize_t n = getline(text, &cap, stdin);
-    if (n < 0) {
-        free(*text);
-        *text = NULL;
+    while ((c = getc(stdin)) > 0 && c != '\n' && (int64_t)b.n < input_text_most(b.n)) {
+        char byte = (char)c;
+        if (!buf_add(&b, &byte, 1)) {
+            no_memory();
+            goto refused;
+        }
+    }
+    if (c == EOF && (b.n == 0 || interrupted())) {
+        buf_free(&b);
         if (errno != EINTR || !interrupted())
             return LINE_END;
         clearerr(stdin);
         return LINE_CANCELLED;
     }
-    if (strlen(*text) != (size_t)n) {
-        complain("a message holds a zero byte at %zu", strlen(*text));
-        free(*text);
-        *text = NULL;
-        return LINE_BAD;
+    if (c == 0) {
+        complain("a line of standard input holds a zero byte at %zu, where text is expected", b.n);
+        goto refused;
     }
-    if (n > 0 && (*text)[n - 1] == '\n')
-        (*text)[--n] = '\0';
-    if (n > 0 && (*text)[n - 1] == '\r') /* as other systems end lines */
-        (*text)[n - 1] = '\0';
+    if (c != EOF && c != '\n') {
+        input_text_too_long("a line of standard input");
+        goto refused;
+    }
+    if (b.n > 0 && b.p[b.n - 1] == '\r') /* as other systems end lines */
+        b.n--;
+    if (!buf_add(&b, "", 0)) {
+        no_memory();
+        goto refused;
+    }
+    *text = b.p;
     return LINE_OK;
+refused:
+    buf_free(&b);
+    return LINE_REFUSED;
 }
 
 enum line_result line_read(const char *prompt, char **text)
 {
     if (!line.editing)
         return read_plain(text);
+    line.n_read = 0;
+    line.too_long = false;
     *text = readline(prompt);
     if (interrupted()) {
         free(*text);
@@ -183,6 +219,12 @@ enum line_result line_read(const char *prompt, char **text)
     }
     if (!*text)
         return LINE_END;
+    if (line.too_long) {
+        free(*text);
+        *text = NULL;
+        input_text_too_long("the line");
+        return LINE_REFUSED;
+    }
     history_keep(*text);
     return LINE_OK;
 }

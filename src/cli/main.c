@@ -103,6 +103,7 @@ static int run_command(const struct command *c, int argc, char **argv)
 {
     struct args a;
     int status = options_parse(&a, c->bit, c->name, c->word != NULL, argc, argv);
+    input_begin(&a, model_plan);
     if (status != ST_OK)
         return status;
     if (a.help) {

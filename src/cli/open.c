@@ -81,6 +81,7 @@ int model_options(const struct args *a, char *path, sluice_options *o)
     sluice_options_init(o);
     o->model = path;
     o->memory_bytes = a->memory;
+    o->held_bytes = input_held();
     o->threads = a->threads;
     o->context = a->ctx;
     o->chunk = a->chunk;
@@ -98,6 +99,19 @@ int model_options(const struct args *a, char *path, sluice_options *o)
     return ST_OK;
 }
 
+int model_plan(const struct args *a, sluice_plan *p, sluice_error *e)
+{
+    char path[PATH_MAX];
+    sluice_options o;
+    int status = model_options(a, path, &o);
+    if (status != ST_OK)
+        return SLUICE_E_STATE; /* told */
+    o.tokenizer_only = a->command == C_TOKENIZE;
+    o.held_bytes = 0;
+    o.warning = NULL;
+    return sluice_plan_memory(&o, NULL, p, e);
+}
+
 static int open_with(const sluice_options *o, struct model *m)
 {
     sluice_error e = {0};
@@ -106,6 +120,7 @@ static int open_with(const sluice_options *o, struct model *m)
     if (rc < 0)
         return fail_asked(&e);
     sluice_info(m->s, &m->info);
+    input_opened(m->s);
     if (!o->tokenizer_only && sluice_session_new(m->s, &m->session, &e) < 0)
         return fail(&e);
     return ST_OK;
@@ -154,6 +169,7 @@ int model_close(struct model *m, int status)
         wrote = fail(&e);
     if (m->session)
         sluice_session_free(m->session);
+    input_opened(NULL);
     sluice_close(m->s);
     *m = (struct model){0};
     return status == ST_OK ? wrote : status;

@@ -27,7 +27,7 @@ static const struct option_row table[] = {
     {"model", 'm', O_FILE, G_MODEL, C_ALL, AT(model), "MODEL", NULL, 0, 0, NULL, "SLUICE_MODEL",
      "GGUF file to use (of a split model its first file); without it the built-in model, "
      "a pocket dictionary"},
-    {"memory", 0, O_SIZE, G_MODEL, C_ENGINE, AT(memory), "SIZE", NULL, 1, 0, NULL, "SLUICE_MEMORY",
+    {"memory", 0, O_SIZE, G_MODEL, C_ENGINE | C_TOKENIZE, AT(memory), "SIZE", NULL, 1, 0, NULL, "SLUICE_MEMORY",
      "most memory that the whole process may hold, for example 64M, 1.5G or 12GiB (K, M, G, T: "
      "powers of 1024; kB, MB, GB, TB: of 1000); without it what machine and cgroup allow"},
     {"threads", 't', O_INT, G_MODEL, C_ENGINE, AT(threads), "N", NULL, 1, 1024, NULL,

@@ -146,6 +146,8 @@ static bool make_room(struct picks *p, size_t row, size_t *room)
     size_t at = (size_t)p->r.n_tokens * row, more = 2 * (at + row);
     if (at + row <= *room)
         return true;
+    if (!input_take((more - *room) * sizeof(*p->ids)))
+        return false;
     int32_t *ids = realloc(p->ids, more * sizeof(*ids));
     if (!ids)
         return false;
@@ -187,8 +189,8 @@ static int read_lines(FILE *f, const char *path, char *line, struct picks *p)
         bool room_made = make_room(p, (size_t)p->r.n_layers * (size_t)p->r.n_used, &room);
         bool ok = measured && room_made && add_token(layers, p);
         json_decref(j);
-        if (!room_made)
-            return no_memory();
+        if (!room_made || input_refused())
+            return input_refused() ? input_too_much(path) : no_memory();
         if (!ok) {
             complain("%s: line %lld: expected {\"layers\": [[expert, ...], ...]}, as many layers and at most as many "
                      "experts as in the first line; was it written with --record-routing?", path, (long long)n);

@@ -381,37 +381,3 @@ void progress_end(void)
     progress.shown = false;
     progress.began_ns = 0;
 }
-
-/* ---- standard input ---------------------------------------------------------------- */
-
-char *read_all_stdin(size_t *n_bytes)
-{
-    struct text_buf b = {0};
-    char chunk[16384];
-    for (;;) {
-        ssize_t n = read(STDIN_FILENO, chunk, sizeof(chunk));
-        if (interrupted()) /* also while input keeps coming */
-            goto failed;
-        if (n == 0)
-            break;
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            complain("reading standard input failed: %s", strerror(errno));
-            goto failed;
-        }
-        if (!buf_add(&b, chunk, (size_t)n)) {
-            no_memory();
-            goto failed;
-        }
-    }
-    if (!buf_add(&b, "", 0)) {
-        no_memory();
-        goto failed;
-    }
-    *n_bytes = b.n;
-    return b.p;
-failed:
-    buf_free(&b);
-    return NULL;
-}

@@ -190,6 +190,18 @@ struct size_text show_size(int64_t bytes)
     return t;
 }
 
+struct size_text show_size_up(int64_t bytes)
+{
+    static const char *const units[] = {"KiB", "MiB", "GiB", "TiB"};
+    struct size_text t;
+    double v = (double)bytes / 1024;
+    size_t u = 0;
+    for (; u + 1 < ARRAY_LEN(units) && ceil(v * 10) >= 10240; u++)
+        v /= 1024;
+    snprintf(t.s, sizeof(t.s), "%.1f %s", ceil(v * 10) / 10, units[u]);
+    return t;
+}
+
 double ratio(double a, double b)
 {
     return b > 0 ? a / b : 0;

@@ -72,6 +72,8 @@ int check_options(const sluice_options *o, struct err *e)
         return err_set(e, E_ARG, "context is %d, expected 1 or more tokens, or 0 for what the model has", o->context);
     if (o->chunk < 0 || o->chunk > MOST_CHUNK)
         return err_set(e, E_ARG, "chunk is %d, expected 1 to %d tokens, or 0 for a chosen number", o->chunk, MOST_CHUNK);
+    if (o->held_bytes < 0)
+        return err_set(e, E_ARG, "held_bytes is %lld, expected 0 or more", (long long)o->held_bytes);
     if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
         return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors, IOQ_MAX_COPIES - 1);
     if (o->lookahead < SLUICE_LOOKAHEAD_NONE || o->lookahead > DEV_MAX_USED)

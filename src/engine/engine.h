@@ -3,7 +3,9 @@
  *
  *   check.c     options and files looked at before anything is opened
  *   open.c      options -> a running model
+ *   budget.c    how much memory there is
  *   plan.c      the memory plan and who may take how much of the budget
+ *   account.c   what the program and each of its models hold
  *   session.c   ids -> state: prefix reuse, chunks, snapshots
  *   generate.c  the generation loop
  *   sample.c    logits -> id
@@ -15,7 +17,7 @@
  *   pack.c      a packed copy of a model's file
  *
  * Structs are open inside this folder. One thread at a time uses a `sluice`
- * and its sessions (the caller's), so nothing here is locked.
+ * and its sessions (the caller's), so nothing but account.c is locked.
  */
 #ifndef ENGINE_H
 #define ENGINE_H
@@ -49,7 +51,13 @@ struct sluice {
     struct model_needs needs;
     int base_chunk;            /* what the planned scratch has room for */
     int64_t chunk_token_bytes; /* scratch for each further token of a chunk */
-    int64_t kv_in_use;   /* memory of sessions beyond what the plan has for the first */
+    int64_t kv_in_use;   /* memory of sessions beyond what the plan has for the first, and
+                            of the caller beyond what it said when opening */
+    int64_t held_in_use; /* of that, the caller's */
+    int64_t program;     /* resident in the process when no model was open, at least a fixed size */
+    bool program_measured; /* it is larger than that size and wavers a little from run to run */
+    int64_t number;      /* of the models opened in this process; 0: only planned */
+    int64_t held_peak;   /* most that account_held was */
     int n_sessions;
     int64_t pressure_cap;     /* most cache bytes while memory is short; INT64_MAX: it is not */
     int64_t pressure_next_ns; /* when to look again */
@@ -89,6 +97,32 @@ int plan_logits_rows(const struct sluice *s);
  * cache has `cache` bytes; *bytes: what their scratch takes from it. */
 int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes);
 
+/* How many bytes plan_take could have now. */
+int64_t plan_left(const struct sluice *s);
+/* Of process->plan: the process line and what reading a text costs. */
+int64_t plan_process(const struct sluice *s);
+
+/* ---- budget.c ---- */
+struct budget {
+    struct os_memory m;
+    int64_t budget; /* as the plan has it */
+    int64_t now;    /* what can be had at this moment, this process's own included */
+    enum { BUDGET_ASKED, BUDGET_MACHINE, BUDGET_CGROUP, BUDGET_RLIMIT } source;
+    enum { NOW_ENOUGH, NOW_CGROUP, NOW_RLIMIT } short_of; /* why `now` is less than the budget */
+};
+/* asked: 0 for what the machine allows. */
+void budget_find(int64_t asked, struct budget *b);
+/* A clause about the limit that was seen, "" where the user's word was taken. */
+void budget_tell(const struct budget *b, int64_t asked, char *out, size_t room);
+
+/* ---- account.c ---- */
+void account_enter(struct sluice *s); /* before anything of it is held; sets s->program */
+void account_leave(void);
+void account_loaded(struct sluice *s); /* it is opened, not only planned */
+int64_t account_held(const struct sluice *s); /* what it holds of its budget, at most */
+void account_look(struct sluice *s); /* keeps the largest */
+int64_t account_peak(const struct sluice *s);
+
 /* ---- pressure.c ---- */
 /* How large the cache may be when it is opened, at most as planned. */
 int64_t pressure_start(struct sluice *s);
@@ -109,6 +143,9 @@ int open_header(struct sluice *s, struct err *e);
 int open_runnable(struct sluice *s, struct err *e); /* the same for a described s->model */
 
 /* ---- session.c ---- */
+/* A timeline's: 100 000 spans, seconds to minutes. */
+enum { TIMELINE_BYTES = 8 << 20 };
+
 enum phase { PHASE_PROMPT, PHASE_DECODE };
 int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum phase phase,
                    sluice_logits_fn *on_logits, void *user, struct err *e);

@@ -19,26 +19,26 @@ static void note_refusal(struct model *m, const sluice_visitor *v)
 
 static int check_progress(void *user, int64_t done, int64_t total)
 {
-    const sluice_checker *c = user;
+    const sluice_verifier *c = user;
     return c->progress ? c->progress(c->user, "check", done, total) : 0;
 }
 
 static void check_file(void *user, const char *path, int64_t bytes, const char *sha256)
 {
-    const sluice_checker *c = user;
+    const sluice_verifier *c = user;
     c->on_file(c->user, path, bytes, sha256);
 }
 
 static void check_finding(void *user, const char *text)
 {
-    const sluice_checker *c = user;
+    const sluice_verifier *c = user;
     c->on_finding(c->user, text);
 }
 
-int sluice_check(const char *path, const sluice_checker *c, int64_t *n_findings, sluice_error *err)
+int sluice_verify(const char *path, const sluice_verifier *c, int64_t *n_findings, sluice_error *err)
 {
     struct model *m = NULL;
-    sluice_checker mine = *c;
+    sluice_verifier mine = *c;
     struct model_check mc = {.on_file = check_file, .on_finding = check_finding, .progress = check_progress,
                              .user = &mine};
     TRY(model_describe(path, true, &m, err_of(err)));

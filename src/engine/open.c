@@ -28,6 +28,7 @@ int open_runnable(struct sluice *s, struct err *e)
     if (text_n_tokens(s->text) > s->shape.n_vocab)
         return err_set(e, E_FORMAT, "%s: the tokeniser has %lld tokens but the embedding only %d rows; the file is inconsistent",
                        s->o.model, (long long)text_n_tokens(s->text), s->shape.n_vocab);
+    os_trim_heap(); /* of lists of strings that are no longer needed */
     if (s->o.tokenizer_only)
         return OK;
     TRY(device_cpu_open(&dc, &s->dev, e));
@@ -67,8 +68,6 @@ static void check_drives(struct sluice *s)
         }
 }
 
-enum { TRACE_BYTES = 8 << 20 }; /* 100 000 spans: seconds to minutes */
-
 static int open_timeline(struct sluice *s, struct err *e)
 {
     TRY(trace_open(s->trace, s->o.timeline, e));
@@ -88,16 +87,29 @@ static int load_model(struct sluice *s, struct err *e)
     return rc;
 }
 
+/* A limit that cuts a budget short is told: nobody should look for the rest. */
+static int make_plan(struct sluice *s, struct err *e)
+{
+    struct err w = {0};
+    TRY(plan_make(s, e));
+    if (s->plan.budget < s->plan.budget_asked) {
+        err_set(&w, E_BUDGET, "the memory budget of %.1f MiB is cut to %.1f MiB: more does not fit the control group's limit",
+                (double)s->plan.budget_asked / 1048576.0, (double)s->plan.budget / 1048576.0);
+        pass_warning(s, w.text);
+    }
+    return OK;
+}
+
 static int load(struct sluice *s, struct err *e)
 {
     struct ioq_config qc = {0};
     TRY(io_kind(s->o.io, &qc.kind, e));
-    if (s->o.timeline) { /* before the plan, which counts its memory as the program's */
-        s->trace = trace_new(TRACE_BYTES);
+    if (s->o.timeline) {
+        s->trace = trace_new(TIMELINE_BYTES);
         if (!s->trace)
             return err_set(e, E_NOMEM, "no memory to record a timeline");
     }
-    TRY(plan_make(s, e));
+    TRY(make_plan(s, e));
     TRY(ioq_open(&qc, &s->q, e));
     ioq_set_warning(s->q, pass_warning, s);
     if (s->trace)
@@ -119,8 +131,11 @@ static int open_all(struct sluice *s, struct err *e)
     TRY(check_options(&s->o, e));
     TRY(check_files(&s->o, NULL, 0, e));
     TRY(open_header(s, e));
-    if (!s->o.tokenizer_only)
+    if (s->o.tokenizer_only)
+        TRY(plan_make(s, e));
+    else
         TRY(load(s, e));
+    account_loaded(s);
     s->quantization = strdup(dtype_info(s->shape.expert_type)->name);
     sluice_reset_stats(s);
     return OK;
@@ -133,6 +148,8 @@ int sluice_open(const sluice_options *o, sluice **out, sluice_error *err)
     if (!s)
         return err_set(e, E_NOMEM, "no memory to open a model");
     s->o = *o;
+    s->pressure_cap = INT64_MAX;
+    account_enter(s);
     int rc = open_all(s, e);
     if (rc < 0) {
         trace_drop(s->trace); /* a run that did not begin has no timeline */
@@ -181,6 +198,22 @@ void sluice_close(sluice *s)
     free(s->quantization);
     free(s->cpu);
     free(s);
+    account_leave();
+}
+
+int sluice_hold(sluice *s, int64_t bytes, sluice_error *err)
+{
+    int64_t more = bytes - s->o.held_bytes - s->held_in_use;
+    if (bytes < 0)
+        return err_set(err_of(err), E_ARG, "%lld bytes cannot be held", (long long)bytes);
+    if (more > 0 && (more > plan_left(s) || plan_take(s, more, NULL) < 0))
+        return err_set(err_of(err), E_BUDGET, "%lld bytes do not fit the memory budget of %.1f MiB, in which %.1f MiB are left; raise --memory",
+                       (long long)bytes, (double)s->plan.budget / 1048576.0,
+                       (double)MAX(plan_left(s), (int64_t)0) / 1048576.0);
+    if (more < 0)
+        plan_give(s, -more);
+    s->held_in_use += more;
+    return OK;
 }
 
 void sluice_set_progress(sluice *s, int (*fn)(void *, const char *, int64_t, int64_t), void *user)
@@ -210,7 +243,7 @@ int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe
 {
     struct err *e = err_of(err);
     struct sluice s = {.o = *o};
-    s.o.tokenizer_only = false;
+    account_enter(&s);
     *out = (sluice_plan){0};
     int rc = check_options(&s.o, e);
     if (rc == OK)
@@ -218,7 +251,7 @@ int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe
     if (rc == OK) /* what loading would refuse too */
         rc = model_add_mirrors(s.model, o->mirrors, o->n_mirrors, NULL, NULL, model_n_files(s.model), e);
     if (rc == OK) {
-        rc = plan_make(&s, e);
+        rc = make_plan(&s, e);
         if (rc == OK)
             rc = plan_replay(&s, e);
         if (probe && rc == OK)
@@ -228,6 +261,7 @@ int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe
     model_close(s.model);
     device_close(s.dev);
     text_close(s.text);
+    account_leave();
     return rc;
 }
 
@@ -244,7 +278,12 @@ void sluice_get_stats(const sluice *s, sluice_stats *out)
     out->n_experts_used = out->n_experts_native = s->shape.n_used;
     model_loaded(s->model, &out->load_bytes, &out->load_ns);
     out->memory_budget = s->plan.budget;
-    out->memory_peak = os_rss_peak();
+    out->memory_peak = account_peak(s);
+}
+
+int64_t sluice_memory_peak(void)
+{
+    return os_rss_peak();
 }
 
 void sluice_reset_stats(sluice *s)

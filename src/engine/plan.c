@@ -15,23 +15,15 @@ enum {
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
     /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
     PROCESS_RESERVE = 4 << 20,
-    LOGITS_BYTES = 1 << 20
+    LOGITS_BYTES = 1 << 20,
+    /* Of a token of a session: its id there, and twice in the caller's list. */
+    TOKEN_BYTES = 3 * (int)sizeof(int32_t)
 };
 
 /* Stack and allocator of a thread, of which a few pages are touched here and there. */
 static int64_t thread_reserve(void)
 {
     return (112 << 10) + 4 * (int64_t)os_page_bytes();
-}
-
-static int64_t default_budget(const struct os_memory *m)
-{
-    int64_t free_bytes = m->available;
-    if (m->cgroup_limit != INT64_MAX)
-        free_bytes = MIN(free_bytes, m->cgroup_limit - m->cgroup_used);
-    free_bytes += os_rss(); /* what this process holds already is not for others */
-    int64_t others = MAX(free_bytes / 8, (int64_t)128 << 20);
-    return MAX(free_bytes - others, (int64_t)1 << 20);
 }
 
 int plan_logits_rows(const struct sluice *s)
@@ -53,7 +45,7 @@ static void measure(struct sluice *s, int chunk, int64_t context)
     p->dense_full = s->needs.dense_full;
     p->dense_read_per_token = s->needs.dense_read;
     p->state = s->needs.state;
-    p->kv_per_token = s->needs.kv_per_token + per_token + (int64_t)sizeof(int32_t);
+    p->kv_per_token = s->needs.kv_per_token + per_token + TOKEN_BYTES;
     p->scratch = s->needs.scratch + fixed +
                  (int64_t)sizeof(float) * s->shape.n_vocab * (plan_logits_rows(s) + 2);
     p->cache_min = s->needs.cache_min;
@@ -73,26 +65,41 @@ static int64_t kv_bytes(const struct sluice *s, int64_t n)
 
 /* Dense weights are used for every token, an expert now and then: the dense
  * part comes first. Only the embedding table, of which a token needs one row,
- * stays outside unless everything fits. */
-static void choose_dense(struct sluice *s, int64_t context, int64_t smallest)
+ * stays outside unless everything fits. `most`: of the budget, what there is. */
+static void choose_dense(struct sluice *s, int64_t most, int64_t context, int64_t smallest)
 {
     const sluice_plan *p = &s->plan;
-    int64_t room = p->budget - (without_kv(p) - p->dense) - kv_bytes(s, smallest);
+    int64_t room = most - (without_kv(p) - p->dense) - kv_bytes(s, smallest);
     bool all = room - s->needs.dense_full >= p->cache_full - p->cache_min;
     s->mo.dense_bytes = MIN(room, all ? s->needs.dense_full : s->needs.dense_no_embed);
     measure(s, s->base_chunk, context);
 }
 
-static int refuse(const struct sluice *s, int64_t context, struct err *e)
+/* Upwards, so that the number as printed is enough. */
+static double mib_up(int64_t bytes)
+{
+    return ceil((double)bytes / (1024.0 * 1024.0) * 10.0) / 10.0;
+}
+
+static int refuse(const struct sluice *s, const struct budget *b, int64_t context, struct err *e)
 {
     const sluice_plan *p = &s->plan;
     const double mib = 1024.0 * 1024.0;
+    char limit[160], input[64] = "";
+    budget_tell(b, (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2), limit, sizeof(limit));
+    if (s->o.held_bytes > 0)
+        snprintf(input, sizeof(input), ", of it input %.1f,", (double)s->o.held_bytes / mib);
+    const char *advice = *limit && b->source != BUDGET_MACHINE ? "raise that limit" : "raise --memory";
+    if (s->o.tokenizer_only)
+        return err_set(e, E_BUDGET, "the memory budget of %.1f MiB%s is below the floor of %.1f MiB for this model's tokeniser; %s",
+                       (double)MIN(p->budget, b->now) / mib, limit, mib_up(p->floor), advice);
     return err_set(e, E_BUDGET,
-                   "the memory budget of %.1f MiB is below the floor of %.1f MiB for this model: program %.1f + two layers of dense "
-                   "weights %.1f + state %.1f + KV cache for %lld tokens %.1f + scratch %.1f + smallest expert cache %.1f; raise --memory%s",
-                   (double)p->budget / mib, (double)p->floor / mib, (double)p->process / mib, (double)p->dense / mib,
-                   (double)p->state / mib, (long long)context, (double)kv_bytes(s, context) / mib,
-                   (double)p->scratch / mib, (double)p->cache_min / mib, s->o.context > 0 ? " or lower --ctx" : "");
+                   "the memory budget of %.1f MiB%s is below the floor of %.1f MiB for this model: program %.1f%s + two layers of dense "
+                   "weights %.1f + state %.1f + KV cache for %lld tokens %.1f + scratch %.1f + smallest expert cache %.1f; %s%s",
+                   (double)MIN(p->budget, b->now) / mib, limit, mib_up(p->floor), (double)p->process / mib, input,
+                   (double)p->dense / mib, (double)p->state / mib, (long long)context,
+                   (double)kv_bytes(s, context) / mib, (double)p->scratch / mib, (double)p->cache_min / mib, advice,
+                   s->o.context > 0 ? " or lower --ctx" : "");
 }
 
 static int64_t affordable_context(const struct sluice *s, int64_t wanted)
@@ -146,22 +153,71 @@ static double typical_hits(double f)
     return 1.0 - pow(1.0 - sqrt(f), 2.2);
 }
 
-int plan_make(struct sluice *s, struct err *e)
+int64_t plan_process(const struct sluice *s)
+{
+    int64_t bytes = s->program + s->o.held_bytes + PROCESS_RESERVE + model_description_bytes(s->model);
+    if (s->text)
+        bytes += text_bytes(s->text);
+    if (s->o.timeline)
+        bytes += TIMELINE_BYTES;
+    return bytes + (s->dev ? (int64_t)device_threads(s->dev) * thread_reserve() : 0);
+}
+
+/* A floor that is printed is good for the next run too, in which the program's
+ * own size may have wavered. */
+static void set_floor(struct sluice *s, int64_t least)
+{
+    enum { WAVERS = 512 << 10, ROUND = 64 << 10 };
+    s->plan.floor = (int64_t)align_up((size_t)(least + (s->program_measured ? WAVERS : 0)), ROUND);
+}
+
+/* Text that is longer fits neither the context nor, with what it takes to encode it,
+ * the budget. NFC may take three quarters of a text away. */
+static void set_text_most(struct sluice *s, int64_t least)
+{
+    enum { BYTES_FOR_BYTE = 8, SHRINKS = 4, LEAST_BYTES = 16 /* of a token: ids are text too */ };
+    sluice_plan *p = &s->plan;
+    p->text_most = SLUICE_TEXT_FREE + MAX(p->budget - least, (int64_t)0) / BYTES_FOR_BYTE;
+    int64_t token = MAX(text_longest(s->text), (int64_t)LEAST_BYTES) * SHRINKS;
+    if (s->o.tokenizer_only) /* nothing else ends a text that never ends */
+        p->text_most = MIN(p->text_most, (int64_t)256 << 20);
+    else
+        p->text_most = MIN(p->text_most, MAX(p->n_context * token, (int64_t)SLUICE_TEXT_FREE));
+}
+
+static void begin(struct sluice *s, const struct budget *b)
 {
     sluice_plan *p = &s->plan;
-    struct os_memory m;
-    os_memory(&m);
-    p->machine_total = m.total;
-    p->machine_available = m.available;
-    p->cgroup_limit = m.cgroup_limit;
+    p->machine_total = b->m.total;
+    p->machine_available = b->m.available;
+    p->cgroup_limit = b->m.cgroup_limit;
     p->budget_is_default = s->o.memory_bytes == 0;
-    p->budget = p->budget_is_default ? default_budget(&m)
-                                     : (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2);
-    p->process = os_rss() + PROCESS_RESERVE + device_threads(s->dev) * thread_reserve();
+    p->budget = b->budget;
+    p->budget_asked = (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2);
+    p->process = plan_process(s);
     p->expert_bytes_per_token = s->shape.expert_bytes_per_token;
     p->dense_bytes_per_token = s->shape.dense_bytes_per_token;
     p->packed = s->shape.packed;
     p->recorded_hit_rate = -1;
+}
+
+static int plan_tokenizer(struct sluice *s, const struct budget *b, struct err *e)
+{
+    /* lists of the vocabulary's strings while it is opened */
+    int64_t least = s->plan.process + 2 * (int64_t)sizeof(struct str) * text_n_tokens(s->text);
+    set_floor(s, least);
+    set_text_most(s, least);
+    return least > MIN(s->plan.budget, b->now) ? refuse(s, b, 0, e) : OK;
+}
+
+int plan_make(struct sluice *s, struct err *e)
+{
+    sluice_plan *p = &s->plan;
+    struct budget b;
+    budget_find((int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2), &b);
+    begin(s, &b);
+    if (s->o.tokenizer_only)
+        return plan_tokenizer(s, &b, e);
     s->mo.kv_f16 = !s->o.exact && !s->o.kv_f32;
     s->mo.lookahead = s->o.lookahead;
 
@@ -170,18 +226,20 @@ int plan_make(struct sluice *s, struct err *e)
     s->mo.dense_bytes = 0;
     s->base_chunk = s->o.chunk > 0 ? s->o.chunk : BASE_CHUNK;
     measure(s, s->base_chunk, wanted);
-    p->floor = without_kv(p) + kv_bytes(s, smallest);
+    int64_t least = without_kv(p) + kv_bytes(s, smallest);
+    set_floor(s, least);
     p->kv = kv_bytes(s, 1);
     p->cache = p->cache_min;
     p->n_context = (int)smallest;
-    if (p->floor > p->budget)
-        return refuse(s, smallest, e);
-    choose_dense(s, wanted, smallest);
+    if (least > MIN(p->budget, b.now))
+        return refuse(s, &b, smallest, e);
+    choose_dense(s, MIN(p->budget, b.now), wanted, smallest);
     s->mo.context = affordable_context(s, wanted);
     p->n_context = (int)s->mo.context;
     p->cache = MIN(p->cache_full, p->budget - (without_kv(p) - p->cache_min) - p->kv);
     p->hit_rate = p->cache_full ? (double)p->cache / (double)p->cache_full : 0.0;
     p->typical_hit_rate = typical_hits(p->hit_rate);
+    set_text_most(s, least);
     allow_chunks(s);
     return OK;
 }
@@ -227,10 +285,12 @@ void plan_predict(const sluice_probe_result *probe, sluice_plan *p)
 {
     double experts = (double)p->expert_bytes_per_token, dense = (double)p->dense_read_per_token;
     sluice_probe_result r = *probe;
-    if (r.token_s <= 0)
-        r.token_s = (experts + (double)p->dense_bytes_per_token) / (r.dot_gbs * 1e9);
     p->drive_gbs = r.drive_gbs;
     p->memory_gbs = r.memory_gbs;
+    if (r.drive_gbs <= 0 || (r.token_s <= 0 && r.dot_gbs <= 0))
+        return; /* the budget had no room to measure */
+    if (r.token_s <= 0)
+        r.token_s = (experts + (double)p->dense_bytes_per_token) / (r.dot_gbs * 1e9);
     p->compute_s = r.token_s;
     p->decode_tps = sluice_predict(&r, (1.0 - p->hit_rate) * experts + dense);
     p->typical_tps = sluice_predict(&r, (1.0 - p->typical_hit_rate) * experts + dense);
@@ -249,19 +309,25 @@ static int64_t budget_room(const struct sluice *s)
     return p->budget - p->process - p->dense - p->state - p->scratch - s->kv_in_use;
 }
 
+int64_t plan_left(const struct sluice *s)
+{
+    return budget_room(s) - s->plan.cache_min;
+}
+
 int plan_take(struct sluice *s, int64_t bytes, struct err *e)
 {
     int64_t room = budget_room(s) - bytes;
-    if (room < s->plan.cache_min)
+    if (room < (s->o.tokenizer_only ? 0 : s->plan.cache_min))
         return err_set(e, E_STATE,
                        "the memory budget is used up: a session needs %lld more bytes and the expert cache is at its smallest; raise --memory",
                        (long long)bytes);
+    account_look(s);
     /* While memory is short, what is taken comes from the cache in any case. */
     if (s->pressure_cap != INT64_MAX)
         s->pressure_cap -= bytes;
     room = MAX(MIN(room, s->pressure_cap), s->plan.cache_min);
     struct expert_cache *c = model_experts(s->model);
-    if ((int64_t)expert_bytes(c) > room)
+    if (c && (int64_t)expert_bytes(c) > room)
         expert_resize(c, (size_t)room);
     s->kv_in_use += bytes;
     return OK;
@@ -274,6 +340,7 @@ void plan_give(struct sluice *s, int64_t bytes)
         s->pressure_cap += bytes;
     int64_t want = MIN(s->plan.cache_full, MIN(budget_room(s), s->pressure_cap));
     struct expert_cache *c = model_experts(s->model);
-    if (want > (int64_t)expert_bytes(c))
+    account_look(s);
+    if (c && want > (int64_t)expert_bytes(c))
         expert_resize(c, (size_t)want);
 }

@@ -27,7 +27,7 @@ int64_t pressure_start(struct sluice *s)
     os_memory(&m);
     /* a budget may be larger than the machine: the cache then begins with what
      * is there and the rest of the plan leaves */
-    int64_t others = s->plan.budget - s->plan.cache - os_rss();
+    int64_t others = s->plan.budget - s->plan.cache - MIN(os_rss(), s->plan.process);
     int64_t room = free_now(&m) - MAX(others, (int64_t)0) - 2 * low_water(&m);
     s->pressure_cap = room < s->plan.cache ? MAX(room, s->plan.cache_min) : INT64_MAX;
     return MIN(s->plan.cache, s->pressure_cap);

@@ -3,6 +3,9 @@
  * against. The drive is measured with direct reads at random places of the
  * model file, at the engine's own depth, in the sizes that experts are read in
  * (matrix by matrix, or whole where the file is packed) and in 4 MiB blocks.
+ *
+ * Its memory is within the budget. What a smaller buffer would measure is not the
+ * drive at that depth, or is the processor's cache: such a figure is left out (0).
  */
 #include "engine/engine.h"
 
@@ -16,7 +19,8 @@ enum {
     ROUNDS = 4,
     MAIN_NS = 500 * 1000 * 1000,
     OTHER_NS = 150 * 1000 * 1000,
-    MEMORY_LEAST = 192 << 20,
+    MEMORY_LEAST = 64 << 20,
+    MEMORY_USUAL = 192 << 20,
     MEMORY_MOST = 1 << 30,
     MEMORY_PASSES = 5
 };
@@ -40,6 +44,7 @@ struct drive {
     int file;
     int64_t file_bytes;
     uint8_t *buf; /* SLOTS spans of the largest block */
+    size_t span;
     uint64_t seed;
 };
 
@@ -61,7 +66,6 @@ static int measure_drive(struct drive *d, struct rate *rate, int64_t least_ns, s
     struct ioq_req req[SLOTS] = {0};
     int64_t t0 = os_clock_ns(), done = 0, now = t0;
     int rc = OK;
-    size_t span = ioq_span_max(BIG_BLOCK);
     for (int i = 0; rc == OK; i = (i + 1) % SLOTS) {
         if (req[i].state != IOQ_IDLE) {
             ioq_wait(d->q, &req[i]);
@@ -76,7 +80,7 @@ static int measure_drive(struct drive *d, struct rate *rate, int64_t least_ns, s
                 break;
         }
         req[i] = (struct ioq_req){.file = d->file, .cls = IOQ_DEMAND, .offset = random_place(d, rate->block),
-                                  .bytes = rate->block, .buf = d->buf + (size_t)i * span};
+                                  .bytes = rate->block, .buf = d->buf + (size_t)i * d->span};
         ioq_submit(d->q, &req[i]);
     }
     for (int i = 0; i < SLOTS; i++)
@@ -87,67 +91,86 @@ static int measure_drive(struct drive *d, struct rate *rate, int64_t least_ns, s
     return rc;
 }
 
-/* The rates of the block sizes; equal sizes are measured once. */
-static int measure_blocks(struct drive *d, sluice_probe_result *r, struct err *e)
+static size_t buffer_bytes(int64_t block)
+{
+    return SLOTS * ioq_span_max((size_t)block);
+}
+
+/* The rates of the block sizes for which the buffer has room; equal sizes are
+ * measured once. */
+static int measure_blocks(struct drive *d, sluice_probe_result *r, size_t room, struct err *e)
 {
     struct rate rates[3];
     double *out[] = {&r->drive_gbs, &r->drive_gbs_packed, &r->drive_gbs_big};
-    const size_t block[] = {(size_t)r->block_bytes, (size_t)r->packed_bytes, (size_t)MIN(d->file_bytes, (int64_t)BIG_BLOCK)};
+    const int64_t block[] = {r->block_bytes, r->packed_bytes, MIN(d->file_bytes, (int64_t)BIG_BLOCK)};
     int which[3], n = 0;
     for (int i = 0; i < 3; i++) {
-        for (which[i] = 0; which[i] < n && rates[which[i]].block != block[i]; which[i]++)
+        which[i] = -1;
+        if (buffer_bytes(block[i]) > room)
+            continue;
+        for (which[i] = 0; which[i] < n && rates[which[i]].block != (size_t)block[i]; which[i]++)
             ;
         if (which[i] == n)
-            rates[n++] = (struct rate){.block = block[i]};
+            rates[n++] = (struct rate){.block = (size_t)block[i]};
     }
     for (int round = 0; round < ROUNDS; round++)
         for (int i = 0; i < n; i++)
             TRY(measure_drive(d, &rates[i], i == 0 ? MAIN_NS : OTHER_NS, e));
     for (int i = 0; i < 3; i++)
-        *out[i] = (double)rates[which[i]].bytes / (double)rates[which[i]].ns;
+        if (which[i] >= 0)
+            *out[i] = (double)rates[which[i]].bytes / (double)rates[which[i]].ns;
     return OK;
 }
 
-static int probe_drive(const sluice_options *o, struct model *model,
-                       const struct model_shape *m, sluice_probe_result *r, struct err *e)
+/* room: most bytes for the buffer. */
+static int probe_drive(const sluice_options *o, struct model *model, const struct model_shape *m,
+                       int64_t room, sluice_probe_result *r, struct err *e)
 {
     struct ioq_config qc = {.kind = IOQ_AUTO};
     if (o->io && strcmp(o->io, "pread") == 0)
         qc.kind = IOQ_PREAD;
     struct drive d = {.o = o, .seed = (uint64_t)os_clock_ns(), .file_bytes = model_file_bytes(model, 0)};
-    size_t bytes = SLOTS * ioq_span_max(BIG_BLOCK);
+    int64_t most = MIN(d.file_bytes, (int64_t)BIG_BLOCK);
+    int64_t expert = MAX(m->largest_expert_bytes, (int64_t)IOQ_ALIGN);
+    r->packed_bytes = MIN((int64_t)align_up((size_t)expert, IOQ_ALIGN), most);
+    r->block_bytes = m->packed ? r->packed_bytes : MIN(MAX(expert / EXPERT_MAX_PARTS, (int64_t)IOQ_ALIGN), most);
+    int64_t largest = buffer_bytes(most) <= (size_t)room           ? most
+                      : buffer_bytes(r->packed_bytes) <= (size_t)room ? r->packed_bytes
+                                                                    : r->block_bytes;
+    size_t bytes = buffer_bytes(largest);
+    d.span = ioq_span_max((size_t)largest);
     TRY(ioq_open(&qc, &d.q, e));
     ioq_set_warning(d.q, o->warning, o->warning_user);
     int rc = d.file = ioq_add_file(d.q, model_path(model, 0), e);
     if (rc >= 0) /* what the engine reads from at once is probed at once */
         rc = model_add_mirrors(model, o->mirrors, o->n_mirrors, d.q, &d.file, 1, e);
-    d.buf = rc < 0 ? NULL : os_map(bytes, false);
-    if (rc >= 0 && !d.buf)
-        rc = err_set(e, E_NOMEM, "no memory for the drive probe");
-    if (rc >= 0)
-        memset(d.buf, 1, bytes); /* first touch must not be in the measurement */
     r->direct = rc >= 0 && ioq_is_direct(d.q, d.file);
-    int64_t most = MIN(d.file_bytes, (int64_t)BIG_BLOCK);
-    int64_t expert = MAX(m->largest_expert_bytes, (int64_t)IOQ_ALIGN);
-    r->packed_bytes = MIN((int64_t)align_up((size_t)expert, IOQ_ALIGN), most);
-    r->block_bytes = m->packed ? r->packed_bytes : MIN(MAX(expert / EXPERT_MAX_PARTS, (int64_t)IOQ_ALIGN), most);
-    if (rc >= 0)
-        rc = measure_blocks(&d, r, e);
+    if (rc < 0 || bytes > (size_t)room)
+        goto out;
+    d.buf = os_map(bytes, false);
+    if (!d.buf) {
+        rc = err_set(e, E_NOMEM, "no memory for the drive probe");
+        goto out;
+    }
+    memset(d.buf, 1, bytes); /* first touch must not be in the measurement */
+    rc = measure_blocks(&d, r, bytes, e);
+    os_unmap(d.buf, bytes);
+out:
     ioq_close(d.q);
-    if (d.buf)
-        os_unmap(d.buf, bytes);
     return rc < 0 ? rc : OK;
 }
 
 /* Memory to stream: twice the largest cache, so that little of a pass is still
- * there in the next, as far as a quarter of what is free allows. */
-static size_t probe_bytes(void)
+ * there in the next, as far as a quarter of what is free allows. 0: the budget's
+ * room is so small that caches would be measured. */
+static size_t probe_bytes(const struct budget *b, int64_t room)
 {
-    struct os_memory m;
-    os_memory(&m);
-    int64_t room = MIN(m.available, m.cgroup_limit - m.cgroup_used) / 4;
-    int64_t want = MIN(2 * os_cpu_cache_bytes(), MIN(room, (int64_t)MEMORY_MOST));
-    return align_up((size_t)MAX(want, (int64_t)MEMORY_LEAST), (size_t)1 << 20);
+    int64_t cache = os_cpu_cache_bytes();
+    int64_t least = MAX((int64_t)MEMORY_LEAST, MIN(cache + cache / 2, (int64_t)MEMORY_USUAL));
+    int64_t free_bytes = MIN(b->m.available, b->m.cgroup_limit - b->m.cgroup_used) / 4;
+    int64_t want = MAX(MIN(2 * cache, MIN(free_bytes, (int64_t)MEMORY_MOST)), (int64_t)MEMORY_USUAL);
+    want = align_down64(MIN(want, room), 1 << 20);
+    return want < least ? 0 : (size_t)want;
 }
 
 static int probe_memory(const sluice_options *o, struct device *d, void *memory, size_t bytes,
@@ -165,52 +188,82 @@ static int probe_memory(const sluice_options *o, struct device *d, void *memory,
 }
 
 /* What the processor can do: memory speed, and one token's operations. */
-static int probe_processor(const sluice_options *o, struct model *m, struct device *d, void *memory,
-                           size_t bytes, sluice_probe_result *r, struct err *e)
+static int probe_processor(struct sluice *s, const struct budget *b, int64_t room, sluice_probe_result *r,
+                           struct err *e)
 {
-    struct model_options mo = {.max_tokens = 1, .context = 64, .kv_f16 = !o->exact && !o->kv_f32};
+    struct model_options mo = {.max_tokens = 1, .context = 64, .kv_f16 = !s->o.exact && !s->o.kv_f32};
     struct model_needs needs = {0};
     struct model_pace pace;
-    model_needs(m, &mo, &needs);
+    int64_t fixed, per_token;
+    model_needs(s->model, &mo, &needs);
     needs.sizes.max_tokens = 1;
     needs.sizes.n_embd = MAX(needs.sizes.n_embd, (int64_t)64); /* of a family that cannot be run: 0 */
     needs.sizes.max_in = MAX(needs.sizes.max_in, (int64_t)4096); /* for rows of the memory probe */
     needs.sizes.max_out = MAX(needs.sizes.max_out, (int64_t)4096);
-    TRY(device_reserve(d, &needs.sizes, e));
-    TRY(cancelled(o, e));
-    memset(memory, 0, bytes);
-    TRY(probe_memory(o, d, memory, bytes, r, e));
-    TRY(model_rehearse(m, &mo, d, memory, bytes, rehearsal_progress, (void *)o, &pace, e));
-    r->token_s = (double)pace.token_ns / 1e9;
-    r->output_s = (double)pace.output_ns / 1e9;
+    device_scratch(s->dev, &needs.sizes, &fixed, &per_token);
+    room -= fixed + per_token * mo.context + needs.scratch + needs.state + (int64_t)sizeof(float) * s->shape.n_vocab +
+            (needs.cache_min > 0 ? model_kv_bytes(s->model, &mo, mo.context) : 0);
+    size_t bytes = probe_bytes(b, room);
+    if (bytes == 0)
+        return OK;
+    void *memory = os_map(bytes, true);
+    if (!memory)
+        return err_set(e, E_NOMEM, "no memory for the memory probe");
+    int rc = device_reserve(s->dev, &needs.sizes, e);
+    if (rc == OK)
+        rc = cancelled(&s->o, e);
+    if (rc == OK) {
+        memset(memory, 0, bytes);
+        rc = probe_memory(&s->o, s->dev, memory, bytes, r, e);
+    }
+    if (rc == OK)
+        rc = model_rehearse(s->model, &mo, s->dev, memory, bytes, rehearsal_progress, &s->o, &pace, e);
+    os_unmap(memory, bytes);
+    if (rc == OK) {
+        r->token_s = (double)pace.token_ns / 1e9;
+        r->output_s = (double)pace.output_ns / 1e9;
+    }
+    return rc;
+}
+
+/* A budget below the probe's own size is no budget for a probe. */
+static int probe_room(const struct sluice *s, struct budget *b, int64_t *room, struct err *e)
+{
+    budget_find((int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2), b);
+    int64_t process = plan_process(s);
+    char limit[160];
+    budget_tell(b, (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2), limit, sizeof(limit));
+    *room = MIN(b->budget, b->now) - process;
+    if (*room < 0)
+        return err_set(e, E_BUDGET, "the memory budget of %.1f MiB%s is below the %.1f MiB that probing takes at least; raise --memory",
+                       (double)MIN(b->budget, b->now) / 1048576.0, limit, (double)process / 1048576.0 + 0.05);
     return OK;
+}
+
+static int probe(struct sluice *s, sluice_probe_result *out, struct err *e)
+{
+    struct budget b;
+    int64_t room;
+    TRY(check_options(&s->o, e));
+    TRY(open_header(s, e)); /* a model that cannot be run has no speed */
+    text_close(s->text);
+    s->text = NULL;
+    os_trim_heap();
+    TRY(probe_room(s, &b, &room, e));
+    TRY(probe_drive(&s->o, s->model, &s->shape, room, out, e));
+    return probe_processor(s, &b, room, out, e);
 }
 
 int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err)
 {
-    struct err *e = err_of(err);
     struct sluice s = {.o = *o};
-    struct model_shape shape;
     *out = (sluice_probe_result){0};
     s.o.tokenizer_only = false;
-    int rc = check_options(o, e);
-    if (rc == OK) /* a model that cannot be run has no speed */
-        rc = open_header(&s, e);
-    struct model *m = s.model;
-    struct device *d = s.dev;
+    account_enter(&s);
+    int rc = probe(&s, out, err_of(err));
     text_close(s.text);
-    if (rc == OK) {
-        model_shape(m, &shape);
-        rc = probe_drive(o, m, &shape, out, e);
-    }
-    size_t bytes = probe_bytes();
-    void *memory = rc == OK ? os_map(bytes, true) : NULL;
-    if (rc == OK)
-        rc = memory ? probe_processor(o, m, d, memory, bytes, out, e)
-                    : err_set(e, E_NOMEM, "no memory for the memory probe");
-    if (memory)
-        os_unmap(memory, bytes);
-    device_close(d);
-    model_close(m);
+    device_close(s.dev);
+    model_close(s.model);
+    account_leave();
     return rc;
 }

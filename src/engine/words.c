@@ -64,6 +64,51 @@ int words_open(const struct model *m, struct text **out, struct err *e)
     return rc;
 }
 
+/* ---- encoding within the budget ---- */
+
+/* Encodes with working memory of at most `most` bytes, its result included. */
+typedef int encode_fn(const sluice *s, void *job, size_t most, struct text_ids *out, struct err *e);
+
+/* First with what every plan has room for; where that is too little, with memory
+ * taken from the expert cache. n_bytes: of all the text. */
+static int encode_counted(const sluice *s, encode_fn *encode, void *job, size_t n_bytes,
+                          struct text_ids *out, struct err *e)
+{
+    enum { FREE = 1 << 20, WORST = 90 /* times the text */ };
+    sluice *taker = (sluice *)(uintptr_t)s; /* its plan; what was opened is not touched */
+    struct err first = {0};
+    int rc = encode(s, job, FREE, out, &first);
+    if (rc != E_BUDGET)
+        return rc < 0 ? err_set(e, rc, "%s", first.text) : rc;
+    int64_t wanted = n_bytes < INT64_MAX / WORST ? (int64_t)n_bytes * WORST : INT64_MAX;
+    int64_t more = MIN(wanted, plan_left(s));
+    if (more > 0 && plan_take(taker, more, NULL) == OK) {
+        err_clear(&first);
+        rc = encode(s, job, FREE + (size_t)more, out, &first);
+        plan_give(taker, more);
+    }
+    if (rc == E_BUDGET)
+        return err_set(e, rc, "%zu bytes of text cannot be tokenised in the %.1f MiB that the memory budget of %.1f MiB leaves (%s); "
+                       "give less text at once or raise --memory", n_bytes, (double)(FREE + MAX(more, (int64_t)0)) / 1048576.0,
+                       (double)s->plan.budget / 1048576.0, first.text);
+    return rc < 0 ? err_set(e, rc, "%s", first.text) : rc;
+}
+
+/* What growing left over goes back: the list is the caller's for long. */
+static int hand_out(struct text_ids *list, int32_t **ids, int64_t *n_ids)
+{
+    int32_t *p = realloc(list->id, (size_t)MAX(list->n, (int64_t)1) * sizeof(*p));
+    *ids = p ? p : list->id;
+    *n_ids = list->n;
+    return OK;
+}
+
+static int encode_segment(const sluice *s, void *job, size_t most, struct text_ids *out, struct err *e)
+{
+    out->most_bytes = most;
+    return text_encode(s->text, job, 1, false, out, e);
+}
+
 int sluice_tokenize(const sluice *s, const char *text, size_t n_bytes, bool markup, int32_t **ids,
                     int64_t *n_ids, sluice_error *err)
 {
@@ -73,7 +118,7 @@ int sluice_tokenize(const sluice *s, const char *text, size_t n_bytes, bool mark
     int rc = text_encode(s->text, NULL, 0, true, &out, e);
     int64_t n_begin = out.n;
     if (rc == OK)
-        rc = text_encode(s->text, &seg, 1, false, &out, e);
+        rc = encode_counted(s, encode_segment, &seg, n_bytes, &out, e);
     if (rc == OK && markup && n_begin == 1 && out.n > 1 && out.id[1] == out.id[0]) { /* the text has it already */
         out.n--;
         memmove(out.id, out.id + 1, (size_t)out.n * sizeof(*out.id));
@@ -82,9 +127,7 @@ int sluice_tokenize(const sluice *s, const char *text, size_t n_bytes, bool mark
         text_ids_free(&out);
         return rc;
     }
-    *ids = out.id;
-    *n_ids = out.n;
-    return OK;
+    return hand_out(&out, ids, n_ids);
 }
 
 int sluice_piece(const sluice *s, int32_t id, bool special, const char **piece, size_t *n_bytes,
@@ -115,33 +158,53 @@ static int role_of(const char *role, enum chat_role *out, struct err *e)
     return err_set(e, E_ARG, "unknown role '%s'; expected system, user or assistant", role ? role : "");
 }
 
+struct chat_job {
+    struct chat_message *messages;
+    size_t n, n_bytes;
+    bool think;
+    int64_t n_stable; /* out */
+};
+
+static int encode_chat(const sluice *s, void *job, size_t most, struct text_ids *out, struct err *e)
+{
+    struct chat_job *j = job;
+    struct chat_render r = {0};
+    size_t copies = j->n_bytes + j->n * 256; /* of the messages, and what stands around them */
+    if (copies > most / 2)
+        return err_set(e, E_BUDGET, "messages of %zu bytes are copied", j->n_bytes);
+    out->most_bytes = most - copies;
+    out->n = 0;
+    int rc = chat_render(s->text, j->messages, j->n, j->think, &r, e);
+    if (rc == OK)
+        rc = text_encode(s->text, r.segs, r.n_stable, true, out, e);
+    j->n_stable = out->n;
+    if (rc == OK)
+        rc = text_encode(s->text, r.segs + r.n_stable, r.n_segs - r.n_stable, false, out, e);
+    chat_render_free(&r);
+    return rc;
+}
+
 int sluice_chat_ids(const sluice *s, const sluice_message *m, size_t n_messages, bool think,
                     int32_t **ids, int64_t *n_ids, int64_t *n_stable, sluice_error *err)
 {
     struct err *e = err_of(err);
     struct chat_message *msgs = calloc(n_messages ? n_messages : 1, sizeof(*msgs));
-    struct chat_render r = {0};
+    struct chat_job job = {.messages = msgs, .n = n_messages, .think = think};
     struct text_ids out = {0};
     int rc = msgs ? OK : err_set(e, E_NOMEM, "no memory for %zu messages", n_messages);
     for (size_t i = 0; rc == OK && i < n_messages; i++) {
         rc = role_of(m[i].role, &msgs[i].role, e);
         msgs[i].content = m[i].content;
         msgs[i].reasoning = m[i].reasoning;
+        job.n_bytes += (m[i].content ? strlen(m[i].content) : 0) + (m[i].reasoning ? strlen(m[i].reasoning) : 0);
     }
     if (rc == OK)
-        rc = chat_render(s->text, msgs, n_messages, think, &r, e);
-    if (rc == OK)
-        rc = text_encode(s->text, r.segs, r.n_stable, true, &out, e);
-    *n_stable = out.n;
-    if (rc == OK)
-        rc = text_encode(s->text, r.segs + r.n_stable, r.n_segs - r.n_stable, false, &out, e);
-    chat_render_free(&r);
+        rc = encode_counted(s, encode_chat, &job, job.n_bytes, &out, e);
     free(msgs);
+    *n_stable = job.n_stable;
     if (rc < 0) {
         text_ids_free(&out);
         return rc;
     }
-    *ids = out.id;
-    *n_ids = out.n;
-    return OK;
+    return hand_out(&out, ids, n_ids);
 }

@@ -189,6 +189,19 @@ char *model_part_path(const char *path, int no)
     return gguf_part_path(path, no);
 }
 
+int64_t model_description_bytes(const struct model *m)
+{
+    enum { MALLOC = 32, SLOTS = 4 * sizeof(int64_t) }; /* of an allocation; of a place in an index */
+    size_t tensors = (size_t)gguf_n_tensors(m->gguf), values = (size_t)gguf_n_values(m->gguf);
+    size_t bytes = tensors * (2 * sizeof(struct gguf_tensor) + SLOTS) +
+                   values * (sizeof(struct gguf_value) + SLOTS) +
+                   (size_t)m->cap_weights * (sizeof(*m->weights) + sizeof(*m->dense.runs)) +
+                   (size_t)m->c.n_layers * (sizeof(*m->layers) + sizeof(*m->experts) + 2 * MALLOC);
+    for (int i = 0; i < gguf_n_files(m->gguf); i++)
+        bytes += (size_t)gguf_header_bytes(m->gguf, i);
+    return (int64_t)bytes;
+}
+
 const char *model_path(const struct model *m, int file)
 {
     return gguf_file_path(m->gguf, file);

@@ -83,6 +83,8 @@ struct model_visitor {
 };
 void model_visit(const struct model *m, const struct model_visitor *v);
 int model_n_files(const struct model *m);
+/* Memory that the description holds: the files' headers, tensors, layers. */
+int64_t model_description_bytes(const struct model *m);
 const char *model_path(const struct model *m, int file);
 /* By names alone: file `no` (from 0) of the model whose first is `path`, NULL where
  * there is none; the copy of `path` in a mirror. malloc'ed; NULL also: no memory. */

@@ -30,6 +30,8 @@ static int push_id(struct text_ids *ids, int32_t id, struct err *e)
 {
     if (ids->n == ids->cap) {
         int64_t cap = MAX(ids->cap + ids->cap / 2, 64);
+        if (ids->most_bytes && (size_t)cap * sizeof(*ids->id) > ids->most_bytes)
+            return err_set(e, E_BUDGET, "%lld token ids take too much memory", (long long)cap);
         int32_t *grown = realloc(ids->id, (size_t)cap * sizeof *grown);
         if (!grown)
             return err_set(e, E_NOMEM, "no memory for %lld token ids", (long long)cap);
@@ -55,6 +57,7 @@ struct encoder {
     uint64_t *heap; /* smallest first: rank << 32 | index of the left symbol */
     int64_t n_heap;
     size_t cap; /* symbols that node and heap have room for */
+    size_t most_bytes; /* for them; 0: no limit */
 };
 
 static void heap_push(struct encoder *enc, uint64_t key)
@@ -97,6 +100,8 @@ static int reserve(struct encoder *enc, size_t n, struct err *e)
     if (n <= enc->cap)
         return OK;
     size_t cap = MAX(n, 256);
+    if (enc->most_bytes && cap > enc->most_bytes / (sizeof *enc->node + 2 * sizeof *enc->heap))
+        return err_set(e, E_BUDGET, "a word of %zu bytes takes too much memory to encode", n);
     free(enc->node);
     free(enc->heap);
     enc->cap = 0;
@@ -212,6 +217,10 @@ int text_encode(const struct text *t, const struct text_segment *segs, size_t n_
     struct encoder enc = {.t = t};
     int64_t n_before = out->n;
     int rc = OK;
+    /* Of what is allowed, a third each for the ids, a piece and its normal form. */
+    size_t most = out->most_bytes;
+    enc.most_bytes = enc.scan.most_bytes = most / 3;
+    out->most_bytes = most / 3;
     if (bounds && t->add_bos && t->bos >= 0)
         rc = push_id(out, t->bos, e);
     for (size_t i = 0; i < n_segs && rc >= 0; i++) {
@@ -224,6 +233,7 @@ int text_encode(const struct text *t, const struct text_segment *segs, size_t n_
         rc = push_id(out, t->eos, e);
     if (rc < 0)
         out->n = n_before;
+    out->most_bytes = most;
     pretok_end(&enc.scan);
     free(enc.node);
     free(enc.heap);

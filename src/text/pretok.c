@@ -165,6 +165,10 @@ void pretok_end(struct pretok_scan *s)
     *s = (struct pretok_scan){0};
 }
 
+/* Working memory of nfc_make for a byte of text: at most one and a half code points,
+ * each twice as a number and once as UTF-8. */
+enum { NFC_BYTES = 18 };
+
 static size_t invalid_prefix(struct str text)
 {
     size_t n = 0;
@@ -181,6 +185,8 @@ static int next_part(const struct pretok *p, struct pretok_scan *s, struct err *
     s->at = 0;
     s->rest = (struct str){s->rest.p + n, s->rest.n - n};
     if (p->form->nfc && !nfc_quick(s->part.p, n)) {
+        if (s->most_bytes && n > s->most_bytes / NFC_BYTES)
+            return err_set(e, E_BUDGET, "bringing %zu bytes of text to the form NFC takes too much memory", n);
         free(s->nfc);
         s->nfc = NULL;
         size_t nfc_n = 0;

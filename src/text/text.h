@@ -48,6 +48,7 @@ int text_open(const struct text_config *c, struct text **out, struct err *e);
 void text_close(struct text *t);
 int64_t text_n_tokens(const struct text *t);
 int64_t text_bytes(const struct text *t); /* memory held */
+int64_t text_longest(const struct text *t); /* bytes of the longest token */
 
 struct text_segment {
     const char *p;
@@ -59,12 +60,13 @@ struct text_segment {
 struct text_ids {
     int32_t *id;
     int64_t n, cap;
+    size_t most_bytes; /* of the list and the working memory of text_encode; 0: no limit */
 };
 void text_ids_free(struct text_ids *ids);
 
 /* Appends the ids of the segments, in order; bos and eos as the file asks when
  * `bounds`. Adjacent segments are tokenised separately. On failure *out is as
- * it was. */
+ * it was. E_BUDGET: it would take more than out->most_bytes. */
 int text_encode(const struct text *t, const struct text_segment *segs, size_t n_segs,
                 bool bounds, struct text_ids *out, struct err *e);
 

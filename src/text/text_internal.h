@@ -60,6 +60,7 @@ struct pretok_scan {
     size_t at;       /* next byte of part */
     char *nfc;       /* owns part when it had to be normalised */
     void *match;     /* PCRE2's match data */
+    size_t most_bytes; /* for nfc while it is made; 0: no limit */
 };
 void pretok_begin(struct pretok_scan *s, struct str text);
 /* 1: *piece holds the next piece; 0: no more; negative: failed. */

@@ -649,6 +649,14 @@ int64_t text_n_tokens(const struct text *t)
     return t->n_tokens;
 }
 
+int64_t text_longest(const struct text *t)
+{
+    uint32_t most = 1;
+    for (int32_t i = 0; i < t->n_tokens; i++)
+        most = MAX(most, t->off[i + 1] - t->off[i]);
+    return (int64_t)most;
+}
+
 int64_t text_bytes(const struct text *t)
 {
     size_t n = sizeof *t + t->pool_cap + ((size_t)t->cap_syms + 1) * sizeof *t->off +
