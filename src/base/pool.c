@@ -87,7 +87,9 @@ static void await_done(struct pool *p)
         cpu_relax();
     }
     pthread_mutex_lock(&p->lock);
-    atomic_store(&p->caller_asleep, 1);
+    /* Not a store: emulators (qemu on x86) let a load pass a store before it, even
+     * where both are sequentially consistent. */
+    (void)atomic_exchange(&p->caller_asleep, 1);
     while (atomic_load(&p->pending) != 0)
         pthread_cond_wait(&p->all_done, &p->lock);
     atomic_store(&p->caller_asleep, 0);
