@@ -163,7 +163,7 @@ SLUICE_API void sluice_info(const sluice *s, sluice_model_info *out);
  * sum of the budgets of the models that are open, whichever is closed first.
  *
  * A budget above what a control group (memory.max, memory.high, or version 1's)
- * allows is cut to a twentieth below its limit, and a warning says so. Without a
+ * allows is cut to a little below its limit, and a warning says so. Without a
  * budget, an eighth of a group's limit stays free, or of the machine's memory an
  * eighth, at least 128 MiB. What does not fit then is refused (SLUICE_E_BUDGET) with
  * the floor and the limit that was seen.

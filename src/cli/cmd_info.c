@@ -81,7 +81,10 @@ static void print_plan(const sluice_plan *p, bool probed)
                    "packing", p->pack_gain);
     out_printf("  %-12s %12.2f   ms measured for a token with everything in memory\n", "computing", 1e3 * p->compute_s);
     out_printf("  %-12s %12.2f   GB/s measured\n", "drive", p->drive_gbs);
-    out_printf("  %-12s %12.2f   GB/s measured\n", "memory", p->memory_gbs);
+    if (p->memory_gbs > 0)
+        out_printf("  %-12s %12.2f   GB/s measured\n", "memory", p->memory_gbs);
+    else
+        out_printf("  %-12s %12s   GB/s, not measured: the budget has no room beyond the caches\n", "memory", "-");
 }
 
 /* With JSON a refusal is part of the value, so that a program has both. */

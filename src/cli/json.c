@@ -142,9 +142,9 @@ json_t *json_plan(const sluice_plan *p)
         json_object_set_new(j, "recorded_hit_rate", json_real(p->recorded_hit_rate));
     if (j && p->decode_tps > 0)
         json_object_set_new(j, "predicted",
-                            json_pack("{sf sf sf sf sf ss sf}", "decode_tps", p->decode_tps, "typical_tps",
+                            json_pack("{sf sf sf sf so ss sf}", "decode_tps", p->decode_tps, "typical_tps",
                                       p->typical_tps, "compute_s", p->compute_s, "drive_gbs",
-                                      p->drive_gbs, "memory_gbs", p->memory_gbs, "limit",
+                                      p->drive_gbs, "memory_gbs", measured(p->memory_gbs), "limit",
                                       p->limited_by_drive ? "drive" : "memory", "pack_gain",
                                       p->pack_gain));
     if (j && p->recorded_tps > 0)

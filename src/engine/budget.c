@@ -36,11 +36,12 @@ static void find_default(struct budget *b, int64_t own)
     }
 }
 
-/* A budget is a twentieth below its group's limit: page tables and sockets are
- * charged to it too, and who reaches it is killed. */
+/* A budget stays a little below its group's limit: page tables and sockets are
+ * charged to it too, and who reaches it is killed. (4 %: a budget with 5 % above it is
+ * left alone.) */
 static void cut_to_limit(struct budget *b)
 {
-    int64_t most = b->m.cgroup_least / 21 * 20;
+    int64_t most = b->m.cgroup_least - b->m.cgroup_least / 24;
     if (b->m.cgroup_least != INT64_MAX && most < b->budget) {
         b->budget = most;
         b->source = BUDGET_CGROUP;

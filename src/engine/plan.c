@@ -14,7 +14,7 @@ enum {
     BASE_CHUNK = 16,
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
     /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
-    PROCESS_RESERVE = 4 << 20,
+    PROCESS_RESERVE = 5 << 19,
     LOGITS_BYTES = 1 << 20,
     /* Of a token of a session: its id there, and twice in the caller's list. */
     TOKEN_BYTES = 3 * (int)sizeof(int32_t)

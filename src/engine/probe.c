@@ -5,7 +5,8 @@
  * (matrix by matrix, or whole where the file is packed) and in 4 MiB blocks.
  *
  * Its memory is within the budget. What a smaller buffer would measure is not the
- * drive at that depth, or is the processor's cache: such a figure is left out (0).
+ * drive at that depth, or is the processor's cache instead of memory: such a figure is
+ * left out (0).
  */
 #include "engine/engine.h"
 
@@ -161,16 +162,17 @@ out:
 }
 
 /* Memory to stream: twice the largest cache, so that little of a pass is still
- * there in the next, as far as a quarter of what is free allows. 0: the budget's
- * room is so small that caches would be measured. */
-static size_t probe_bytes(const struct budget *b, int64_t room)
+ * there in the next, as far as a quarter of what is free and the budget's room allow.
+ * Where that is so little that caches would be measured, *memory is false. */
+static size_t probe_bytes(const struct budget *b, int64_t room, bool *memory)
 {
     int64_t cache = os_cpu_cache_bytes();
     int64_t least = MAX((int64_t)MEMORY_LEAST, MIN(cache + cache / 2, (int64_t)MEMORY_USUAL));
     int64_t free_bytes = MIN(b->m.available, b->m.cgroup_limit - b->m.cgroup_used) / 4;
     int64_t want = MAX(MIN(2 * cache, MIN(free_bytes, (int64_t)MEMORY_MOST)), (int64_t)MEMORY_USUAL);
     want = align_down64(MIN(want, room), 1 << 20);
-    return want < least ? 0 : (size_t)want;
+    *memory = want >= least;
+    return (size_t)MAX(want, (int64_t)0);
 }
 
 static int probe_memory(const sluice_options *o, struct device *d, void *memory, size_t bytes,
@@ -203,7 +205,8 @@ static int probe_processor(struct sluice *s, const struct budget *b, int64_t roo
     device_scratch(s->dev, &needs.sizes, &fixed, &per_token);
     room -= fixed + per_token * mo.context + needs.scratch + needs.state + (int64_t)sizeof(float) * s->shape.n_vocab +
             (needs.cache_min > 0 ? model_kv_bytes(s->model, &mo, mo.context) : 0);
-    size_t bytes = probe_bytes(b, room);
+    bool beyond_caches;
+    size_t bytes = probe_bytes(b, room, &beyond_caches);
     if (bytes == 0)
         return OK;
     void *memory = os_map(bytes, true);
@@ -214,9 +217,10 @@ static int probe_processor(struct sluice *s, const struct budget *b, int64_t roo
         rc = cancelled(&s->o, e);
     if (rc == OK) {
         memset(memory, 0, bytes);
-        rc = probe_memory(&s->o, s->dev, memory, bytes, r, e);
+        if (beyond_caches)
+            rc = probe_memory(&s->o, s->dev, memory, bytes, r, e);
     }
-    if (rc == OK)
+    if (rc == OK) /* in a small budget a run's weights are as near as these */
         rc = model_rehearse(s->model, &mo, s->dev, memory, bytes, rehearsal_progress, &s->o, &pace, e);
     os_unmap(memory, bytes);
     if (rc == OK) {
