@@ -5,28 +5,47 @@
  * reads a character: the reader below ends the line instead, and line_read
  * throws the line away. libedit takes whole characters from such a reader, so
  * it also puts UTF-8 sequences together.
+ *
+ * A new size of the terminal is dealt with in the same place. SIGWINCH is blocked
+ * but while the reader waits, so that none gets lost between looking and waiting.
  */
 #include "cli.h"
 
-#include <editline/readline.h>
 #include <errno.h>
+#include <histedit.h>
 #include <langinfo.h>
 #include <locale.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <wchar.h>
 
 enum { HISTORY_LINES = 1000, HISTORY_BYTES = 1 << 20 };
 
 static struct {
     bool editing;
+    EditLine *el;
+    History *past;
+    const char *prompt;
+    int columns;     /* of the terminal, as libedit knows it */
     int pushed_back; /* a byte read too far; 0: none */
     int64_t n_read; /* characters of the line */
     bool too_long;
     char history[4096]; /* empty: none is kept */
 } line;
+
+static volatile sig_atomic_t resized_flag;
+
+static void on_resize(int sig)
+{
+    (void)sig;
+    resized_flag = 1;
+}
 
 /* ---- history file ----------------------------------------------------------- */
 
@@ -56,8 +75,8 @@ bool line_history(char *path, size_t size)
 static void history_begin(void)
 {
     struct stat st;
-    using_history();
-    stifle_history(HISTORY_LINES);
+    HistEvent ev;
+    history(line.past, &ev, H_SETSIZE, HISTORY_LINES);
     if (!line_history(line.history, sizeof(line.history))) {
         line.history[0] = '\0';
         return;
@@ -68,24 +87,89 @@ static void history_begin(void)
         line.history[0] = '\0';
         return;
     }
-    read_history(line.history);
+    history(line.past, &ev, H_LOAD, line.history);
 }
 
 /* Written after every line, so that no way of ending loses it. What people ask
  * is nobody else's business: the file is its owner's alone. */
 static void history_keep(const char *text)
 {
+    HistEvent ev;
     if (*text == '\0')
         return;
-    add_history(text);
+    history(line.past, &ev, H_ENTER, text);
     if (!line.history[0])
         return;
     mode_t old = umask(077);
-    (void)write_history(line.history);
+    (void)history(line.past, &ev, H_SAVE, line.history);
     umask(old);
 }
 
 /* ---- reading ------------------------------------------------------------------- */
+
+static int terminal_columns(void)
+{
+    struct winsize w;
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 1 ? w.ws_col : 80;
+}
+
+/* Rows between the prompt and the cursor on a terminal of so many columns. */
+static int rows_above(int columns)
+{
+    const LineInfoW *l = el_wline(line.el);
+    int at = (int)strlen(line.prompt);
+    for (const wchar_t *c = l->buffer; c < l->cursor; c++) {
+        int width = wcwidth(*c);
+        if (*c == L'\t')
+            at = (at / 8 + 1) * 8;
+        else
+            at += width < 0 ? 2 : width; /* as libedit shows control characters: ^X */
+    }
+    return at / columns;
+}
+
+/*
+ * Draws the line anew for the new width. Some terminals wrap what stands on them
+ * anew, some do not; so the cursor is taken up by as many rows as are the line's
+ * either way, which may leave a row of the old line above but takes nothing
+ * away from what was said before. Then it goes down to the row, counted from the
+ * prompt, where libedit believes it to be.
+ */
+static void redraw(void)
+{
+    int before = rows_above(line.columns), columns = terminal_columns();
+    int after = rows_above(columns), up = before < after ? before : after;
+    el_resize(line.el);
+    if (columns == line.columns)
+        return;
+    line.columns = columns;
+    printf("\r");
+    if (up > 0)
+        printf("\033[%dA", up);
+    printf("\033[J");
+    for (int i = 0; i < before; i++)
+        printf("\n");
+    fflush(stdout);
+    el_set(line.el, EL_REFRESH);
+}
+
+/* Waits until there is something to read. */
+static void await_input(void)
+{
+    struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+    sigset_t mask;
+    sigprocmask(SIG_SETMASK, NULL, &mask);
+    sigdelset(&mask, SIGWINCH);
+    while (!interrupted()) {
+        int n = ppoll(&p, 1, NULL, &mask);
+        if (resized_flag) {
+            resized_flag = 0;
+            redraw();
+        }
+        if (n > 0 || (n < 0 && errno != EINTR))
+            return;
+    }
+}
 
 /* One byte; -1: end of input, -2: interrupted. */
 static int read_byte(void)
@@ -95,6 +179,7 @@ static int read_byte(void)
     if (c)
         return c;
     for (;;) {
+        await_input();
         if (interrupted())
             return -2;
         ssize_t n = read(STDIN_FILENO, &c, 1);
@@ -107,9 +192,8 @@ static int read_byte(void)
 
 /* What is not UTF-8 becomes U+FFFD; the byte that broke off a sequence counts
  * anew, it may be the end of the line. */
-static int read_any(FILE *f)
+static int read_any(void)
 {
-    (void)f;
     int c = read_byte();
     int more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : c >= 0xc2 ? 1 : 0;
     if (more)
@@ -134,27 +218,73 @@ static int read_any(FILE *f)
 }
 
 /* As much of a line as fits: the rest is thrown away, and the line is refused. */
-static int read_character(FILE *f)
+static int read_character(void)
 {
-    int c = read_any(f);
+    int c = read_any();
     if (line.n_read++ < input_text_most(0) / 4 || c == '\n' || c < 0) /* bytes of a character */
         return c;
     line.too_long = true;
     while (c != '\n' && c != '\r' && c >= 0)
-        c = read_any(f);
+        c = read_any();
     return c < 0 ? c : '\n';
 }
+
+static int give_character(EditLine *el, wchar_t *out)
+{
+    (void)el;
+    int c = read_character();
+    *out = (wchar_t)c;
+    return c < 0 ? 0 : 1;
+}
+
+static char *give_prompt(EditLine *el)
+{
+    (void)el;
+    return (char *)line.prompt;
+}
+
+/* What keys do that libedit has no binding for. */
+static void bind_keys(void)
+{
+    static const char *const keys[][2] = {
+        {"^I", "ed-insert"},                {"^R", "em-inc-search-prev"},       {"\\e[1~", "ed-move-to-beg"}, {"\\e[4~", "ed-move-to-end"},
+        {"\\e[7~", "ed-move-to-beg"},       {"\\e[8~", "ed-move-to-end"}, {"\\e[H", "ed-move-to-beg"},
+        {"\\e[F", "ed-move-to-end"},        {"\\e[3~", "ed-delete-next-char"},
+        {"\\e[1;5C", "em-next-word"},       {"\\e[1;5D", "ed-prev-word"}, {"\\e[5C", "em-next-word"},
+        {"\\e[5D", "ed-prev-word"},         {"\\e\\e[C", "em-next-word"}, {"\\e\\e[D", "ed-prev-word"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+        el_set(line.el, EL_BIND, keys[i][0], keys[i][1], NULL);
+}
+
 void line_init(void)
 {
+    struct sigaction sa = {.sa_handler = on_resize};
+    sigset_t resize;
     line.editing = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
     if (!line.editing)
         return;
     if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
         setlocale(LC_CTYPE, "C.UTF-8"); /* models speak UTF-8, whatever the locale */
-    rl_readline_name = "sluice";
-    rl_catch_signals = 0;
-    rl_getc_function = read_character;
-    rl_initialize();
+    sigemptyset(&resize);
+    sigaddset(&resize, SIGWINCH);
+    sigprocmask(SIG_BLOCK, &resize, NULL);
+    sigemptyset(&sa.sa_mask);
+    sigaction(SIGWINCH, &sa, NULL);
+    line.el = el_init("sluice", stdin, stdout, stderr);
+    line.past = line.el ? history_init() : NULL;
+    if (!line.past) { /* a terminal that cannot be driven edits the lines itself */
+        line.editing = false;
+        return;
+    }
+    el_set(line.el, EL_SIGNAL, 0);
+    el_set(line.el, EL_EDITOR, "emacs");
+    el_set(line.el, EL_PROMPT, give_prompt);
+    el_set(line.el, EL_HIST, history, line.past);
+    el_wset(line.el, EL_GETCFN, give_character);
+    bind_keys();
+    el_source(line.el, NULL); /* the user's ~/.editrc */
+    line.columns = terminal_columns();
     history_begin();
 }
 
@@ -209,21 +339,25 @@ enum line_result line_read(const char *prompt, char **text)
 {
     if (!line.editing)
         return read_plain(text);
+    int n = 0;
     line.n_read = 0;
     line.too_long = false;
-    *text = readline(prompt);
-    if (interrupted()) {
-        free(*text);
-        *text = NULL;
+    line.prompt = prompt;
+    const char *typed = el_gets(line.el, &n);
+    *text = NULL;
+    if (interrupted())
         return LINE_CANCELLED;
-    }
-    if (!*text)
+    if (!typed || n <= 0)
         return LINE_END;
     if (line.too_long) {
-        free(*text);
-        *text = NULL;
         input_text_too_long("the line");
         return LINE_REFUSED;
+    }
+    n -= typed[n - 1] == '\n';
+    *text = strndup(typed, (size_t)n);
+    if (!*text) {
+        no_memory();
+        return LINE_END;
     }
     history_keep(*text);
     return LINE_OK;
