@@ -1,0 +1,65 @@
+#!/bin/sh
+# The floor that is printed works when it is typed: by plan, in the refusal and as
+# JSON, with many options, for the built-in model and small ones; and it is the same
+# in every run.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+build=${BUILD:-build}
+sluice=${SLUICE:-$build/sluice}
+mkmodel=$build/tools/mkmodel
+[ -z "${SANITIZE:-}" ] || { echo "SKIP: sanitizers need memory of their own"; exit 77; }
+[ -x "$mkmodel" ] && [ -x "$sluice" ] || { echo "SKIP: no $mkmodel or no $sluice: run make all tools first"; exit 77; }
+dir=$(mktemp -d) || exit 2
+trap 'rm -rf "$dir"' EXIT
+fail=0 n=0
+no() { echo "FAIL: $*"; fail=1; }
+
+# typed_back MODEL OPTIONS...
+typed_back()
+{
+    model=$1
+    shift
+    n=$((n + 1))
+    said=$("$sluice" run -m "$model" "$@" --memory 1M --raw x 2>&1 | sed -n 's/.*floor of \([0-9.]* [KMG]iB\).*/\1/p')
+    printed=$("$sluice" plan -m "$model" "$@" --no-probe | sed -n 's/^ *floor  *\([0-9.]* [KMG]iB\).*/\1/p')
+    exact=$("$sluice" plan -m "$model" "$@" --no-probe --json | sed -n 's/.*"floor": *\([0-9]*\).*/\1/p')
+    for floor in "$said" "$printed" "$exact"; do
+        [ -n "$floor" ] || { no "$model $*: no floor is named"; return; }
+        peak=$("$sluice" run -m "$model" "$@" --memory "$floor" --json --temp 0 --raw -n 4 "abc" 2>"$dir/err" |
+            sed -n 's/.*"memory_peak": *\([0-9]*\).*/\1/p')
+        [ -n "$peak" ] || { no "$model $* --memory \"$floor\": $(cat "$dir/err")"; continue; }
+        [ "$peak" -le $((exact + 65536 * 2)) ] || no "$model $*: peak $peak above the floor $exact"
+    done
+}
+
+"$mkmodel" --layers 5 --vocab 3000 --hidden 256 "$dir/linear.gguf" >/dev/null 2>&1 || no "mkmodel"
+"$mkmodel" --layers 4 --vocab 40000 --hidden 128 --arch qwen3moe --tied --type Q8_0 "$dir/attention.gguf" >/dev/null 2>&1 || no "mkmodel"
+mkdir "$dir/copy" && cp "$dir/linear.gguf" "$dir/copy"
+"$sluice" pack -m "$dir/linear.gguf" "$dir/packed.gguf" >/dev/null || no "pack"
+
+builtin=models/pocket-dictionary.gguf
+typed_back $builtin
+typed_back $builtin --threads 1
+typed_back $builtin --threads 7
+typed_back $builtin --ctx 64
+typed_back $builtin --ctx 4096
+typed_back $builtin --chunk 1
+typed_back $builtin --chunk 100 --threads 3
+typed_back $builtin --kv f32
+typed_back $builtin --exact --ctx 300
+typed_back $builtin --io pread
+for kind in linear attention packed; do
+    typed_back "$dir/$kind.gguf"
+    typed_back "$dir/$kind.gguf" --threads 2 --ctx 100 --chunk 3
+    typed_back "$dir/$kind.gguf" --exact --ctx 1000 --io pread
+done
+typed_back "$dir/linear.gguf" --mirror "$dir/copy"
+
+# it does not waver
+first=$("$sluice" plan --no-probe --json | sed -n 's/.*"floor": *\([0-9]*\).*/\1/p')
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    again=$("$sluice" plan --no-probe --json --memory "$first" | sed -n 's/.*"floor": *\([0-9]*\).*/\1/p')
+    [ "$again" = "$first" ] || no "run $i: floor $again, before $first"
+done
+echo "$n combinations, floor $first"
+exit $fail
