@@ -57,6 +57,7 @@ all_ldflags = $(gen_flags) $(page_ldflags) $(CFLAGS) $(LDFLAGS)
 # elsewhere these files compile to nothing.
 machine := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 isa_x86_64_avx2   := -mavx2 -mfma -mf16c
+isa_x86_64_avxvnni := $(isa_x86_64_avx2) -mavxvnni
 isa_x86_64_avx512 := $(isa_x86_64_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 ifeq ($(machine),aarch64)
 # GCC's first scheduling moves every load to the top, and what then does not fit

@@ -137,7 +137,7 @@ static const struct kern *portable(void)
 
 /* ---- inputs ------------------------------------------------------------- */
 
-enum weights { W_RANDOM, W_ZERO, W_ONES, W_DENORMAL, W_HUGE, W_ANY_BITS, W_KINDS };
+enum weights { W_RANDOM, W_ZERO, W_ONES, W_LOWEST, W_DENORMAL, W_HUGE, W_ANY_BITS, W_KINDS };
 enum inputs { X_RANDOM, X_ZERO, X_SIGNS, X_OUTLIER, X_1E30, X_1E_38, X_DENORMAL, X_SPECIAL, X_KINDS };
 
 static uint16_t scale_bits(enum weights kind)
@@ -159,7 +159,7 @@ static void fill_row(const struct format *f, uint8_t *row, size_t bytes, enum we
 {
     size_t block_bytes = dtype_info(f->type)->block_bytes;
     for (size_t i = 0; i < bytes; i++)
-        row[i] = kind == W_ZERO ? 0 : kind == W_ONES ? 0xff : (uint8_t)(next_u32() >> 11);
+        row[i] = kind == W_ZERO || kind == W_LOWEST ? 0 : kind == W_ONES ? 0xff : (uint8_t)(next_u32() >> 11);
     if (kind == W_ANY_BITS)
         return;
     for (uint8_t *b = row; b < row + bytes; b += block_bytes) {
@@ -167,6 +167,8 @@ static void fill_row(const struct format *f, uint8_t *row, size_t bytes, enum we
             put_u16(b + f->d, scale_bits(kind));
         if (f->m >= 0)
             put_u16(b + f->m, scale_bits(kind));
+        if (f->type == DT_Q6_K && kind == W_LOWEST)
+            memset(b + 192, 0x55, 16); /* scales; elements are -32 */
         if (f->type == DT_MXFP4)
             b[0] = (uint8_t)(kind == W_ZERO || kind == W_DENORMAL ? next_u32() % 3
                              : kind == W_HUGE                      ? 160

@@ -246,6 +246,7 @@ enum {
     CPU_AVX2 = 1,        /* AVX2 + FMA + F16C, state saved by the system */
     CPU_AVX512 = 2,      /* F, BW, DQ, VL */
     CPU_AVX512_VNNI = 4,
+    CPU_AVX_VNNI = 16,   /* VNNI for 256-bit registers, without AVX-512 */
     CPU_AMX_INT8 = 8,    /* reported only; no kernel uses it yet */
     CPU_NEON = 256,      /* 64-bit ARM: Advanced SIMD */
     CPU_DOTPROD = 512,   /* FEAT_DotProd: sdot, udot */

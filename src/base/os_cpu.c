@@ -30,7 +30,7 @@ unsigned os_cpu_features(void)
     /* Bit positions: Intel SDM volume 2, CPUID; volume 1, 13.3 for XCR0. */
     const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
     const uint32_t avx2 = 1u << 5, avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-    const uint32_t vnni = 1u << 11, amx = 1u << 24 | 1u << 25;
+    const uint32_t vnni = 1u << 11, avx_vnni = 1u << 4, amx = 1u << 24 | 1u << 25;
     const uint64_t ymm = 0x6, zmm = 0xe6, tiles = 0x60000;
     uint32_t a, b, c, d;
 
@@ -48,6 +48,8 @@ unsigned os_cpu_features(void)
         if (has_all(saved, tiles) && has_all(d, amx))
             f |= CPU_AMX_INT8;
     }
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && has_all(a, avx_vnni))
+        f |= CPU_AVX_VNNI;
     return f;
 }
 #elif defined(__aarch64__)

@@ -18,6 +18,7 @@ static const struct rung {
     {&kern_portable, 0},
 #if KERN_HAVE_X86
     {&kern_avx2, CPU_AVX2},
+    {&kern_avxvnni, CPU_AVX2 | CPU_AVX_VNNI},
     {&kern_avx512, CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI},
 #endif
 #if KERN_HAVE_ARM

@@ -49,7 +49,7 @@
 #endif
 
 extern const struct kern kern_portable;
-extern const struct kern kern_avx2, kern_avx512;           /* where KERN_HAVE_X86 */
-extern const struct kern kern_neon, kern_dotprod, kern_i8mm; /* where KERN_HAVE_ARM */
+extern const struct kern kern_avx2, kern_avxvnni, kern_avx512; /* where KERN_HAVE_X86 */
+extern const struct kern kern_neon, kern_dotprod, kern_i8mm;    /* where KERN_HAVE_ARM */
 
 #endif

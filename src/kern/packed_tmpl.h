@@ -7,7 +7,15 @@
  *   PACK_TOKENS      tokens of a tile
  *   BIAS             what makes elements of symmetric formats unsigned, or 0; not
  *                    for formats with SIGNED_128 that need 8 bits
- *   wide_dot(acc, q, x, top)   acc + sums of 4 products as in dot
+ *   wide_dot(acc, q, x, top)   acc + products as in dot; acc is what wide_sums
+ *                    makes 32-bit sums of (they may be that already)
+ *   wide_steps(top)  how often wide_dot may add to one acc before wide_sums,
+ *                    at least once
+ *   wide_sums(acc)   the sums of 4 products of all steps
+ *   token_bias       what acc starts with where elements have a bias: minus BIAS
+ *                    times the sum of the activations, of each sixteen, of both.
+ *                    It may then hold all of a sixteen or a block, as the
+ *                    products without bias are small
  *   wide_transpose   WIDE rows of 8 dwords to 8 registers
  *   wide_start, wide_to_float   where integer sums start, which need not be 0, and
  *                    such a sum as a float
@@ -42,7 +50,7 @@ struct token_block {
     int8_t q[PACK_TOKENS * 32];
     float d[PACK_TOKENS];
     float sum[PACK_TOKENS];   /* d * sum of q, for minima */
-    int32_t bias[PACK_TOKENS]; /* -BIAS * sum of q, where integer sums start */
+    int32_t bias[PACK_TOKENS]; /* of token_bias */
 };
 
 struct token_halves {
@@ -109,10 +117,11 @@ static void pack_tokens(void *to, const void *acts, size_t act_stride, const int
             tile_token(block[b].q, t, x.q + 32 * b);
             block[b].d[t] = x.d[b];
             block[b].sum[t] = x.d[b] * (float)sum;
-            block[b].bias[t] = -BIAS * sum;
+            struct token_bias bias = token_bias(x.q + 32 * b, x.h + 2 * b);
+            block[b].bias[t] = bias.block;
             for (int k = 0; k < 2; k++) {
                 halves[b].sum[k][t] = x.d[b] * (float)h[k];
-                halves[b].bias[k][t] = -BIAS * h[k];
+                halves[b].bias[k][t] = bias.half[k];
             }
         }
     }
@@ -231,12 +240,21 @@ INLINE void part_times(wide sum[PACK_TOKENS][VECS], const uint8_t *w, int k,
                        const struct token_block *x, const struct token_halves *halves, int n_tok,
                        struct packing p)
 {
-    const int steps = 8 / p.parts;
-    UNROLL for (int t = 0; t < n_tok; t++)
-        UNROLL for (int v = 0; v < VECS; v++)
-            sum[t][v] = !BIAS || !is_biased(p) ? wide_start()
-                        : wide_splat(p.parts == 2 ? &halves->bias[k][t] : &x->bias[t]);
-    tile_dot(sum, w, x->q, k * steps, steps, n_tok, p.top);
+    const int steps = 8 / p.parts, first = k * steps;
+    const int fit = is_biased(p) ? steps : MIN(wide_steps(p.top), steps);
+    UNROLL for (int from = first; from < first + steps; from += fit) {
+        wide part[PACK_TOKENS][VECS];
+        UNROLL for (int t = 0; t < n_tok; t++)
+            UNROLL for (int v = 0; v < VECS; v++)
+                part[t][v] = !BIAS || !is_biased(p) ? wide_start()
+                             : wide_splat(p.parts == 2 ? &halves->bias[k][t] : &x->bias[t]);
+        tile_dot(part, w, x->q, from, fit, n_tok, p.top);
+        UNROLL for (int t = 0; t < n_tok; t++)
+            UNROLL for (int v = 0; v < VECS; v++) {
+                wide s = wide_sums(part[t][v]);
+                sum[t][v] = from == first ? s : wide_add(sum[t][v], s);
+            }
+    }
 }
 
 /* One 32-block: acc[t][v] += its products. */
@@ -292,14 +310,17 @@ INLINE void panel_times(float *out, ptrdiff_t out_stride, const uint8_t *w, int 
     _Alignas(64) float acc[GROUP_BLOCKS][PACK_TOKENS][PACK_ROWS];
     const struct token_halves *halves = (const struct token_halves *)(const void *)(x + n / 32);
     for (int l = 0; l < GROUP_BLOCKS; l++)
-        memset(acc[l], 0, (size_t)n_tok * sizeof acc[l][0]);
+        UNROLL for (int t = 0; t < n_tok; t++)
+            UNROLL for (int v = 0; v < VECS; v++)
+                widef_store(acc[l][t] + v * WIDE, widef_zero());
     for (int64_t b = 0; b < n / 32; b++) {
         prefetch_soon(soon);
         block_times(acc[b % GROUP_BLOCKS], w + (size_t)b * packed_block_bytes(p), x + b, halves + b,
                     n_tok, p);
     }
     for (int t = 0; t < n_tok; t++) {
-        _Alignas(64) float sum[PACK_ROWS];
+        _Alignas(64) float buffer[PACK_ROWS];
+        float *to = out + t * out_stride, *sum = n_rows == PACK_ROWS ? to : buffer;
         for (int v = 0; v < PACK_ROWS; v += WIDE) { /* the tree of kern.h */
             widef s[GROUP_BLOCKS];
             for (int l = 0; l < 4; l++)
@@ -307,7 +328,8 @@ INLINE void panel_times(float *out, ptrdiff_t out_stride, const uint8_t *w, int 
             s[0] = widef_add(widef_add(s[0], s[2]), widef_add(s[1], s[3]));
             widef_store(sum + v, s[0]);
         }
-        memcpy(out + t * out_stride, sum, (size_t)n_rows * sizeof *sum);
+        if (sum == buffer)
+            memcpy(to, buffer, (size_t)n_rows * sizeof *to);
     }
 }
 
@@ -357,9 +379,10 @@ INLINE void mul_packed(float *out, ptrdiff_t out_stride, const void *rows, int64
     }
 DEFINE_PACKING(blocks, 1, false, 127)
 DEFINE_PACKING(blocks_eight_bits, 1, false, 255)
-DEFINE_PACKING(blocks_minima, 1, true, 127)
+DEFINE_PACKING(nibbles_minima, 1, true, 15)
+DEFINE_PACKING(blocks_minima, 1, true, 31)
 DEFINE_PACKING(sixteens, 2, false, 127)
-DEFINE_PACKING(sixteens_minima, 2, true, 127)
+DEFINE_PACKING(sixteens_minima, 2, true, 3)
 
 #define DEFINE_PACK_ROWS(name, NAME, id, elements, bytes, minima, sixteens)                 \
     static void pack_rows_##name(void *to, const void *w, size_t row_bytes, int64_t n_rows, \
@@ -373,7 +396,7 @@ DTYPE_QUANTISED(DEFINE_PACK_ROWS)
 /* The inner loop of a format; a constant. */
 #define MUL_PACKED(name, minima, sixteens)                                                  \
     ((sixteens) ? ((minima) ? mul_sixteens_minima : mul_sixteens)                           \
-     : (minima) ? mul_blocks_minima                                                         \
+     : (minima) ? (name##_top > 15 ? mul_blocks_minima : mul_nibbles_minima)                \
      : name##_top > 127 && SIGNED_128 ? mul_blocks_eight_bits                               \
                                       : mul_blocks)
 

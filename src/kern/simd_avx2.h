@@ -1,5 +1,6 @@
 /*
- * simd_avx2: the words of the templates with AVX2, FMA and F16C: those of
+ * simd_avx2: the words of the templates with AVX2, FMA and F16C, and with
+ * AVX-VNNI where the including file is compiled for it: those of
  * simd_x86.h, what is different with AVX-512, and the 16-lane vector of
  * vec_tmpl.h as two 256-bit registers, lanes 0-7 and 8-15 (its operations are
  * described in simd_portable.h, with which they agree bit for bit).
@@ -14,11 +15,16 @@
 enum { ROWS = 2, TILE_ROWS = 2, TILE_TOKENS = 2 };
 
 /*
- * The product instruction multiplies unsigned by signed bytes and adds two
+ * AVX-VNNI's product instruction multiplies unsigned by signed bytes and adds
+ * four neighbours to 32 bits. AVX2's multiplies unsigned by signed bytes and adds two
  * neighbours in 16 bits with saturation: exact for weights up to 128, so that
  * 8-bit weights must give their sign to the activation (never -128) first.
  */
+#ifdef __AVXVNNI__
+enum { SIGNED_128 = 0 };
+#else
 enum { SIGNED_128 = 1 };
+#endif
 
 INLINE __m256i and_or(__m256i x, __m256i mask, __m256i y)
 {
@@ -37,17 +43,22 @@ INLINE __m256i add_16_where(__m256i q, uint32_t bits)
 
 INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 {
+#ifdef __AVXVNNI__
+    (void)top;
+    return _mm256_dpbusd_avx_epi32(sum, q, a);
+#else
     if (top > 127) {
         a = _mm256_sign_epi8(a, q);
         q = _mm256_sign_epi8(q, q);
     }
     q = _mm256_madd_epi16(_mm256_maddubs_epi16(q, a), _mm256_set1_epi16(1));
     return _mm256_add_epi32(sum, q);
+#endif
 }
 
 /* ---- many tokens --------------------------------------------------------- */
 
-enum { WIDE = 8, VECS = 2, PACK_TOKENS = 4, BIAS = 64 };
+enum { WIDE = 8, VECS = 2, PACK_TOKENS = 4, BIAS = SIGNED_128 ? 32 : 128 };
 #define PACK_TOKENS_IS_8 0
 #define OWN_TILE 0
 
@@ -58,6 +69,7 @@ INLINE wide wide_start(void) { return _mm256_setzero_si256(); }
 INLINE wide wide_load(const void *p) { return _mm256_loadu_si256(p); }
 INLINE void wide_store(void *p, wide x) { _mm256_storeu_si256(p, x); }
 INLINE widef wide_to_float(wide x) { return _mm256_cvtepi32_ps(x); }
+INLINE widef widef_zero(void) { return _mm256_setzero_ps(); }
 INLINE widef widef_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void widef_store(float *p, widef x) { _mm256_storeu_ps(p, x); }
 INLINE widef widef_splat(const float *p) { return _mm256_set1_ps(*p); }
@@ -73,10 +85,69 @@ INLINE wide wide_splat(const void *p) /* 4 bytes */
     return _mm256_set1_epi32(x);
 }
 
+#ifdef __AVXVNNI__
+INLINE wide wide_dot(wide acc, wide q, wide a, int top) { return dot(acc, q, a, top); }
+INLINE wide wide_add(wide a, wide b) { return _mm256_add_epi32(a, b); }
+
+#include "kern/dot32.h"
+#else
+
+/*
+ * Sums are kept in 16 bits, of two products in a step, as long as they fit:
+ * widening after each step would cost as much again. Those with bias may wrap
+ * on the way: what is left without it is at most 8 steps * 2 * 16 * 127 in size
+ * for blocks, 4 steps * 2 * 32 * 127 for sixteens.
+ */
+INLINE int wide_steps(int top)
+{
+    return MAX(INT16_MAX / (2 * 127 * top), 1);
+}
+
+/* The compiler would rather add in a tree, with all products in registers that
+ * there are not: it must not see that two sums are of the same kind. */
+INLINE wide in_turn(wide x)
+{
+    __asm__("" : "+x"(x));
+    return x;
+}
+
 INLINE wide wide_dot(wide acc, wide q, wide a, int top)
 {
-    return dot(acc, q, a, top);
+    if (top > 127) {
+        a = _mm256_sign_epi8(a, q);
+        q = _mm256_sign_epi8(q, q);
+    }
+    return in_turn(_mm256_add_epi16(acc, _mm256_maddubs_epi16(q, a)));
 }
+
+INLINE wide wide_add(wide a, wide b)
+{
+    return in_turn(_mm256_add_epi32(a, b));
+}
+
+INLINE wide wide_sums(wide acc)
+{
+    return _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
+}
+
+/* Two 16-bit numbers, for the first and the second two products of a step. */
+struct token_bias {
+    int32_t half[2], block;
+};
+
+INLINE struct token_bias token_bias(const int8_t q[32], const int16_t h[2])
+{
+    (void)h;
+    __m256i s = _mm256_maddubs_epi16(_mm256_set1_epi8(BIAS), wide_load(q));
+    s = _mm256_add_epi16(s, _mm256_shuffle_epi32(s, _MM_SHUFFLE(1, 0, 3, 2)));
+    s = _mm256_add_epi16(s, _mm256_shuffle_epi32(s, _MM_SHUFFLE(2, 3, 0, 1)));
+    s = _mm256_sub_epi16(_mm256_setzero_si256(), s);
+    __m128i first = _mm256_castsi256_si128(s), second = _mm256_extracti128_si256(s, 1);
+    return (struct token_bias){{_mm_cvtsi128_si32(first), _mm_cvtsi128_si32(second)},
+                               _mm_cvtsi128_si32(_mm_add_epi16(first, second))};
+}
+
+#endif
 
 /* to[k] = dword k of the 8 rows of 32 bytes, `stride` apart. */
 INLINE void wide_transpose(wide to[8], const void *rows, size_t stride)

@@ -46,6 +46,7 @@ INLINE wide wide_start(void) { return _mm512_setzero_si512(); }
 INLINE wide wide_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE void wide_store(void *p, wide x) { _mm512_storeu_si512(p, x); }
 INLINE widef wide_to_float(wide x) { return _mm512_cvtepi32_ps(x); }
+INLINE widef widef_zero(void) { return _mm512_setzero_ps(); }
 INLINE widef widef_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void widef_store(float *p, widef x) { _mm512_storeu_ps(p, x); }
 INLINE widef widef_splat(const float *p) { return _mm512_set1_ps(*p); }
@@ -66,6 +67,10 @@ INLINE wide wide_dot(wide acc, wide q, wide a, int top)
     (void)top;
     return _mm512_dpbusd_epi32(acc, q, a);
 }
+
+INLINE wide wide_add(wide a, wide b) { return _mm512_add_epi32(a, b); }
+
+#include "kern/dot32.h"
 
 /* to[k] = dword k of the 16 rows of 32 bytes, `stride` apart. */
 INLINE void wide_transpose(wide to[8], const void *rows, size_t stride)

@@ -289,6 +289,7 @@ typedef float32x4_t widef;
 
 INLINE wide wide_start(void) { return vdupq_n_s32(SUM_START); }
 INLINE widef wide_to_float(wide x) { return sum_to_float(x); }
+INLINE wide wide_add(wide x, wide y) { return vaddq_s32(x, y); }
 INLINE wide wide_load(const void *p) { return vreinterpretq_s32_s8(vld1q_s8(p)); }
 INLINE void wide_store(void *p, wide x) { vst1q_s8(p, vreinterpretq_s8_s32(x)); }
 INLINE wide wide_splat(const int32_t *p) { return vld1q_dup_s32(p); }
@@ -299,6 +300,8 @@ INLINE widef widef_add(widef x, widef y) { return vaddq_f32(x, y); }
 INLINE widef widef_mul(widef x, widef y) { return vmulq_f32(x, y); }
 INLINE widef widef_fmadd(widef x, widef y, widef z) { return vfmaq_f32(z, x, y); }
 INLINE widef widef_fnmadd(widef x, widef y, widef z) { return vfmsq_f32(z, x, y); }
+
+#include "kern/dot32.h"
 
 /* to[k], to[k + 4]: dwords k and k + 4 of the 4 rows of 32 bytes, `stride` apart. */
 INLINE void wide_transpose(wide to[8], const void *rows, size_t stride)
