@@ -289,10 +289,10 @@ typedef float32x4_t widef;
 
 INLINE wide wide_start(void) { return vdupq_n_s32(SUM_START); }
 INLINE widef wide_to_float(wide x) { return sum_to_float(x); }
+INLINE wide wide_add(wide x, wide y) { return vaddq_s32(x, y); }
 INLINE wide wide_load(const void *p) { return vreinterpretq_s32_s8(vld1q_s8(p)); }
 INLINE void wide_store(void *p, wide x) { vst1q_s8(p, vreinterpretq_s8_s32(x)); }
 INLINE wide wide_splat(const int32_t *p) { return vld1q_dup_s32(p); }
-INLINE wide wide_add(wide x, wide y) { return vaddq_s32(x, y); }
 INLINE widef widef_zero(void) { return vdupq_n_f32(0); }
 INLINE widef widef_load(const float *p) { return vld1q_f32(p); }
 INLINE void widef_store(float *p, widef x) { vst1q_f32(p, x); }
