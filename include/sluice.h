@@ -46,7 +46,7 @@ typedef enum sluice_status {
 
 typedef struct sluice_error {
     int code;
-    char text[600];
+    char text[600]; /* names and strings of files in it are escaped: safe to print */
 } sluice_error;
 
 /* ---- opening ----------------------------------------------------------- */
@@ -245,7 +245,8 @@ SLUICE_API int64_t sluice_memory_peak(void);
 /* ---- looking into a file ------------------------------------------------ */
 
 typedef struct sluice_visitor {
-    /* `value` is printable text: long arrays and strings are cut with "..." */
+    /* `value` is text of the file as it stands, control characters too; long arrays and
+     * strings are cut with "..." */
     void (*on_meta)(void *user, const char *key, const char *type, const char *value);
     /* role: "expert", "packed" (experts, all matrices of one together), "dense",
      * "embedding", "output", "skipped" */
