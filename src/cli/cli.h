@@ -15,6 +15,7 @@
  *   cmd_run.c      run
  *   cmd_chat.c     chat
  *   line.c         chat's input: line editing and history, or a plain pipe
+ *   input.c        lines from a pipe
  *   cmd_eval.c     eval, logits
  *   cmd_info.c     plan, probe, tokenize
  *   cmd_inspect.c  inspect
@@ -242,6 +243,12 @@ int signals_finish(int status);
 
 /* Refuses options out of range and files that would destroy another one. */
 int check_request(const struct args *a);
+
+/* ---- input.c --------------------------------------------------------------- */
+
+/* The next line of standard input, without its newline, into the empty *b; false:
+ * the end, or a signal. */
+bool read_stdin_line(struct text_buf *b);
 
 /* ---- term.c, input --------------------------------------------------------- */
 

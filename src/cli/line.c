@@ -146,28 +146,20 @@ bool line_editing(void)
 
 static enum line_result read_plain(char **text)
 {
-    size_t cap = 0;
+    struct text_buf b = {0};
     *text = NULL;
-    errno = 0;
-    ssize_t n = getline(text, &cap, stdin);
-    if (n < 0) {
-        free(*text);
-        *text = NULL;
-        if (errno != EINTR || !interrupted())
-            return LINE_END;
-        clearerr(stdin);
-        return LINE_CANCELLED;
+    if (!read_stdin_line(&b)) {
+        buf_free(&b);
+        return interrupted() ? LINE_CANCELLED : LINE_END;
     }
-    if (strlen(*text) != (size_t)n) {
-        complain("a message holds a zero byte at %zu", strlen(*text));
-        free(*text);
-        *text = NULL;
+    if (strlen(b.p) != b.n) {
+        complain("a message holds a zero byte at %zu", strlen(b.p));
+        buf_free(&b);
         return LINE_BAD;
     }
-    if (n > 0 && (*text)[n - 1] == '\n')
-        (*text)[--n] = '\0';
-    if (n > 0 && (*text)[n - 1] == '\r') /* as other systems end lines */
-        (*text)[n - 1] = '\0';
+    if (b.n > 0 && b.p[b.n - 1] == '\r') /* as other systems end lines */
+        b.p[b.n - 1] = '\0';
+    *text = b.p;
     return LINE_OK;
 }
 
