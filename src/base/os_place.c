@@ -177,7 +177,7 @@ static int check_pair(const struct os_place *x, const struct os_place *y, struct
         return OK;
     if (same(&x->at, &y->at) && y->output)
         return err_set(e, E_ARG, "%s and %s would both write '%s'; each needs a file of its own", x->what,
-                       y->what, x->path);
+                       y->what, x->fd >= 0 ? y->path : x->path);
     if (same(&x->at, &y->at))
         return err_set(e, E_ARG, "%s: '%s' is %s itself, which would be destroyed; name another file",
                        x->what, x->path, y->what);

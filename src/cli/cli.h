@@ -16,6 +16,7 @@
  *   cmd_run.c      run
  *   cmd_chat.c     chat
  *   line.c         chat's input: line editing and history, or a plain pipe
+ *   input.c        lines from a pipe
  *   cmd_eval.c     eval, logits
  *   cmd_info.c     plan, probe, tokenize
  *   cmd_inspect.c  inspect
@@ -276,6 +277,9 @@ int input_text_too_long(const char *what); /* complains: ST_FAIL */
 /* All of standard input until end of file; NULL: complained, or interrupted. zeros:
  * bytes of value 0 may be in it. */
 char *read_all_stdin(bool zeros, size_t *n_bytes);
+/* The next line of standard input, without its newline, into the empty *b; false:
+ * the end, a signal, or *refused (complained). */
+bool read_stdin_line(struct text_buf *b, bool *refused);
 
 /* ---- json.c ---------------------------------------------------------------- */
 

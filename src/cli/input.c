@@ -214,3 +214,43 @@ char *read_all_stdin(bool zeros, size_t *n_bytes)
     buf_free(&b);
     return NULL;
 }
+
+/* ---- lines, where standard input is no terminal -------------------------- */
+
+/* stdio would read on through an endless line whatever signal came. */
+static struct {
+    char buf[16384];
+    size_t at, n;
+    size_t line_bytes; /* of the last line, which count until the next is read */
+} lines;
+
+/* More bytes in `lines`; false: the end, or a signal. */
+static bool refill(void)
+{
+    ssize_t n = -1;
+    errno = EINTR;
+    while (n < 0 && errno == EINTR && !interrupted())
+        n = read(STDIN_FILENO, lines.buf, sizeof(lines.buf));
+    lines.at = 0;
+    lines.n = n > 0 && !interrupted() ? (size_t)n : 0;
+    return lines.n > 0;
+}
+
+bool read_stdin_line(struct text_buf *b, bool *refused)
+{
+    const char *end = NULL;
+    *refused = false;
+    input_give(lines.line_bytes);
+    lines.line_bytes = 0;
+    while (!end && (lines.at < lines.n || refill())) {
+        end = memchr(lines.buf + lines.at, '\n', lines.n - lines.at);
+        size_t n = end ? (size_t)(end - lines.buf) - lines.at : lines.n - lines.at;
+        if (!room_for(b, lines.buf + lines.at, n, false)) {
+            *refused = true;
+            return false;
+        }
+        lines.line_bytes += n;
+        lines.at += n + (end != NULL);
+    }
+    return b->p != NULL && !interrupted();
+}

@@ -293,46 +293,19 @@ bool line_editing(void)
     return line.editing;
 }
 
-/* One that does not fit is not read to its end: nobody can answer it. */
 static enum line_result read_plain(char **text)
 {
     struct text_buf b = {0};
-    int c = 0;
+    bool refused;
     *text = NULL;
-    errno = 0;
-    while ((c = getc(stdin)) > 0 && c != '\n' && (int64_t)b.n < input_text_most(b.n)) {
-        char byte = (char)c;
-        if (!buf_add(&b, &byte, 1)) {
-            no_memory();
-            goto refused;
-        }
-    }
-    if (c == EOF && (b.n == 0 || interrupted())) {
+    if (!read_stdin_line(&b, &refused)) {
         buf_free(&b);
-        if (errno != EINTR || !interrupted())
-            return LINE_END;
-        clearerr(stdin);
-        return LINE_CANCELLED;
-    }
-    if (c == 0) {
-        complain("a line of standard input holds a zero byte at %zu, where text is expected", b.n);
-        goto refused;
-    }
-    if (c != EOF && c != '\n') {
-        input_text_too_long("a line of standard input");
-        goto refused;
+        return refused ? LINE_REFUSED : interrupted() ? LINE_CANCELLED : LINE_END;
     }
     if (b.n > 0 && b.p[b.n - 1] == '\r') /* as other systems end lines */
-        b.n--;
-    if (!buf_add(&b, "", 0)) {
-        no_memory();
-        goto refused;
-    }
+        b.p[b.n - 1] = '\0';
     *text = b.p;
     return LINE_OK;
-refused:
-    buf_free(&b);
-    return LINE_REFUSED;
 }
 
 enum line_result line_read(const char *prompt, char **text)
