@@ -730,3 +730,4 @@ int main(void)
     };
     return cmocka_run_group_tests(tests, make_tmp_dir, remove_tmp_dir);
 }
+    assert_int_equal(c.memory_least, 4000000000);
