@@ -61,5 +61,14 @@ for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     again=$("$sluice" plan --no-probe --json --memory "$first" | sed -n 's/.*"floor": *\([0-9]*\).*/\1/p')
     [ "$again" = "$first" ] || no "run $i: floor $again, before $first"
 done
+# a resource limit of the process: an answer or a sentence, never a crash
+for kib in 10000 20000 40000 100000 200000; do
+    for kind in d v; do
+        (ulimit -$kind $kib && exec "$sluice" run --threads 2 "Define run.") >"$dir/out" 2>"$dir/err"
+        rc=$?
+        [ $rc = 0 ] || [ $rc = 127 ] || { [ $rc = 1 ] && grep -q "^sluice: " "$dir/err"; } ||
+            no "ulimit -$kind $kib: exit $rc, $(cat "$dir/err")"
+    done
+done
 echo "$n combinations, floor $first"
 exit $fail

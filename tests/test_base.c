@@ -505,6 +505,7 @@ static void cgroup_v2_parent_is_tightest(void **state)
          "shmem 500\nslab_reclaimable 7000\nslab_unreclaimable 50\nslab 7050\n");
     fake(r, "sys/fs/cgroup/user.slice/cpu.max", "150000 100000\n");
     struct os_cgroup c = read_fake(r);
+    assert_true(c.memory_least == 4000000000);
     assert_true(c.memory_limit == 4000000000);
     assert_int_equal(c.memory_used, 2000 + 500 + 10 + 20 + 30 + 40 + 50);
     assert_true(c.cpus == 1.5);
