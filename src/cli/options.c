@@ -421,8 +421,10 @@ struct cursor {
 static void hint(const struct cursor *c, const char *arg, char s[160])
 {
     bool long_one = strlen(arg) > 40;
-    snprintf(s, 160, c->max_words ? "; what begins with - and is no option goes after --: sluice %s -- \"%.*s%s\"" : "",
-             c->command_name, 40, arg, long_one ? "..." : "");
+    s[0] = '\0';
+    if (c->max_words)
+        snprintf(s, 160, "; what begins with - and is no option goes after --: sluice %s -- \"%.*s%s\"",
+                 c->command_name, 40, arg, long_one ? "..." : "");
 }
 
 static void refuse_name(const struct cursor *c, const char *name, const char *arg)
