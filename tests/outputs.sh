@@ -6,8 +6,13 @@ here=$(dirname "$0")
 . "$here/support/shell.sh"
 trap 'umount "$dir/small" 2>/dev/null; rm -rf "$dir"' EXIT
 
+# A broken program must not reach what lies outside of the folder.
+cp "$sluice" "$dir/program" && cp "$model" "$dir/built-in.gguf" || exit 1
+sluice=$dir/program whole=$model model=$dir/built-in.gguf
+export SLUICE_MODEL="$model"
+
 # same NAME: its bytes are those of the model
-same() { if cmp -s "$1" "$model"; then pass; else no "$1 was changed"; fi; }
+same() { if cmp -s "$1" "$whole"; then pass; else no "$1 was changed"; fi; }
 none() { for f in "$@"; do if [ -e "$f" ]; then no "$f was left"; else pass; fi; done; }
 
 itself='itself, which would be destroyed'
