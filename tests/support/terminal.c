@@ -92,13 +92,14 @@ bool read_more(int ms)
 
 void expect(const char *s)
 {
-    for (int waited = 0;; waited += 100) {
+    for (int silent_ms = 0;;) { /* while something comes there is hope */
         char *at = strstr(term.text + term.seen, s);
         if (at) {
             term.seen = (size_t)(at - term.text) + strlen(s);
             return;
         }
-        if (!read_more(100) && waited > PATIENCE_MS)
+        silent_ms = read_more(100) ? 0 : silent_ms + 100;
+        if (silent_ms > PATIENCE_MS)
             fail_msg("\"%s\" never came; since the last match: \"%s\"", s, term.text + term.seen);
     }
 }
