@@ -8,7 +8,7 @@ here=$(dirname "$0")
 # A shell starts its background jobs with SIGINT ignored.
 env --default-signal=INT true 2>/dev/null || { echo "skipped: env knows no --default-signal"; rm -rf "$dir"; exit 77; }
 trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
+cd "$dir" && dir=$(pwd -P) || exit 1
 mkfifo in || exit 1
 
 # start ARGUMENTS...: in the background, from the pipe `in`, which descriptor 3 fills
@@ -25,18 +25,20 @@ await()
     shift
     for _ in $(seq 600); do
         "$@" && return 0
-        kill -0 $pid 2>/dev/null || return 1
+        alive || return 1
         sleep 0.05
     done
     no "$what never happened"
     return 1
 }
-gone() { ! kill -0 $pid 2>/dev/null; }
+# The number of a process that has ended may be another one's soon: ours runs here.
+alive() { [ "$(readlink "/proc/$pid/cwd" 2>/dev/null)" = "$dir" ]; }
+gone() { ! alive; }
 # ends SIGNAL WORDS: the process ends by that signal
 ends()
 {
-    kill -s "$1" $pid 2>/dev/null
-    await "the end after SIG$1: $2" gone || kill -KILL $pid 2>/dev/null
+    alive && kill -s "$1" $pid 2>/dev/null
+    gone || await "the end after SIG$1: $2" gone || { alive && kill -KILL $pid 2>/dev/null; }
     wait $pid
     got=$?
     exec 3>&-
