@@ -28,7 +28,7 @@ static void open_small(struct bench *b, const char *io, int lookahead)
     sluice_options o = golden_small(BUILT_IN, io);
     sluice_error e;
     o.lookahead = lookahead;
-    o.memory_bytes = golden_near_floor(&o, GOLDEN_MARGIN(1, 8));
+    o.memory_bytes = golden_near_floor(&o, GOLDEN_MARGIN(1, 5));
     b->s = golden_open(&o);
     b->x = golden_session(b->s);
     sluice_info(b->s, &b->info);
