@@ -36,7 +36,7 @@ static const struct option_row table[] = {
     {"chunk", 0, O_INT, G_MODEL, C_ENGINE, AT(chunk), "N", NULL, 1, 1 << 20, NULL, NULL,
      "tokens of a prompt that are computed together; without it chosen by the memory plan"},
     {"cpu", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(cpu), "SET", "auto", 0, 0,
-     "auto|portable|avx2|avxvnni|avx512", NULL,
+     "auto|portable|avx2|avxvnni|avx512|neon|dotprod|i8mm", NULL,
      "instruction set of the kernels; the results are the same bits with any"},
     {"io", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(io), "READER", "auto", 0, 0, "auto|uring|pread",
      NULL, "how experts are read: io_uring, or threads that call pread"},
