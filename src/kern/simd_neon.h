@@ -356,8 +356,9 @@ INLINE void tile_dot(wide sum[PACK_TOKENS][VECS], const uint8_t *w, const int8_t
             const int at = (2 * k + i % 2) * VECS + i / 2;
             const int8x16_t q = vld1q_s8((const int8_t *)w + 16 * at);
             UNROLL for (int t = 0; t < pairs; t++)
-                square[t][i / 2][i % 2] = vmmlaq_s32(square[t][i / 2][i % 2],
-                                                     vld1q_s8(x + 8 * (PACK_TOKENS * k + 2 * t)), q);
+                square[t][i / 2][i % 2] =
+                    vmmlaq_s32(square[t][i / 2][i % 2],
+                               vld1q_s8(x + 8 * (PACK_TOKENS * k + 2 * t)), q);
         }
     UNROLL for (int t = 0; t < n_tok; t++)
         UNROLL for (int v = 0; v < VECS; v++) {

@@ -326,7 +326,8 @@ INLINE struct scales scales_q4_k(const uint8_t *w)
 INLINE struct pair pair_q4_k(const uint8_t *w, int p)
 {
     const uint8x16_t a = vld1q_u8(w + 16 + 32 * p), b = vld1q_u8(w + 32 + 32 * p);
-    return (struct pair){{bytes_32(low_bits(a, 15), shr(a, 4)), bytes_32(low_bits(b, 15), shr(b, 4))}};
+    return (struct pair){{bytes_32(low_bits(a, 15), shr(a, 4)),
+                          bytes_32(low_bits(b, 15), shr(b, 4))}};
 }
 
 UNPACKED(q5_k, 0, 31, true);
