@@ -70,7 +70,21 @@ try "56 MiB, of which another process has 42" run inside
 expect refused
 try "the same with --memory 40M" run inside env SLUICE_MEMORY=40M
 expect refused
-echo >"$fifo"
+kill -0 $other 2>/dev/null && echo >"$fifo"
 wait $other || no "the other process died"
 rm -f "$fifo"
+
+# packing is no run, but is killed as easily
+for mib in 12 16 32; do
+    echo $((mib << 20)) >"$group/$limit"
+    before=$(killed)
+    inside "$SLUICE" pack --force "$tokens.gguf" >"$tokens" 2>"$tokens.err"
+    rc=$?
+    [ "$before" = "$(killed)" ] || no "pack in $mib MiB: killed"
+    [ $rc -eq $((mib < 32)) ] || no "pack in $mib MiB: exit $rc: $(cat "$tokens.err")"
+    [ $rc -eq 0 ] || grep -q "floor of .*limit is $mib.0 MiB" "$tokens.err" || no "pack in $mib MiB: $(cat "$tokens.err")"
+    [ ! -e "$tokens.gguf.sluice-part" ] || no "pack in $mib MiB leaves half a file"
+    echo "pack in $mib MiB: exit $rc"
+done
+rm -f "$tokens.gguf"
 exit $fail

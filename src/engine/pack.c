@@ -60,6 +60,21 @@ static int check_unchanged(const struct packing *k, struct err *e)
         k->o->model);
 }
 
+/* What a control group would end half way is not begun. */
+static int check_room(struct err *e)
+{
+    enum { MORE = 2 << 20 }; /* code and library pages not yet touched, malloc's slack */
+    struct budget b;
+    char limit[160];
+    budget_find(0, &b);
+    budget_tell(&b, 0, limit, sizeof(limit));
+    int64_t have = MIN(b.budget, b.now), floor = os_rss_anonymous() + model_pack_memory() + MORE;
+    if (floor <= have)
+        return OK;
+    return err_set(e, E_BUDGET, "packing has a floor of %.1f MiB, and %.1f MiB may be taken%s; pack where there is more memory",
+                   (double)floor / 1048576.0, (double)have / 1048576.0, limit);
+}
+
 static int write_file(struct packing *k, bool force, struct err *e)
 {
     struct model_pack_size size;
@@ -110,6 +125,7 @@ static int pack(struct packing *k, bool force, sluice_pack_result *r, struct err
     if (shape.packed)
         return already(k, r, e);
     TRY(model_pack_new(k->m, &k->pack, e));
+    TRY(check_room(e));
     TRY(write_file(k, force, e));
     model_pack_size(k->pack, &size);
     r->bytes_after = size.bytes;

@@ -168,7 +168,9 @@ struct model_pack_size {
     int64_t expert_bytes; /* of the largest packed expert, padding included: one read */
 };
 void model_pack_size(const struct model_pack *p, struct model_pack_size *s);
-/* Writes all of it, in order. Memory: about 20 MiB, whatever the model. */
+/* Memory that writing and checking take beside the description, whatever the model. */
+int64_t model_pack_memory(void);
+/* Writes all of it, in order. */
 int model_pack_write(struct model_pack *p, enum ioq_kind kind, struct os_out *out,
                      model_progress_fn *progress, void *user, struct err *e);
 /* `path`, which was written, must describe the same model; `bytes_too`: and its

@@ -426,11 +426,16 @@ static int run_steps(struct writer *w, model_progress_fn *progress, void *user, 
     return OK;
 }
 
+int64_t model_pack_memory(void)
+{
+    return (int64_t)N_SLOTS * SLOT_BYTES + PIECE;
+}
+
 int model_pack_write(struct model_pack *p, enum ioq_kind kind, struct os_out *out,
                      model_progress_fn *progress, void *user, struct err *e)
 {
     struct writer w = {.p = p, .out = out};
-    size_t map_bytes = (size_t)N_SLOTS * SLOT_BYTES + PIECE;
+    size_t map_bytes = (size_t)model_pack_memory();
     p->sum = (struct sum){0};
     TRY(ioq_open(&(struct ioq_config){.kind = kind}, &w.q, e));
     int rc = OK;
