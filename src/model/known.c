@@ -245,15 +245,6 @@ static bool is_accepted(const struct gguf_value *v, enum accept accept)
     return numbers_are(v, accept == ONE ? 1.0 : 0.0);
 }
 
-/* Files are untrusted: what a sentence quotes is printable. */
-static const char *printable(char *s)
-{
-    for (char *p = s; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f)
-            *p = '?';
-    return s;
-}
-
 static int refuse_key(const struct gguf *g, const struct arch *a, const struct gguf_value *v,
                       const char *what, struct err *e)
 {
@@ -261,7 +252,7 @@ static int refuse_key(const struct gguf *g, const struct arch *a, const struct g
     snprintf(key, sizeof(key), "%.*s", (int)MIN(v->key.n, (size_t)100), v->key.p);
     value_text(value, sizeof(value), v);
     return err_set(e, E_UNSUPPORTED, "%s: metadata key '%s' is %.80s: %s. That is not supported for %s, and without it "
-                   "the answers would be wrong", gguf_file_path(g, 0), printable(key), printable(value), what, a->name);
+                   "the answers would be wrong", gguf_file_path(g, 0), key, value, what, a->name);
 }
 
 /* The rest of a key behind "<prefix>."; false: it has another prefix. */
@@ -367,12 +358,10 @@ int known_tensors(const struct model *m, struct err *e)
 {
     for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
-        char name[96];
         if (m->used[i] || harmless(m, t->name))
             continue;
-        snprintf(name, sizeof(name), "%s", t->name);
-        return err_set(e, E_UNSUPPORTED, "%s: tensor '%s' (%s) has no place in %s as it is known here, and without it "
-                       "the answers would be wrong", gguf_file_path(m->gguf, t->file), printable(name),
+        return err_set(e, E_UNSUPPORTED, "%s: tensor '%.95s' (%s) has no place in %s as it is known here, and without it "
+                       "the answers would be wrong", gguf_file_path(m->gguf, t->file), t->name,
                        meaning(m, t->name), m->c.arch->name);
     }
     return OK;
@@ -409,8 +398,8 @@ void known_notes(const struct model *m, void (*on_note)(void *user, const char *
         char text[320], key[128];
         if (!k || k->accept != UNUSED || !k->what)
             continue;
-        snprintf(key, sizeof(key), "%.*s", (int)MIN(v->key.n, (size_t)100), v->key.p);
-        snprintf(text, sizeof(text), "%s is not used: %s", printable(key), k->what);
+        utf8_show_all(key, sizeof(key), v->key.p, MIN(v->key.n, (size_t)100), 0);
+        snprintf(text, sizeof(text), "%s is not used: %s", key, k->what);
         on_note(user, text);
     }
     note_tensors(m, on_note, user);
