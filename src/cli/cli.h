@@ -9,14 +9,13 @@
  *   signals.c      what ends a command early
  *   files.c        what is refused before anything is touched
  *   json.c         JSON in and out
- *   input.c        what is read counts in the memory budget
+ *   input.c        standard input, and what is read counts in the memory budget
  *   open.c         which model file, how it is opened, the closing numbers
  *   routing.c      which experts were picked: recorded to a file, read for plan
  *   answer.c       one generated answer: reasoning split off, shown as it comes
  *   cmd_run.c      run
  *   cmd_chat.c     chat
  *   line.c         chat's input: line editing and history, or a plain pipe
- *   input.c        lines from a pipe
  *   cmd_eval.c     eval, logits
  *   cmd_info.c     plan, probe, tokenize
  *   cmd_inspect.c  inspect
