@@ -310,19 +310,22 @@ int tensor_block(const char *name)
     return digits > 0 && *name == '.' ? il : -1;
 }
 
-/* Why a tensor that nobody asked for may be left out; NULL: it may not. */
-static const char *harmless(const struct model *m, const char *name)
+/* What may be left out, of the tensors that nobody asked for. */
+enum left_out { PREDICTING, PICTURES, INPUT_SCALES, N_LEFT_OUT /* it may not */ };
+static const char *const left_out_names[N_LEFT_OUT] = {
+    [PREDICTING] = "blocks that predict further tokens",
+    [PICTURES] = "what reads pictures",
+    [INPUT_SCALES] = "scales of 4-bit activations",
+};
+
+static enum left_out left_out(const struct model *m, const char *name)
 {
     int block = tensor_block(name);
-    if (block >= m->c.n_layers && block < m->c.n_blocks)
-        return "blocks that predict further tokens";
-    if (starts_with(name, "mtp."))
-        return "blocks that predict further tokens";
+    if ((block >= m->c.n_layers && block < m->c.n_blocks) || starts_with(name, "mtp."))
+        return PREDICTING;
     if (starts_with(name, "v.") || starts_with(name, "mm."))
-        return "what reads pictures";
-    if (ends_with(name, ".input_scale"))
-        return "scales of 4-bit activations";
-    return NULL;
+        return PICTURES;
+    return ends_with(name, ".input_scale") ? INPUT_SCALES : N_LEFT_OUT;
 }
 
 static const char *meaning(const struct model *m, const char *name)
@@ -358,7 +361,7 @@ int known_tensors(const struct model *m, struct err *e)
 {
     for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
-        if (m->used[i] || harmless(m, t->name))
+        if (m->used[i] || left_out(m, t->name) != N_LEFT_OUT)
             continue;
         return err_set(e, E_UNSUPPORTED, "%s: tensor '%.95s' (%s) has no place in %s as it is known here, and without it "
                        "the answers would be wrong", gguf_file_path(m->gguf, t->file), t->name,
@@ -371,20 +374,17 @@ int known_tensors(const struct model *m, struct err *e)
 
 static void note_tensors(const struct model *m, void (*on_note)(void *user, const char *text), void *user)
 {
-    static const char *const kinds[] = {"blocks that predict further tokens", "what reads pictures",
-                                        "scales of 4-bit activations"};
-    for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
+    for (int k = 0; k < N_LEFT_OUT; k++) {
         int64_t n = 0, bytes = 0;
         char text[160];
         for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
             const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
-            const char *why = m->used[i] ? NULL : harmless(m, t->name);
-            if (why && strcmp(why, kinds[k]) == 0) {
+            if (!m->used[i] && left_out(m, t->name) == (enum left_out)k) {
                 n++;
                 bytes += t->bytes;
             }
         }
-        snprintf(text, sizeof(text), "%s: %" PRId64 " tensors with %" PRId64 " bytes are left out", kinds[k], n, bytes);
+        snprintf(text, sizeof(text), "%s: %" PRId64 " tensors with %" PRId64 " bytes are left out", left_out_names[k], n, bytes);
         if (n)
             on_note(user, text);
     }
