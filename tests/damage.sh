@@ -73,6 +73,7 @@ ends 0 "nothing damaged" "check of a whole model" "$sluice" inspect --check "$bu
 # it changes while a conversation goes on
 cp "$built_in" "$dir/moving.gguf"
 mkfifo "$dir/questions"
+rm -f "$dir/out" # of the last command
 "$sluice" chat -m "$dir/moving.gguf" --temp 0 -n 4 <"$dir/questions" >"$dir/out" 2>"$dir/err" &
 pid=$!
 exec 3>"$dir/questions"

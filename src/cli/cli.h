@@ -99,7 +99,8 @@ enum option_kind {
     O_TEXT,
     O_FILE,   /* a path, not empty; low: 1 where - stands for standard output or input */
     O_FILES,  /* struct texts: may be given several times */
-    O_CHOICE, /* one of the words in `choices`, separated by '|'; NULL: sluice_choice has them */
+    O_CHOICE, /* one of the words in `choices`, separated by '|'; NULL: sluice_choice has them.
+               * low: 1 where they are not the same on every machine, so not for the man page */
     O_LOOKAHEAD, /* a number, or a word for one of the constants SLUICE_LOOKAHEAD_* */
     O_INT,    /* int, low..high */
     O_SEED,   /* uint64_t below 2^63, so that every JSON reader gives it back */

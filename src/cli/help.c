@@ -35,10 +35,10 @@ static void wrap(const char *s, int at, int indent)
 }
 
 /* What stands in brackets after an option's help; empty when nothing does. */
-static void brackets(const struct option_row *o, char *s, size_t size)
+static void brackets(const struct option_row *o, bool man, char *s, size_t size)
 {
     int n = snprintf(s, size, "%s", "");
-    if (o->kind == O_CHOICE)
+    if (o->kind == O_CHOICE && !(man && o->low > 0))
         n += snprintf(s + n, size - (size_t)n, "%s; ", option_choices(o).s);
     if (option_preset(o))
         n += snprintf(s + n, size - (size_t)n, "default %s; ", option_preset(o));
@@ -55,7 +55,7 @@ static void help_option(const struct option_row *o)
                       : snprintf(left, sizeof(left), "      --%s", o->name);
     if (o->value)
         n += snprintf(left + n, sizeof(left) - (size_t)n, " %s", o->value);
-    brackets(o, more, sizeof(more));
+    brackets(o, false, more, sizeof(more));
     snprintf(text, sizeof(text), more[0] ? "%s [%s]" : "%s%s", o->help, more);
     out_printf("%s", left);
     if (n >= INDENT - 1)
@@ -171,7 +171,7 @@ static void man_option(const struct option_row *o)
             out_printf(" \\fI%s\\fR", o->value);
         out_printf("\n");
     }
-    brackets(o, more, sizeof(more));
+    brackets(o, true, more, sizeof(more));
     troff(o->help);
     if (more[0]) {
         out_printf(" [");

@@ -36,8 +36,9 @@ static const struct option_row table[] = {
      "longest session in tokens; without it the model's, as far as memory allows"},
     {"chunk", 0, O_INT, G_MODEL, C_PLANNED, AT(chunk), "N", NULL, 1, 1 << 16, NULL, NULL,
      "tokens of a prompt that are computed together; without it chosen by the memory plan"},
-    {"cpu", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(cpu), "SET", NULL, 0, 0, NULL, NULL,
-     "instruction set of the kernels; the results are the same bits with any"},
+    {"cpu", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(cpu), "SET", NULL, 1, 0, NULL, NULL,
+     "instruction set of the kernels, one of those that --help lists; the results are the same "
+     "bits with any"},
     {"io", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(io), "READER", NULL, 0, 0, NULL, NULL,
      "how experts are read: io_uring, or threads that call pread"},
     {"mirror", 0, O_FILES, G_MODEL, C_ENGINE, AT(mirrors), "DIR", NULL, 0, 0, NULL, NULL,
