@@ -10,6 +10,7 @@
  *   pool.c     the compute threads
  *   trace.c    what happened when, for --timeline
  *   touch.c    memory touched before it is used
+ *   invariant.c what happens when an invariant is broken, in builds that look
  *
  * Nothing here knows a model, prints, reads the environment or exits.
  * Unless a comment says otherwise a function may be called from any thread
@@ -87,6 +88,42 @@ static inline int64_t align_down64(int64_t x, int64_t a)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
+/* ---- invariant.c ------------------------------------------------------ */
+
+/*
+ * An invariant is a sentence with the code that finds it broken, written once:
+ * in a function X_check that returns the first broken one of its object, or NULL.
+ * It changes nothing, so that it can be asked in any build. Sanitizer builds, and
+ * those with -DSLUICE_INVARIANTS, ask at every entry of the public functions and
+ * trap on a sentence; elsewhere INVARIANT is nothing, its argument not evaluated.
+ */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZER_REPORTS 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZER_REPORTS 1
+#endif
+#endif
+#if defined(SLUICE_INVARIANTS) || defined(SANITIZER_REPORTS)
+#define INVARIANTS_RUN 1
+#endif
+
+#ifdef INVARIANTS_RUN
+/* NULL: nothing is broken. Else the process ends where it stands, in a trap; the
+ * sanitizer writes the sentence, and a debugger finds it in the argument. */
+void invariant_hold(const char *broken, const char *where);
+#define INVARIANT(check) invariant_hold((check), __func__)
+#else
+#define INVARIANT(check) ((void)0)
+#endif
+
+/* In a function X_check: the sentence, unless it holds. */
+#define HOLDS(condition, sentence)                                                                 \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            return (sentence);                                                                     \
+    } while (0)
+
 /* ---- utf8.c ----------------------------------------------------------- */
 
 /* Length (1..4) of the well-formed UTF-8 sequence at p; 0 if these bytes can
@@ -130,9 +167,21 @@ size_t utf8_show_all(char *out, size_t room, const char *p, size_t n, unsigned h
     X(q4_k, Q4_K, 12, 256, 144, 1, 0)                                          \
     X(q5_k, Q5_K, 13, 256, 176, 1, 0)                                          \
     X(q6_k, Q6_K, 14, 256, 210, 0, 1)                                          \
+    X(iq2_xxs, IQ2_XXS, 16, 256, 66, 0, 0)                                     \
+    X(iq2_xs, IQ2_XS, 17, 256, 74, 0, 1)                                       \
+    X(iq3_xxs, IQ3_XXS, 18, 256, 98, 0, 0)                                     \
+    X(iq1_s, IQ1_S, 19, 256, 50, 0, 0)                                         \
     X(iq4_nl, IQ4_NL, 20, 32, 18, 0, 0)                                        \
+    X(iq3_s, IQ3_S, 21, 256, 110, 0, 0)                                        \
+    X(iq2_s, IQ2_S, 22, 256, 82, 0, 1)                                         \
     X(iq4_xs, IQ4_XS, 23, 256, 136, 0, 0)                                      \
-    X(mxfp4, MXFP4, 39, 32, 17, 0, 0)
+    X(iq1_m, IQ1_M, 29, 256, 56, 0, 1)                                         \
+    X(tq1_0, TQ1_0, 34, 256, 54, 0, 0)                                         \
+    X(tq2_0, TQ2_0, 35, 256, 66, 0, 0)                                         \
+    X(mxfp4, MXFP4, 39, 32, 17, 0, 0)                                          \
+    X(nvfp4, NVFP4, 40, 64, 36, 0, 1)                                          \
+    X(q1_0, Q1_0, 41, 128, 18, 0, 0)                                           \
+    X(q2_0, Q2_0, 42, 64, 18, 0, 0)
 /* clang-format on */
 
 /* Weight types; the numbers are GGUF's (ggml_type). */
@@ -158,8 +207,9 @@ struct dtype_info {
 };
 
 /* NULL for an id that GGUF does not define. Types that sluice can size but
- * not compute with (IQ2_XXS, TQ1_0, ...) are listed too. */
+ * not compute with (Q8_K, F64, ...) are listed too. */
 const struct dtype_info *dtype_info(uint32_t id);
+bool bytes_are_zero(const void *p, size_t n);
 
 /* Bytes of a row of n elements; n must be a multiple of the block. */
 size_t dtype_row_bytes(enum dtype t, int64_t n);
@@ -218,11 +268,13 @@ struct os_memory {
     int64_t rlimit_left;    /* what RLIMIT_AS and RLIMIT_DATA leave; INT64_MAX: they do not limit */
 };
 void os_memory(struct os_memory *m);
-/* Resident set of this process, now and at its highest, in bytes; both the highest
- * of it and its parents where /proc is hidden. */
+/* Resident set of this process in bytes; -1 where /proc is hidden. */
 int64_t os_rss(void);
+/* The same at its highest; of it and its parents where /proc is hidden. */
 int64_t os_rss_peak(void);
-int64_t os_rss_anonymous(void); /* of the first, what is charged to this process alone */
+/* Of the resident set, what is charged to this process alone; 0 where /proc is hidden:
+ * whoever adds it to what is free then plans with less. */
+int64_t os_rss_anonymous(void);
 /* Returns to the system what the C library keeps of freed memory, where it can. */
 void os_trim_heap(void);
 
@@ -277,6 +329,8 @@ struct os_out {
     size_t n_text;
 };
 
+/* E_ARG where `path` is something that is no file, which os_out_open refuses, too. */
+int os_out_check(const char *path, struct err *e);
 /* E_STATE when another process is writing the same file. A file that is there
  * lends its permissions and, where allowed, its owner. After any return
  * os_out_close is safe. */
@@ -335,7 +389,6 @@ enum {
     CPU_AVX2 = 1,        /* AVX2 + FMA + F16C, state saved by the system */
     CPU_AVX512 = 2,      /* F, BW, DQ, VL */
     CPU_AVX512_VNNI = 4,
-    CPU_AMX_INT8 = 8,    /* reported only; no kernel uses it yet */
     CPU_AVX_VNNI = 16,   /* VNNI for 256-bit registers, without AVX-512 */
     CPU_NEON = 256,      /* 64-bit ARM: Advanced SIMD */
     CPU_DOTPROD = 512,   /* FEAT_DotProd: sdot, udot */
@@ -418,6 +471,8 @@ bool pool_take(struct pool *p, int i, int64_t total, int64_t *begin, int64_t *en
  * when a task begins and whenever it takes a part. NULL: nothing. */
 typedef void pool_turn_fn(void *user);
 void pool_set_turn(struct pool *p, pool_turn_fn *fn, void *user);
+/* The first broken invariant of a pool between two tasks; NULL: none. */
+const char *pool_check(const struct pool *p);
 
 /* Records each thread's share of each task; NULL: no more. pool_label says what
  * the next tasks are. Both between tasks. */

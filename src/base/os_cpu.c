@@ -30,8 +30,8 @@ unsigned os_cpu_features(void)
     /* Bit positions: Intel SDM volume 2, CPUID; volume 1, 13.3 for XCR0. */
     const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
     const uint32_t avx2 = 1u << 5, avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-    const uint32_t vnni = 1u << 11, avx_vnni = 1u << 4, amx = 1u << 24 | 1u << 25;
-    const uint64_t ymm = 0x6, zmm = 0xe6, tiles = 0x60000;
+    const uint32_t vnni = 1u << 11, avx_vnni = 1u << 4;
+    const uint64_t ymm = 0x6, zmm = 0xe6;
     uint32_t a, b, c, d;
 
     if (!__get_cpuid(1, &a, &b, &c, &d) || !has_all(c, fma | osxsave | avx | f16c))
@@ -45,8 +45,6 @@ unsigned os_cpu_features(void)
         f |= CPU_AVX512;
         if (has_all(c, vnni))
             f |= CPU_AVX512_VNNI;
-        if (has_all(saved, tiles) && has_all(d, amx))
-            f |= CPU_AMX_INT8;
     }
     if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && has_all(a, avx_vnni))
         f |= CPU_AVX_VNNI;

@@ -3,7 +3,8 @@
  *
  * Numbers come from /proc because they must describe the machine as it is now
  * and this process without its parents (getrusage carries the peak of the
- * program before exec). Where /proc is hidden, system calls give the next best.
+ * program before exec). Where /proc is hidden, system calls give the next best; of
+ * what is resident now they know only the peak, which is no substitute.
  */
 #include "base/base.h"
 
@@ -23,7 +24,8 @@
 
 static void *map_anonymous(size_t bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
@@ -137,6 +139,13 @@ static int64_t proc_kb(const char *path, const char *key)
     return bytes;
 }
 
+/* Rather too much than too little: it is shown as what was taken. */
+static int64_t usage_peak(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (int64_t)u.ru_maxrss * 1024 : 0;
+}
+
 /* What a resource limit of this process leaves beyond the line of its status. */
 static int64_t limit_left(int resource, const char *line)
 {
@@ -144,7 +153,9 @@ static int64_t limit_left(int resource, const char *line)
     if (getrlimit(resource, &l) != 0 || l.rlim_cur == RLIM_INFINITY || l.rlim_cur > INT64_MAX)
         return INT64_MAX;
     int64_t used = proc_kb("/proc/self/status", line);
-    return MAX((int64_t)l.rlim_cur - MAX(used, (int64_t)0), (int64_t)0);
+    if (used < 0) /* addresses are at least what was ever resident */
+        used = usage_peak();
+    return MAX((int64_t)l.rlim_cur - used, (int64_t)0);
 }
 
 void os_memory(struct os_memory *m)
@@ -166,17 +177,9 @@ void os_memory(struct os_memory *m)
     m->rlimit_left = MIN(limit_left(RLIMIT_AS, "VmSize"), limit_left(RLIMIT_DATA, "VmData"));
 }
 
-/* Rather too much than too little: a plan counts it as taken. */
-static int64_t usage_peak(void)
-{
-    struct rusage u;
-    return getrusage(RUSAGE_SELF, &u) == 0 ? (int64_t)u.ru_maxrss * 1024 : 0;
-}
-
 int64_t os_rss(void)
 {
-    int64_t bytes = proc_kb("/proc/self/status", "VmRSS");
-    return bytes >= 0 ? bytes : usage_peak();
+    return proc_kb("/proc/self/status", "VmRSS");
 }
 
 int64_t os_rss_peak(void)
@@ -188,7 +191,7 @@ int64_t os_rss_peak(void)
 int64_t os_rss_anonymous(void)
 {
     int64_t bytes = proc_kb("/proc/self/status", "RssAnon");
-    return bytes < 0 ? os_rss() : bytes;
+    return bytes < 0 ? MAX(os_rss(), (int64_t)0) : bytes;
 }
 
 void os_trim_heap(void)

@@ -176,13 +176,15 @@ static int check_pair(const struct os_place *x, const struct os_place *y, struct
     if (y->output && x->fd >= 0 && y->fd >= 0)
         return OK;
     if (same(&x->at, &y->at) && y->output)
-        return err_set(e, E_ARG, "%s and %s would both write '%s'; each needs a file of its own", x->what,
-                       y->what, x->fd >= 0 ? y->path : x->path);
+        return err_set(e, E_ARG, "%s and %s would both write '%s'; each needs a file of its own",
+                       x->what, y->what, x->fd >= 0 ? y->path : x->path);
     if (same(&x->at, &y->at))
-        return err_set(e, E_ARG, "%s: '%s' is %s itself, which would be destroyed; name another file",
+        return err_set(e, E_ARG,
+                       "%s: '%s' is %s itself, which would be destroyed; name another file",
                        x->what, x->path, y->what);
     if (same(&x->temp, &y->at))
-        return err_set(e, E_ARG, "%s: '%s' would be written as '%s' first, which is %s; name another file",
+        return err_set(e, E_ARG,
+                       "%s: '%s' would be written as '%s' first, which is %s; name another file",
                        x->what, x->path, x->temp.real, y->what);
     return OK;
 }
@@ -197,7 +199,8 @@ int os_places_check(const struct os_places *p, struct err *e)
         if (!x->output)
             continue;
         if (x->fd < 0 && stat(x->path, &st) == 0 && S_ISDIR(st.st_mode))
-            return err_set(e, E_ARG, "%s: '%s' cannot be written: it is a directory", x->what, x->path);
+            return err_set(e, E_ARG, "%s: '%s' cannot be written: it is a directory", x->what,
+                           x->path);
         for (int k = 0; k < p->n; k++)
             if (k != i)
                 TRY(check_pair(x, &p->v[k], e));

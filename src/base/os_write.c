@@ -86,10 +86,27 @@ static int busy(const struct os_out *o, struct err *e)
                    o->path, o->temp);
 }
 
-/* Removes what an interrupted run left. OK, also when nothing was there or
- * somebody else was quicker. */
+/* Of what is no ordinary file. */
+static const char *kind_of(const struct stat *st)
+{
+    return S_ISDIR(st->st_mode)   ? "a directory"
+           : S_ISLNK(st->st_mode) ? "a link"
+                                  : "a pipe or device";
+}
+
+/* Removes what an interrupted run left. OK, also when nothing was there, nothing can be
+ * (a name that is too long: creating it tells), or somebody else was quicker. */
 static int remove_leftover(const struct os_out *o, struct err *e)
 {
+    struct stat st;
+    if (lstat(o->temp, &st) != 0)
+        return OK;
+    if (!S_ISREG(st.st_mode))
+        return err_set(
+            e, E_IO,
+            "'%s', where '%s' is written first, is %s, not a file that an interrupted run left; "
+            "remove or rename it",
+            o->temp, o->path, kind_of(&st));
     int rc = OK, fd = open(o->temp, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
         return errno == ENOENT ? OK
@@ -145,13 +162,20 @@ static int name(struct os_out *o, const char *path, struct err *e)
     return err_set(e, E_NOMEM, "no memory for the name of '%s'", path);
 }
 
-int os_out_open(struct os_out *o, const char *path, struct err *e)
+int os_out_check(const char *path, struct err *e)
 {
     struct stat st;
+    if (stat(path, &st) == 0 &&
+        !S_ISREG(st.st_mode)) /* /dev/stdout resolves to no path where it is a pipe */
+        return err_set(e, E_ARG, "'%s' is %s, not a file that could be replaced", path,
+                       kind_of(&st));
+    return OK;
+}
+
+int os_out_open(struct os_out *o, const char *path, struct err *e)
+{
     TRY(name(o, path, e));
-    if (stat(o->path, &st) == 0 && !S_ISREG(st.st_mode))
-        return err_set(e, E_ARG, "'%s' is %s, not a file that could be replaced", o->path,
-                       S_ISDIR(st.st_mode) ? "a directory" : "a pipe or device");
+    TRY(os_out_check(path, e));
     TRY(create(o, e));
     return take_after(o, e); /* from the start: nobody shall read what they may not */
 }
@@ -287,7 +311,8 @@ int os_out_printf(struct os_out *o, struct err *e, const char *fmt, ...)
         }
         TRY(flush(o, e));
     }
-    return err_set(e, E_STATE, "a text of more than %d bytes for '%s'; this is a mistake of the program",
+    return err_set(e, E_STATE,
+                   "a text of more than %d bytes for '%s'; this is a mistake of the program",
                    TEXT_BYTES, o->path);
 }
 
@@ -310,7 +335,8 @@ static int rename_new(const char *from, const char *to)
 {
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
         return 0;
-    if (errno != EINVAL && errno != ENOSYS && errno != EPERM) /* EPERM: a sandbox without this call */
+    /* EPERM: a sandbox without this call */
+    if (errno != EINVAL && errno != ENOSYS && errno != EPERM)
         return -1;
     if (access(to, F_OK) == 0) { /* this file system cannot do it at once */
         errno = EEXIST;
@@ -340,8 +366,9 @@ static int close_direct(struct os_out *o, struct err *e)
 {
     int fd = o->fd;
     o->fd = -1;
-    return close(fd) != 0 && errno != EINTR ? err_errno(e, E_IO, errno, "writing '%s' failed", o->path)
-                                            : OK;
+    if (close(fd) != 0 && errno != EINTR)
+        return err_errno(e, E_IO, errno, "writing '%s' failed", o->path);
+    return OK;
 }
 
 int os_out_commit(struct os_out *o, bool replace, struct err *e)

@@ -217,8 +217,20 @@ bool pool_take(struct pool *p, int i, int64_t total, int64_t *begin, int64_t *en
     return true;
 }
 
+const char *pool_check(const struct pool *p)
+{
+    HOLDS(p->n >= 1 && p->n_started == p->n - 1, "pool: every worker but the caller was started");
+    HOLDS(!p->stop, "pool: it was not freed");
+    HOLDS(atomic_load(&p->pending) == 0, "pool: no task is under way: fn and arg may be written");
+    HOLDS(atomic_load(&p->caller_asleep) == 0, "pool: the caller sleeps within a task only");
+    int n_asleep = atomic_load(&p->n_asleep);
+    HOLDS(n_asleep >= 0 && n_asleep < p->n, "pool: only workers sleep on a new round, each once");
+    return NULL;
+}
+
 void pool_run(struct pool *p, pool_fn *fn, void *arg)
 {
+    INVARIANT(pool_check(p));
     atomic_store_explicit(&p->taken, 0, memory_order_relaxed);
     if (p->n > 1) {
         p->fn = fn;
@@ -235,6 +247,7 @@ void pool_run(struct pool *p, pool_fn *fn, void *arg)
 
 void pool_set_turn(struct pool *p, pool_turn_fn *fn, void *user)
 {
+    INVARIANT(pool_check(p));
     p->turn = fn;
     p->turn_user = user;
 }
@@ -242,12 +255,14 @@ void pool_set_turn(struct pool *p, pool_turn_fn *fn, void *user)
 void pool_set_trace(struct pool *p, struct trace *t)
 {
     static const struct trace_kind other = {"work", "compute", {NULL}};
+    INVARIANT(pool_check(p));
     p->trace = t;
     p->kind = &other;
 }
 
 void pool_label(struct pool *p, const struct trace_kind *k, int64_t arg)
 {
+    INVARIANT(pool_check(p));
     p->kind = k;
     p->kind_arg = arg;
 }

@@ -120,8 +120,10 @@ static void put_track(struct writer *w, int track)
     else
         snprintf(name, sizeof(name), "drive %d slot %d", (track - TRACE_READS) / TRACE_SLOTS,
                  (track - TRACE_READS) % TRACE_SLOTS);
-    PUT(w, ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}"
-        ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_sort_index\",\"args\":{\"sort_index\":%d}}",
+    PUT(w,
+        ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}"
+        ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_sort_index\","
+        "\"args\":{\"sort_index\":%d}}",
         track, name, track, track);
 }
 
@@ -143,9 +145,11 @@ static int write_all(struct trace *t, int64_t n, int64_t lost, struct err *e)
 {
     struct err why = {0};
     struct writer w = {.t = t, .e = &why};
-    PUT(&w, "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"spans\":%" PRId64 ",\"lost_spans\":%" PRId64
+    PUT(&w,
+        "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"spans\":%" PRId64 ",\"lost_spans\":%" PRId64
         ",\"complete\":%s},\n\"traceEvents\":[\n"
-        "{\"ph\":\"M\",\"pid\":1,\"tid\":0,\"name\":\"process_name\",\"args\":{\"name\":\"sluice\"}}",
+        "{\"ph\":\"M\",\"pid\":1,\"tid\":0,\"name\":\"process_name\","
+        "\"args\":{\"name\":\"sluice\"}}",
         n, lost, lost ? "false" : "true");
     put_tracks(&w, n);
     for (int64_t i = 0; i < n && w.rc == OK; i++)
@@ -176,8 +180,10 @@ int trace_close(struct trace *t, struct err *e)
     int64_t asked = atomic_load(&t->n), n = MIN(asked, t->cap);
     int rc = t->open && t->out.fd >= 0 ? write_all(t, n, asked - n, e) : OK;
     if (rc == OK && asked > n && t->path)
-        rc = err_set(e, E_STATE, "timeline: '%s' ends early, its %" PRId64 " places were full (%" PRId64
-                     " later spans are missing); record a shorter run", t->path, n, asked - n);
+        rc = err_set(e, E_STATE,
+                     "timeline: '%s' ends early, its %" PRId64 " places were full (%" PRId64
+                     " later spans are missing); record a shorter run",
+                     t->path, n, asked - n);
     trace_drop(t);
     return rc;
 }

@@ -1,5 +1,5 @@
 /*
- * cache: opening, leases, hints, counters. The one place that decides what is
+ * cache: opening, leases, guesses, counters. The one place that decides what is
  * read and what is evicted; the memory is in slots.c, the reads in reads.c.
  *
  * A request first pins what is here, so that room for the rest is never made
@@ -62,41 +62,10 @@ static int open_tables(struct expert_cache *c, struct err *e)
         k->evictable = calloc((size_t)k->max_slots, 1);
         k->policy = c->policy->create((int64_t)n_keys, k->max_slots, c->n_layers, c->max_experts);
         if (!k->evictable || !k->policy)
-            return err_set(e, E_NOMEM, "expert cache: no memory for the tables of %d slots", c->n_gids);
+            return err_set(e, E_NOMEM, "expert cache: no memory for the tables of %d slots",
+                           c->n_gids);
     }
     return OK;
-}
-
-int expert_open(const struct expert_config *cfg, struct expert_cache **out, struct err *e)
-{
-    *out = NULL;
-    struct expert_cache *c = calloc(1, sizeof *c);
-    if (!c)
-        return err_set(e, E_NOMEM, "expert cache: no memory");
-    c->ioq = cfg->ioq;
-    int rc = OK;
-    c->policy = find_policy(cfg->policy);
-    if (!c->policy) {
-        rc = err_set(e, E_ARG, "expert cache: no eviction policy is called '%s'", cfg->policy);
-        goto out;
-    }
-    if ((rc = slots_plan(c, cfg, e)) < 0)
-        goto out;
-    if (cfg->cache_bytes < slots_min_bytes(c)) {
-        rc = err_set(e, E_BUDGET, "expert cache: %zu bytes are too few; %d experts of a layer need %zu",
-                     cfg->cache_bytes, cfg->n_used, slots_min_bytes(c));
-        goto out;
-    }
-    if ((c->ioq && (rc = slots_map(c, cfg->cache_bytes, e)) < 0) || (rc = open_tables(c, e)) < 0)
-        goto out;
-    if (c->huge)
-        c->touch = touch_open(c->n_cls);
-    expert_resize(c, cfg->cache_bytes);
-    *out = c;
-    c = NULL;
-out:
-    expert_close(c);
-    return rc;
 }
 
 /* Reads write into our memory: none may be left when it goes. */
@@ -110,7 +79,8 @@ static void end_reads(struct expert_cache *c)
             reads_wait(c, gid);
 }
 
-void expert_close(struct expert_cache *c)
+/* Also one that was opened in part. */
+static void free_cache(struct expert_cache *c)
 {
     if (!c)
         return;
@@ -122,7 +92,9 @@ void expert_close(struct expert_cache *c)
             c->policy->destroy(c->cls[i].policy);
         free(c->cls[i].evictable);
     }
-    if (c->memory)
+    if (c->memory && c->place.unmap)
+        c->place.unmap(c->place.user, c->memory, c->memory_bytes);
+    else if (c->memory)
         os_unmap(c->memory, c->memory_bytes);
     slots_plan_free(c);
     free(c->slots);
@@ -131,8 +103,52 @@ void expert_close(struct expert_cache *c)
     free(c);
 }
 
+int expert_open(const struct expert_config *cfg, struct expert_cache **out, struct err *e)
+{
+    *out = NULL;
+    struct expert_cache *c = calloc(1, sizeof *c);
+    if (!c)
+        return err_set(e, E_NOMEM, "expert cache: no memory");
+    c->ioq = cfg->ioq;
+    c->place = cfg->memory;
+    int rc = OK;
+    c->policy = find_policy(cfg->policy);
+    if (!c->policy) {
+        rc = err_set(e, E_ARG, "expert cache: no eviction policy is called '%s'", cfg->policy);
+        goto out;
+    }
+    if ((rc = slots_plan(c, cfg, e)) < 0)
+        goto out;
+    if (cfg->cache_bytes < slots_min_bytes(c)) {
+        rc = err_set(e, E_BUDGET,
+                     "expert cache: %zu bytes are too few; %d experts of a layer need %zu",
+                     cfg->cache_bytes, cfg->n_used, slots_min_bytes(c));
+        goto out;
+    }
+    if ((c->ioq && (rc = slots_map(c, cfg->cache_bytes, cfg->fixed, e)) < 0) ||
+        (rc = open_tables(c, e)) < 0)
+        goto out;
+    if (c->huge)
+        c->touch = touch_open(c->n_cls);
+    expert_resize(c, cfg->cache_bytes);
+    *out = c;
+    c = NULL;
+out:
+    free_cache(c);
+    return rc;
+}
+
+void expert_close(struct expert_cache *c)
+{
+    if (!c)
+        return;
+    INVARIANT(slots_check(c));
+    free_cache(c);
+}
+
 size_t expert_resize(struct expert_cache *c, size_t cache_bytes)
 {
+    INVARIANT(slots_look(c));
     slots_share(c, cache_bytes);
     slots_resize(c);
     return slots_bytes(c);
@@ -140,19 +156,23 @@ size_t expert_resize(struct expert_cache *c, size_t cache_bytes)
 
 size_t expert_bytes(const struct expert_cache *c)
 {
+    if (!c)
+        return 0;
+    INVARIANT(slots_look(c));
     return slots_bytes(c);
 }
 
 /* ---- leases ----------------------------------------------------------- */
 
-static int check_ids(const struct expert_cache *c, int layer, const int32_t *ids, int n, struct err *e)
+static int check_ids(const struct expert_cache *c, int layer, const int32_t *ids, int n,
+                     struct err *e)
 {
     if (layer < 0 || layer >= c->n_layers || c->plan[layer].n_experts == 0)
         return err_set(e, E_ARG, "expert request: layer %d has no experts", layer);
     for (int i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= c->plan[layer].n_experts)
-            return err_set(e, E_ARG, "expert request: layer %d has no expert %d, only 0 to %d", layer,
-                           (int)ids[i], c->plan[layer].n_experts - 1);
+            return err_set(e, E_ARG, "expert request: layer %d has no expert %d, only 0 to %d",
+                           layer, (int)ids[i], c->plan[layer].n_experts - 1);
     return OK;
 }
 
@@ -172,12 +192,12 @@ static void lease_known(struct expert_cache *c, struct expert_lease *l)
     slot_pin(c, gid);
     l->slot = gid;
     l->hit = s->state == SLOT_RESIDENT;
-    if (s->hinted) {
-        s->hinted = false;
+    if (s->guessed) {
+        s->guessed = false;
         if (l->hit)
-            c->stats.hint_useful++;
+            c->stats.guess_useful++;
         else
-            c->stats.hint_late++;
+            c->stats.guess_late++;
     }
 }
 
@@ -186,7 +206,8 @@ static int lease_new(struct expert_cache *c, struct expert_lease *l, struct err 
     int cls = c->plan[l->layer].cls, gid;
     int64_t key = (int64_t)l->layer * c->max_experts + l->expert;
     if (c->gid_of[key] >= 0)
-        return err_set(e, E_ARG, "expert request: layer %d expert %d is asked for twice", l->layer, l->expert);
+        return err_set(e, E_ARG, "expert request: layer %d expert %d is asked for twice", l->layer,
+                       l->expert);
     while ((gid = slot_take(c, cls, l->layer)) < 0)
         if (!pending_drop_one(c, cls))
             return err_set(e, E_STATE, "layer %d expert %d: all %d slots of its size are leased",
@@ -219,6 +240,7 @@ static void undo(struct expert_cache *c, struct expert_lease *leases, int n)
 int expert_request(struct expert_cache *c, int layer, const int32_t *ids, int n,
                    struct expert_lease *leases, struct err *e)
 {
+    INVARIANT(slots_look(c));
     TRY(check_ids(c, layer, ids, n, e));
     if (c->trace)
         c->trace(c->trace_user, layer, ids, n);
@@ -265,6 +287,7 @@ static bool reads_again(struct expert_cache *c, int gid)
 
 bool expert_ready(struct expert_cache *c, const struct expert_lease *l)
 {
+    INVARIANT(lease_check(c, l));
     const struct slot *s = &c->slots[l->slot];
     if (s->state == SLOT_READING && !reads_done(s))
         ioq_poll(c->ioq);
@@ -274,6 +297,7 @@ bool expert_ready(struct expert_cache *c, const struct expert_lease *l)
 
 bool expert_part_ready(struct expert_cache *c, const struct expert_lease *l, int part)
 {
+    INVARIANT(lease_check(c, l));
     const struct ioq_req *r = &c->slots[l->slot].reads[c->plan[l->layer].part_extent[part]];
     if (r->state != IOQ_DONE)
         ioq_poll(c->ioq);
@@ -282,11 +306,25 @@ bool expert_part_ready(struct expert_cache *c, const struct expert_lease *l, int
 
 void expert_wait_part(struct expert_cache *c, const struct expert_lease *l, int part)
 {
+    INVARIANT(lease_check(c, l));
     ioq_wait(c->ioq, &c->slots[l->slot].reads[c->plan[l->layer].part_extent[part]]);
+}
+
+static int zeros_error(const struct expert_cache *c, const struct expert_lease *l, struct err *e)
+{
+    const int part = reads_zero_part(c, l->slot);
+    const struct layer_plan *p = &c->plan[l->layer];
+    const struct extent *x = &p->extent[p->part_extent[part]];
+    return err_set(e, E_FORMAT,
+                   "%s: part %d of expert %d of layer %d (%zu bytes at offset %lld) is all zeros; "
+                   "the file is incomplete or damaged: copy or download it again",
+                   ioq_path(c->ioq, x->file), part, l->expert, l->layer, p->part_bytes[part],
+                   (long long)(x->offset + l->expert * x->stride + (int64_t)p->part_delta[part]));
 }
 
 int expert_wait(struct expert_cache *c, const struct expert_lease *l, struct err *e)
 {
+    INVARIANT(lease_check(c, l));
     struct slot *s = &c->slots[l->slot];
     reads_wait(c, l->slot);
     if (reads_again(c, l->slot))
@@ -297,13 +335,16 @@ int expert_wait(struct expert_cache *c, const struct expert_lease *l, struct err
     snprintf(what, sizeof what, "layer %d expert %d", l->layer, l->expert);
     int rc = OK;
     for (int i = 0; i < EXPERT_MAX_PARTS && rc == OK; i++)
-        if (s->reads[i].status != OK)
+        if (s->reads[i].status == E_FORMAT)
+            rc = zeros_error(c, l, e);
+        else if (s->reads[i].status != OK)
             rc = ioq_error(c->ioq, &s->reads[i], what, e);
     return rc;
 }
 
 const void *expert_data(const struct expert_cache *c, const struct expert_lease *l, int part)
 {
+    INVARIANT(lease_check(c, l));
     const struct layer_plan *p = &c->plan[l->layer];
     const char *data = c->slots[l->slot].reads[p->part_extent[part]].data;
     return data + p->part_delta[part];
@@ -313,6 +354,7 @@ void expert_release(struct expert_cache *c, struct expert_lease *l)
 {
     if (l->slot < 0)
         return;
+    INVARIANT(lease_check(c, l));
     reads_observe(c, l->slot);
     struct slot *s = &c->slots[l->slot];
     if (s->leases == 1 && s->state == SLOT_READING && reads_cancel(c, l->slot))
@@ -323,6 +365,7 @@ void expert_release(struct expert_cache *c, struct expert_lease *l)
 
 int expert_free_slots(const struct expert_cache *c, int layer)
 {
+    INVARIANT(slots_look(c));
     const struct size_class *k = &c->cls[c->plan[layer].cls];
     return k->n_empty + k->n_evictable;
 }
@@ -330,7 +373,8 @@ int expert_free_slots(const struct expert_cache *c, int layer)
 /* ---- lookahead -------------------------------------------------------- */
 
 /* True when a slot is empty, or holds something less likely to be used. */
-static bool worth_a_slot(const struct expert_cache *c, const struct size_class *k, int layer, int64_t key)
+static bool worth_a_slot(const struct expert_cache *c, const struct size_class *k, int layer,
+                         int64_t key)
 {
     if (k->n_empty)
         return true;
@@ -338,8 +382,9 @@ static bool worth_a_slot(const struct expert_cache *c, const struct size_class *
     return i >= 0 && c->policy->colder(k->policy, i, key);
 }
 
-int expert_hint(struct expert_cache *c, int layer, const int32_t *ids, int n)
+int expert_guess(struct expert_cache *c, int layer, const int32_t *ids, int n)
 {
+    INVARIANT(slots_look(c));
     if (check_ids(c, layer, ids, n, NULL) < 0)
         return 0;
     pending_sweep(c);
@@ -350,17 +395,18 @@ int expert_hint(struct expert_cache *c, int layer, const int32_t *ids, int n)
             continue;
         int gid = slot_take(c, cls, layer);
         slot_attach(c, gid, key);
-        c->slots[gid].hinted = true;
+        c->slots[gid].guessed = true;
         reads_start(c, gid, IOQ_AHEAD);
         pending_add(c, gid);
         queued++;
     }
-    c->stats.hint_queued += queued;
+    c->stats.guess_queued += queued;
     return queued;
 }
 
-void expert_drop_hints(struct expert_cache *c)
+void expert_drop_guesses(struct expert_cache *c)
 {
+    INVARIANT(slots_look(c));
     for (int i = 0; i < c->n_pending; i++)
         if (c->slots[c->pending[i]].leases == 0)
             reads_cancel(c, c->pending[i]);
@@ -371,12 +417,17 @@ void expert_drop_hints(struct expert_cache *c)
 
 void expert_tick(struct expert_cache *c)
 {
+    INVARIANT(slots_look(c));
     for (int i = 0; i < c->n_cls; i++)
         c->policy->on_tick(c->cls[i].policy);
 }
 
 void expert_get_stats(const struct expert_cache *c, struct expert_stats *s)
 {
+    *s = (struct expert_stats){0};
+    if (!c)
+        return;
+    INVARIANT(slots_look(c));
     *s = c->stats;
     s->n_slots = 0;
     for (int i = 0; i < c->n_cls; i++)
@@ -385,6 +436,7 @@ void expert_get_stats(const struct expert_cache *c, struct expert_stats *s)
 
 void expert_set_trace(struct expert_cache *c, expert_trace_fn *fn, void *user)
 {
+    INVARIANT(slots_look(c));
     c->trace = fn;
     c->trace_user = user;
 }

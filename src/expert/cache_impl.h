@@ -21,6 +21,7 @@ struct layer_plan {
     struct extent extent[EXPERT_MAX_PARTS];
     int part_extent[EXPERT_MAX_PARTS];    /* which extent holds a part */
     size_t part_delta[EXPERT_MAX_PARTS];  /* where in the extent it begins */
+    size_t part_bytes[EXPERT_MAX_PARTS];  /* 0: it may be anything */
     int n_parts, n_experts;
     size_t slot_bytes;                    /* sum of the extents' rooms */
     int cls;
@@ -36,7 +37,7 @@ struct slot {
     int64_t key;          /* layer * max_experts + expert; -1: empty */
     enum slot_state state;
     int leases;
-    bool hinted;          /* read by lookahead and not asked for since */
+    bool guessed;          /* read by lookahead and not asked for since */
     bool pending;         /* in expert_cache.pending */
     bool adopted;         /* leased while somebody else's reads were under way */
     struct ioq_req reads[EXPERT_MAX_PARTS];
@@ -50,10 +51,10 @@ struct size_class {
     int n_slots;          /* may be filled now; slots above it only drain */
     int want_slots;       /* result of slots_share */
     int n_high_leased;    /* leased slots at or above n_slots */
-    int lowest_empty;     /* no slot below it is empty */
+    int lowest_empty;     /* none is empty below it */
     int n_empty;          /* empty among the first n_slots */
     int n_evictable;
-    int n_taken;          /* no slot at or above it has been taken yet */
+    int n_taken;          /* no slot at or above it was taken since the class was last resized */
     size_t region;        /* where in the mapping slot 0 begins */
     uint8_t *evictable;   /* max_slots: resident and not leased */
     void *policy;
@@ -72,6 +73,7 @@ struct expert_cache {
     int n_pending;
     char *memory;
     size_t memory_bytes;     /* addresses, not pages */
+    struct expert_memory place;
     bool huge;               /* in huge pages */
     struct touch *touch;     /* NULL: pages are touched by reads */
     const struct expert_policy *policy;
@@ -79,6 +81,15 @@ struct expert_cache {
     expert_trace_fn *trace;
     void *trace_user;
 };
+
+/* ---- slots_check.c ---- */
+/* The first broken invariant of all slots, classes and tables, of one slot, or of
+ * the slot of a lease; NULL: none. */
+const char *slots_check(const struct expert_cache *c);
+/* The same; in large caches at some requests only. */
+const char *slots_look(const struct expert_cache *c);
+const char *slot_check(const struct expert_cache *c, int gid);
+const char *lease_check(const struct expert_cache *c, const struct expert_lease *l);
 
 /* ---- slots.c ---- */
 /* Memory for reading any expert of the extent: no more than the read where all
@@ -92,7 +103,7 @@ size_t slots_full_bytes(const struct expert_cache *c);
 /* Shares cache_bytes among the classes: sets want_slots of each. */
 void slots_share(struct expert_cache *c, size_t cache_bytes);
 /* Reserves addresses for all slots, or for those of cache_bytes. */
-int slots_map(struct expert_cache *c, size_t cache_bytes, struct err *e);
+int slots_map(struct expert_cache *c, size_t cache_bytes, bool fixed, struct err *e);
 size_t slots_bytes(const struct expert_cache *c);
 void slots_resize(struct expert_cache *c); /* to want_slots */
 
@@ -114,6 +125,8 @@ void reads_promote(struct expert_cache *c, int gid);
 bool reads_done(const struct slot *s);
 /* Some read failed or was cancelled: the slot can only become FAILED. */
 bool reads_spoiled(const struct slot *s);
+/* The first part of a slot that is all zeros and may not be, -1. All has been read. */
+int reads_zero_part(const struct expert_cache *c, int gid);
 /* Moves READING on when all its reads are done. */
 void reads_observe(struct expert_cache *c, int gid);
 /* Cancels what is queued; true when nothing of it is in flight. */

@@ -1,11 +1,12 @@
 /*
  * expert: (layer, expert) -> leased bytes.
  *
- *   cache.c      leases, hints, counters
+ *   cache.c      leases, guesses, counters
  *   slots.c      size classes, the mapping, growing and shrinking
  *   reads.c      the reads of a slot; slots read for nobody yet
  *   policy_*.c   one eviction policy a file
  *   replay.c     recorded picks through a cache that reads nothing
+ *   slots_check.c  the invariants of all that, checked in sanitizer builds
  *
  * The cache owns its memory (one mapping, slots carved once) and its read
  * requests. Slots come in size classes because layers of one file may use
@@ -23,13 +24,14 @@
 
 struct expert_cache;
 
-#define EXPERT_MAX_PARTS 3
+#define EXPERT_MAX_PARTS 6
 
-/* One matrix of all experts of a layer: expert e lies at offset + e * stride. */
+/* One matrix or vector of all experts of a layer: expert e lies at offset + e * stride. */
 struct expert_part {
     int file; /* ioq file index */
     int64_t offset, stride;
     size_t bytes; /* of one expert */
+    bool may_be_zero; /* else an expert whose bytes are all 0 counts as not read */
 };
 struct expert_layer {
     int n_experts; /* 0: no experts in this layer */
@@ -37,13 +39,22 @@ struct expert_layer {
     struct expert_part part[EXPERT_MAX_PARTS]; /* gate, up, down; or gate_up, down; or all */
 };
 
+/* Where slots lie: memory that the drive can write into. All zero: of the host. */
+struct expert_memory {
+    void *(*map)(void *user, size_t bytes, bool huge); /* as os_map */
+    void (*unmap)(void *user, void *p, size_t bytes);
+    void *user;
+};
+
 struct expert_config {
     const struct expert_layer *layers;
     int n_layers;
     int n_used;          /* experts leased at once in a layer (top-k) */
     size_t cache_bytes;  /* memory for slots */
+    bool fixed;          /* no addresses are reserved for more: it never grows beyond that */
     const char *policy;  /* NULL: default; "lru", "decay", ... */
     struct ioq *ioq;
+    struct expert_memory memory;
 };
 
 /* The smallest and the largest useful cache_bytes for these layers. */
@@ -51,12 +62,12 @@ size_t expert_min_bytes(const struct expert_config *c);
 size_t expert_full_bytes(const struct expert_config *c);
 
 int expert_open(const struct expert_config *c, struct expert_cache **out, struct err *e);
-void expert_close(struct expert_cache *c);
+void expert_close(struct expert_cache *c); /* NULL is fine */
 
 /* Change the memory for slots; shrinking evicts and gives the pages back,
  * leased slots stay. Returns the bytes now in use. */
 size_t expert_resize(struct expert_cache *c, size_t cache_bytes);
-size_t expert_bytes(const struct expert_cache *c);
+size_t expert_bytes(const struct expert_cache *c); /* NULL: 0 */
 
 struct expert_lease {
     int layer, expert;
@@ -77,7 +88,8 @@ bool expert_ready(struct expert_cache *c, const struct expert_lease *l);
 bool expert_part_ready(struct expert_cache *c, const struct expert_lease *l, int part);
 /* Sleeps until the part has arrived or its read failed. */
 void expert_wait_part(struct expert_cache *c, const struct expert_lease *l, int part);
-/* Sleeps until ready; E_IO names file, offset, layer and expert. */
+/* Sleeps until ready; E_IO, and E_FORMAT for what cannot be an expert, name file, offset,
+ * layer and expert. */
 int expert_wait(struct expert_cache *c, const struct expert_lease *l, struct err *e);
 const void *expert_data(const struct expert_cache *c, const struct expert_lease *l, int part);
 void expert_release(struct expert_cache *c, struct expert_lease *l);
@@ -85,9 +97,9 @@ void expert_release(struct expert_cache *c, struct expert_lease *l);
 int expert_free_slots(const struct expert_cache *c, int layer);
 
 /* Lookahead: may read these when the drive is idle; returns how many were
- * queued. Changes no result. expert_drop_hints cancels what is still queued. */
-int expert_hint(struct expert_cache *c, int layer, const int32_t *ids, int n);
-void expert_drop_hints(struct expert_cache *c);
+ * queued. Changes no result. expert_drop_guesses cancels what is still queued. */
+int expert_guess(struct expert_cache *c, int layer, const int32_t *ids, int n);
+void expert_drop_guesses(struct expert_cache *c);
 /* Called after each pass through the layers (a decoded token, or a chunk of a
  * prompt), for policies that age their counts. */
 void expert_tick(struct expert_cache *c);
@@ -96,10 +108,10 @@ struct expert_stats {
     int64_t n_requests, n_hits, n_misses; /* experts */
     int64_t bytes_read;
     int64_t n_evicted;
-    int64_t hint_queued, hint_useful, hint_wasted, hint_late;
+    int64_t guess_queued, guess_useful, guess_wasted, guess_late;
     int64_t n_slots, slots_in_use;
 };
-void expert_get_stats(const struct expert_cache *c, struct expert_stats *s);
+void expert_get_stats(const struct expert_cache *c, struct expert_stats *s); /* NULL: all 0 */
 
 /* Called for every expert_request with the ids in router order. */
 typedef void expert_trace_fn(void *user, int layer, const int32_t *ids, int n);
@@ -112,27 +124,55 @@ void expert_set_trace(struct expert_cache *c, expert_trace_fn *fn, void *user);
  * and takes no memory for experts; cfg->ioq is not used. E_ARG for picks that
  * the layers do not have.
  */
-int expert_replay(const struct expert_config *cfg, const int32_t *ids, int64_t n_tokens, int64_t n_first,
-                  double *hit_rate, struct err *e);
+int expert_replay(const struct expert_config *cfg, const int32_t *ids, int64_t n_tokens,
+                  int64_t n_first, double *hit_rate, struct err *e);
+
+/* The key in a slot, -1: it is empty. */
+typedef int64_t expert_key_fn(const void *user, int slot);
 
 /*
- * Eviction policies: one file each, a table of functions over opaque state.
- * A policy orders resident, unleased entries of one size class; the cache
- * tells it what happens. `key` is layer * max_experts + expert.
+ * Eviction policies: one file each, a table of functions over opaque state. A
+ * policy orders the entries of one size class; the cache tells it what happens.
+ * `key` is layer * max_experts + expert, `slot` counts from 0 within the class.
+ * tests/test_policy_contract.c holds every row of expert_policies to this:
+ *
+ *  1. Every function but `check` is there. None is called with a NULL state, and
+ *     all on the cache's thread; a class has a state of its own, so nothing of a
+ *     policy is global or shared, and there are as many states as classes.
+ *  2. What comes when: on_insert for a slot that holds nothing; then on_use any
+ *     number of times, none for a guess that did not come true; then on_evict with
+ *     the same key and slot, for whatever reason the slot is emptied (a read that
+ *     failed, a cache that shrinks), leased before or not. on_tick may never come.
+ *  3. The same calls give the same answers: no clock, no chance, no addresses.
+ *     expert_replay and the tests' replay make the calls of a real cache to learn
+ *     what it would hit, and must be given the same slots.
+ *  4. victim returns a slot with evictable[slot] != 0 as long as there is one, else
+ *     -1. Leased slots are not evictable; what is evictable changes between two
+ *     calls without on_* being told. `layer` is the one that needs the slot.
+ *  5. victim and colder only ask: an answer is no use, and nothing may be evicted
+ *     afterwards. expert_guess asks for a victim, then whether it is colder, and only
+ *     if it is asks again and evicts. Asked again at once, with the same layer and
+ *     evictable slots, victim gives the same slot.
+ *  6. A policy may keep what it likes of keys that are in no slot (their counts),
+ *     and what it found when it was asked: it need not look again at slots that were
+ *     released since, as long as 4 holds. It keeps no pointer that it was handed: not
+ *     `evictable`, not `user`.
  */
 struct expert_policy {
-    const char *name;
-    /* n_keys keys exist; n_slots slots. NULL: no memory. */
+    const char *name; /* unique; what --policy takes */
+    /* Keys below n_keys, slots below n_slots. NULL: no memory. */
     void *(*create)(int64_t n_keys, int64_t n_slots, int n_layers, int max_experts);
     void (*destroy)(void *state);
     void (*on_use)(void *state, int64_t key, int slot);    /* requested (hit, or after insert) */
     void (*on_insert)(void *state, int64_t key, int slot); /* now lives in slot */
     void (*on_evict)(void *state, int64_t key, int slot);
     void (*on_tick)(void *state);                          /* a pass through the layers ended */
-    /* The slot to evict among those with evictable[slot] != 0; -1: none. */
     int (*victim)(void *state, const uint8_t *evictable, int layer);
-    /* May a lookahead read of `key` take the slot of that victim? */
+    /* May a lookahead read of `key`, which is in no slot, take the slot of that victim? */
     bool (*colder)(void *state, int victim, int64_t key);
+    /* The first invariant of the state that is broken, or that does not agree with the
+     * n_slots slots; NULL: none. Changes nothing. NULL where there is nothing to check. */
+    const char *(*check)(const void *state, int n_slots, expert_key_fn *key_in, const void *user);
 };
 extern const struct expert_policy *const expert_policies[]; /* NULL ended, default first */
 

@@ -15,11 +15,8 @@
  *
  * A layer's counts age when the layer is used, not with the clock, so between
  * its turns the order inside a layer stands still and its coldest slot is
- * remembered. Invariants:
- *  (1) layer.head starts the list of the slots that hold experts of the layer.
- *  (2) layer.known: coldest was the coldest evictable slot when last looked
- *      at (-1: none), and no slot came, went or was used since. Slots released
- *      since then have just been used: hot, so they may be overlooked.
+ * remembered: until a slot comes, goes or is used. Slots released since then have
+ * just been used: hot, so they may be overlooked. decay_check has the invariants.
  */
 #include "expert/policy.h"
 
@@ -39,11 +36,11 @@ struct use {
 };
 
 struct layer_slots {
-    int32_t head;
+    int32_t head;    /* of the list of slots that hold experts of the layer, -1: none */
     int32_t pass;    /* of its last turn */
     int32_t coldest;
     float coldest_p;
-    bool known;
+    bool known; /* coldest was the coldest evictable slot when last looked at, -1: none */
 };
 
 struct slot_link {
@@ -228,6 +225,49 @@ static bool decay_colder(void *state, int victim, int64_t key)
     return chance(d, old, layer_of(d, old)) < chance(d, key, layer_of(d, key)) + KEEP_P;
 }
 
+/* The list of a layer; *n counts its slots. */
+static const char *check_layer(const struct decay *d, int layer, int n_slots, expert_key_fn *key_in,
+                               const void *user, int *n)
+{
+    const struct layer_slots *l = &d->layers[layer];
+    bool listed = !l->known || l->coldest < 0;
+    int32_t newer = -1;
+    for (int32_t i = l->head; i >= 0; newer = i, i = d->links[i].older) {
+        HOLDS(i < n_slots && ++*n <= n_slots,
+              "decay: a layer's list ends, over slots of the class");
+        HOLDS(d->links[i].newer == newer, "decay: a layer's list links back as it links on");
+        HOLDS(d->links[i].key == key_in(user, i),
+              "decay: a slot's link has the key that is in the slot");
+        HOLDS(d->links[i].key / d->max_experts == layer,
+              "decay: a layer's list has slots with its experts");
+        HOLDS(d->use[d->links[i].key].pass <= l->pass,
+              "decay: an expert was used no later than its layer");
+        listed = listed || i == l->coldest;
+    }
+    HOLDS(l->pass <= d->pass, "decay: a layer's last turn is no later than this pass");
+    HOLDS(listed, "decay: the coldest slot that a layer remembers is one of its own");
+    HOLDS(!l->known || l->coldest < 0 || l->coldest_p == chance(d, d->links[l->coldest].key, l),
+          "decay: the coldest slot that a layer remembers is as cold as it was");
+    return NULL;
+}
+
+static const char *decay_check(const void *state, int n_slots, expert_key_fn *key_in,
+                               const void *user)
+{
+    const struct decay *d = state;
+    int n = 0, n_held = 0;
+    for (int l = 0; l < d->n_layers; l++) {
+        const char *broken = check_layer(d, l, n_slots, key_in, user, &n);
+        HOLDS(!broken, broken);
+    }
+    for (int i = 0; i < n_slots; i++)
+        n_held += key_in(user, i) >= 0;
+    HOLDS(n == n_held, "decay: every slot that is not empty is in the list of its layer");
+    HOLDS(d->last_layer >= -1 && d->last_layer < d->n_layers,
+          "decay: the layer used last is one of the layers");
+    return NULL;
+}
+
 const struct expert_policy expert_policy_decay = {
     .name = "decay",
     .create = decay_create,
@@ -238,4 +278,5 @@ const struct expert_policy expert_policy_decay = {
     .on_tick = decay_tick,
     .victim = decay_victim,
     .colder = decay_colder,
+    .check = decay_check,
 };

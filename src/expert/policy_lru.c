@@ -87,6 +87,26 @@ static bool lru_colder(void *state, int victim, int64_t key)
     return true;
 }
 
+/* The ring holds each slot that is not empty, once, and links back as it links on. */
+static const char *lru_check(const void *state, int n_slots, expert_key_fn *key_in,
+                             const void *user)
+{
+    const struct lru *p = state;
+    int32_t n = 0, n_held = 0, older = n_slots;
+    HOLDS(p->n_slots == n_slots, "lru: the state is for the slots of its class");
+    for (int32_t i = p->link[n_slots].newer; i != n_slots; older = i, i = p->link[i].newer, n++) {
+        HOLDS(i >= 0 && i < n_slots && n < n_slots,
+              "lru: the ring closes, over slots of the class");
+        HOLDS(p->link[i].older == older, "lru: the ring links back as it links on");
+        HOLDS(key_in(user, i) >= 0, "lru: no slot of the ring is empty");
+    }
+    HOLDS(p->link[n_slots].older == older, "lru: the ring ends with its newest slot");
+    for (int i = 0; i < n_slots; i++)
+        n_held += key_in(user, i) >= 0;
+    HOLDS(n == n_held, "lru: every slot that is not empty is in the ring");
+    return NULL;
+}
+
 const struct expert_policy expert_policy_lru = {
     .name = "lru",
     .create = lru_create,
@@ -97,4 +117,5 @@ const struct expert_policy expert_policy_lru = {
     .on_tick = lru_tick,
     .victim = lru_victim,
     .colder = lru_colder,
+    .check = lru_check,
 };

@@ -52,6 +52,30 @@ bool reads_done(const struct slot *s)
     return true;
 }
 
+int reads_zero_part(const struct expert_cache *c, int gid)
+{
+    const struct slot *s = &c->slots[gid];
+    const struct layer_plan *p = &c->plan[s->key / c->max_experts];
+    for (int i = 0; c->ioq && i < p->n_parts; i++) {
+        const char *data = s->reads[p->part_extent[i]].data;
+        if (p->part_bytes[i] && bytes_are_zero(data + p->part_delta[i], p->part_bytes[i]))
+            return i;
+    }
+    return -1;
+}
+
+/* A hole in a file, where a download broke off, reads as zeros without an error. Bytes
+ * that are an expert show it with the first of them. */
+static void refuse_zeros(struct expert_cache *c, int gid)
+{
+    struct slot *s = &c->slots[gid];
+    const int part = reads_zero_part(c, gid);
+    if (part < 0)
+        return;
+    s->reads[c->plan[s->key / c->max_experts].part_extent[part]].status = E_FORMAT;
+    s->state = SLOT_FAILED;
+}
+
 void reads_observe(struct expert_cache *c, int gid)
 {
     struct slot *s = &c->slots[gid];
@@ -63,6 +87,8 @@ void reads_observe(struct expert_cache *c, int gid)
         if (s->reads[i].status != OK)
             s->state = SLOT_FAILED;
     }
+    if (s->state == SLOT_RESIDENT)
+        refuse_zeros(c, gid);
 }
 
 bool reads_cancel(struct expert_cache *c, int gid)

@@ -7,8 +7,8 @@
 
 #include <stdlib.h>
 
-static int replay_layer(struct expert_cache *c, int layer, const int32_t *ids, int n, struct expert_lease *leases,
-                        struct err *e)
+static int replay_layer(struct expert_cache *c, int layer, const int32_t *ids, int n,
+                        struct expert_lease *leases, struct err *e)
 {
     TRY(expert_request(c, layer, ids, n, leases, e));
     for (int i = 0; i < n; i++)
@@ -16,7 +16,8 @@ static int replay_layer(struct expert_cache *c, int layer, const int32_t *ids, i
     return OK;
 }
 
-static int replay_token(struct expert_cache *c, const int32_t *ids, struct expert_lease *leases, struct err *e)
+static int replay_token(struct expert_cache *c, const int32_t *ids, struct expert_lease *leases,
+                        struct err *e)
 {
     for (int il = 0; il < c->n_layers; il++, ids += c->n_used) {
         int n = 0;
@@ -29,8 +30,8 @@ static int replay_token(struct expert_cache *c, const int32_t *ids, struct exper
     return OK;
 }
 
-int expert_replay(const struct expert_config *cfg, const int32_t *ids, int64_t n_tokens, int64_t n_first,
-                  double *hit_rate, struct err *e)
+int expert_replay(const struct expert_config *cfg, const int32_t *ids, int64_t n_tokens,
+                  int64_t n_first, double *hit_rate, struct err *e)
 {
     struct expert_config dry = *cfg;
     struct expert_cache *c = NULL;

@@ -1,14 +1,8 @@
 /*
  * slots: the memory of the cache: extents of each layer, size classes, one
  * mapping, taking, emptying, growing and shrinking.
- *
- * Invariants of a class:
- *  (1) n_empty counts the empty slots below n_slots; lowest_empty bounds them.
- *      Lower slots are filled first, so memory grows only with use.
- *  (2) evictable[i] is 1 exactly when slot i is resident and not leased, and
- *      n_evictable counts them.
- *  (3) A slot at or above n_slots is empty, or leased or being read since
- *      before the class shrank; it is emptied when that ends.
+ * Lower slots are filled first, so that memory grows only with use. What is true
+ * of slots and classes stands in slots_check.c.
  */
 #include "expert/cache_impl.h"
 
@@ -42,6 +36,7 @@ static int plan_layer(struct layer_plan *p, const struct expert_layer *l, int la
                                                         part->stride, part->bytes};
         }
         p->part_extent[i] = p->n_extents - 1;
+        p->part_bytes[i] = part->may_be_zero ? 0 : part->bytes;
     }
     for (int i = 0; i < p->n_extents; i++)
         p->slot_bytes += extent_room(&p->extent[i]);
@@ -179,15 +174,15 @@ static bool reserve(struct expert_cache *c, bool huge)
         at = align_up(at, huge ? os_huge_bytes() : os_page_bytes());
     }
     c->memory_bytes = at;
-    c->memory = os_map(at, huge);
+    c->memory = c->place.map ? c->place.map(c->place.user, at, huge) : os_map(at, huge);
     c->huge = huge;
     return c->memory != NULL;
 }
 
-int slots_map(struct expert_cache *c, size_t cache_bytes, struct err *e)
+int slots_map(struct expert_cache *c, size_t cache_bytes, bool fixed, struct err *e)
 {
-    bool huge = cache_bytes >= os_huge_from();
-    if (reserve(c, huge))
+    bool huge = !fixed && cache_bytes >= os_huge_from(); /* its regions would be rounded up */
+    if (!fixed && reserve(c, huge))
         return OK;
     /* The system may refuse addresses for more than it has memory: then the
      * cache cannot grow beyond what it was opened with. */
@@ -232,7 +227,7 @@ void slot_clear(struct expert_cache *c, int gid)
     int i = gid - k->first_gid;
     if (s->state == SLOT_EMPTY)
         return;
-    c->stats.hint_wasted += s->hinted && s->state == SLOT_RESIDENT;
+    c->stats.guess_wasted += s->guessed && s->state == SLOT_RESIDENT;
     if (k->evictable[i]) {
         k->evictable[i] = 0;
         k->n_evictable--;
@@ -241,7 +236,7 @@ void slot_clear(struct expert_cache *c, int gid)
     c->gid_of[s->key] = -1;
     s->key = -1;
     s->state = SLOT_EMPTY;
-    s->hinted = false;
+    s->guessed = false;
     c->stats.slots_in_use--;
     if (i < k->n_slots) {
         k->n_empty++;
@@ -277,7 +272,7 @@ void slot_attach(struct expert_cache *c, int gid, int64_t key)
     s->key = key;
     s->state = SLOT_READING;
     s->leases = 0;
-    s->hinted = s->adopted = false;
+    s->guessed = s->adopted = false;
     for (int i = 0; i < EXPERT_MAX_PARTS; i++)
         s->reads[i] = (struct ioq_req){.state = IOQ_IDLE};
     c->gid_of[key] = gid;
@@ -298,7 +293,8 @@ void slot_pin(struct expert_cache *c, int gid)
 }
 
 /* Whether slots hold something, or may, of those that [begin, end) of the class touches. */
-static bool in_use(const struct expert_cache *c, const struct size_class *k, size_t begin, size_t end)
+static bool in_use(const struct expert_cache *c, const struct size_class *k, size_t begin,
+                   size_t end)
 {
     for (size_t i = begin / k->slot_bytes; i * k->slot_bytes < end && i < (size_t)k->max_slots; i++)
         if ((int)i < k->n_slots || c->slots[k->first_gid + (int)i].state != SLOT_EMPTY)
@@ -310,7 +306,8 @@ static bool in_use(const struct expert_cache *c, const struct size_class *k, siz
  * that other slots share goes together with the last of them. */
 static void give_back(const struct expert_cache *c, const struct size_class *k, int from, int to)
 {
-    size_t page = os_page_bytes(), begin = (size_t)from * k->slot_bytes, end = (size_t)to * k->slot_bytes;
+    size_t page = os_page_bytes(), begin = (size_t)from * k->slot_bytes,
+           end = (size_t)to * k->slot_bytes;
     size_t low = begin & ~(page - 1), high = align_up(end, page);
     if (in_use(c, k, low, begin))
         low += page;

@@ -2,7 +2,8 @@
  * Opening GGUF files and split sets, the checks that span tensors and files
  * (uniqueness, overlap, completeness of a set), and lookup by name.
  *
- * A set's metadata is that of its first file; the others contribute tensors.
+ * A set's metadata is what any of its files says: most say all in the first.
+ * Tensors and keys of later files are joined to those of the first.
  * No file stays open: who reads tensors opens the paths again, for direct I/O.
  */
 #include "gguf/gguf_internal.h"
@@ -20,6 +21,8 @@ struct gguf {
     int n_files;
     struct gguf_tensor *tensors; /* of all files, in file order */
     int64_t n_tensors;
+    struct gguf_value *values; /* of all files, each key once, those of the first file first */
+    int64_t n_values;
     struct index *values_by_key, *tensors_by_name;
     uint64_t part_no, part_count; /* a part opened alone; count 0: it is not */
 };
@@ -353,7 +356,7 @@ static int check_first(const struct gguf_file *f, const struct split *s, bool pa
 }
 
 static int check_other(const struct gguf_file *f, const struct split *s, uint64_t no,
-                       const struct split *first, struct err *e)
+                       struct split *first, struct err *e)
 {
     const char *path = gguf_short_path(f->path);
 
@@ -371,41 +374,77 @@ static int check_other(const struct gguf_file *f, const struct split *s, uint64_
                        "%s: split.tensors.count = %" PRIu64 ", but the first part says %" PRIu64
                        "; the parts belong to different models",
                        path, s->n_tensors, first->n_tensors);
+    if (s->has_tensors && !first->has_tensors) {
+        first->has_tensors = true;
+        first->n_tensors = s->n_tensors;
+    }
     return OK;
+}
+
+static bool key_is(const struct gguf_value *v, const char *key)
+{
+    return v->key.n == strlen(key) && memcmp(v->key.p, key, v->key.n) == 0;
+}
+
+/* Whether a key speaks of its file, not of the model. */
+static bool of_file(const struct gguf_value *v)
+{
+    return key_is(v, "split.no") || key_is(v, "general.alignment");
 }
 
 /* Parts of one model say the same wherever they say something twice. Most later
  * parts have no keys but their number: of these nothing can be told. */
 static int check_same(const struct gguf *g, const struct gguf_file *f, struct err *e)
 {
-    static const char own[] = "split.no", alignment[] = "general.alignment";
-    const struct gguf_file *first = &g->files[0];
-
     for (int64_t i = 0; i < f->n_values; i++) {
         const struct gguf_value *v = &f->values[i], *w;
         struct index_slot *slot = index_slot(g->values_by_key, v->key);
         char quoted[96];
 
-        if (!slot->name.p || (v->key.n == sizeof own - 1 && memcmp(v->key.p, own, v->key.n) == 0) ||
-            (v->key.n == sizeof alignment - 1 && memcmp(v->key.p, alignment, v->key.n) == 0))
+        if (!slot->name.p || of_file(v))
             continue;
-        w = &first->values[slot->i];
+        w = &g->values[slot->i];
         if (v->type == w->type && v->is_array == w->is_array && v->n == w->n &&
-            gguf_raw_bytes(v) == gguf_raw_bytes(w) && memcmp(v->raw, w->raw, gguf_raw_bytes(v)) == 0)
+            gguf_raw_bytes(v) == gguf_raw_bytes(w) &&
+            memcmp(v->raw, w->raw, gguf_raw_bytes(v)) == 0)
             continue;
         if (!v->is_array && !w->is_array && v->type != w->type && v->key.n > 6 &&
             memcmp(v->key.p, "split.", 6) == 0)
             continue; /* whole numbers of another width: compared by check_other */
         return err_set(e, E_FORMAT,
-                       "%s: its key '%s' is not the same as in the first part; the parts belong to "
+                       "%s: its key '%s' is not the same as in %s part; the parts belong to "
                        "different models",
-                       gguf_short_path(f->path), gguf_quote(quoted, sizeof quoted, v->key));
+                       gguf_short_path(f->path), gguf_quote(quoted, sizeof quoted, v->key),
+                       slot->i < g->files[0].n_values ? "the first" : "an earlier");
     }
     return OK;
 }
 
+/* Adds what file f says of the model that no file before it said. */
+static int merge_values(struct gguf *g, const struct gguf_file *f, struct err *e)
+{
+    struct gguf_value *values;
+    struct index *keys;
+
+    values = realloc(g->values, (size_t)MAX(g->n_values + f->n_values, 1) * sizeof *values);
+    if (!values)
+        return no_memory(f->path, e);
+    g->values = values;
+    keys = index_new(g->n_values + f->n_values);
+    if (!keys)
+        return no_memory(f->path, e);
+    free(g->values_by_key);
+    g->values_by_key = keys;
+    for (int64_t i = 0; i < g->n_values; i++)
+        index_add(keys, g->values[i].key, i);
+    for (int64_t i = 0; i < f->n_values; i++)
+        if (!of_file(&f->values[i]) && index_add(keys, f->values[i].key, g->n_values) < 0)
+            g->values[g->n_values++] = f->values[i];
+    return OK;
+}
+
 static int load_other(struct gguf *g, const struct source *src, const char *path, uint64_t no,
-                      const struct split *first, struct err *e)
+                      struct split *first, struct err *e)
 {
     struct gguf_file *f = realloc(g->files, ((size_t)g->n_files + 1) * sizeof *f);
     struct index *keys = NULL;
@@ -426,13 +465,15 @@ static int load_other(struct gguf *g, const struct source *src, const char *path
         status = check_other(f, &s, no, first, e);
     if (status == OK)
         status = check_same(g, f, e);
+    if (status == OK)
+        status = merge_values(g, f, e);
     free(keys);
     return status;
 }
 
 /* Loads the files after the first. */
-static int load_others(struct gguf *g, const struct source *src, const struct split *first,
-                       size_t prefix, struct err *e)
+static int load_others(struct gguf *g, const struct source *src, struct split *first, size_t prefix,
+                       struct err *e)
 {
     for (uint64_t no = 1; no < first->count; no++) {
         char *path = split_path(g->files[0].path, prefix, no, first->count);
@@ -443,7 +484,8 @@ static int load_others(struct gguf *g, const struct source *src, const struct sp
             return no_memory(g->files[0].path, e);
         status = load_other(g, src, path, no, first, &why);
         if (status == E_IO)
-            err_set(e, status, "%s: part %" PRIu64 " of %" PRIu64 " of the model cannot be read: %s",
+            err_set(e, status,
+                    "%s: part %" PRIu64 " of %" PRIu64 " of the model cannot be read: %s",
                     gguf_short_path(g->files[0].path), no + 1, first->count, why.text);
         else if (status < 0)
             err_set(e, status, "%s", why.text);
@@ -501,6 +543,9 @@ static int load_set(struct gguf *g, const struct source *src, const char *path, 
         g->part_count = split.count;
         split.has_tensors = false;
     }
+    g->values = g->files[0].values;
+    g->n_values = g->files[0].n_values;
+    g->files[0].values = NULL;
     if (prefix >= 0)
         TRY(load_others(g, src, &split, (size_t)prefix, e));
     TRY(merge_tensors(g, &split, e));
@@ -550,6 +595,7 @@ void gguf_close(struct gguf *g)
         gguf_file_free(&g->files[i]);
     free(g->files);
     free(g->tensors);
+    free(g->values);
     free(g->values_by_key);
     free(g->tensors_by_name);
     free(g);
@@ -596,12 +642,12 @@ int gguf_version(const struct gguf *g)
 
 int64_t gguf_n_values(const struct gguf *g)
 {
-    return g->files[0].n_values;
+    return g->n_values;
 }
 
 const struct gguf_value *gguf_value_at(const struct gguf *g, int64_t i)
 {
-    return i >= 0 && i < g->files[0].n_values ? &g->files[0].values[i] : NULL;
+    return i >= 0 && i < g->n_values ? &g->values[i] : NULL;
 }
 
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key)

@@ -30,7 +30,8 @@ void gguf_close(struct gguf *g);
 int gguf_n_files(const struct gguf *g);
 const char *gguf_file_path(const struct gguf *g, int file);
 int64_t gguf_file_bytes(const struct gguf *g, int file);
-int64_t gguf_header_bytes(const struct gguf *g, int file); /* all before the padding and the tensors' data */
+/* All before the padding and the tensors' data. */
+int64_t gguf_header_bytes(const struct gguf *g, int file);
 uint64_t gguf_file_stamp(const struct gguf *g, int file); /* os_file_stamp before it was read */
 /* Whether this is a part of a split set opened alone, and which (from 0) of how many. */
 bool gguf_part(const struct gguf *g, uint64_t *no, uint64_t *count);
@@ -40,7 +41,7 @@ int gguf_version(const struct gguf *g);
  * NULL: there is no such file, or no memory. */
 char *gguf_part_path(const char *path, int no);
 
-/* ---- metadata: that of the first file ---- */
+/* ---- metadata: that of the first file, and keys that stand in later ones only ---- */
 enum gguf_type {
     GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32,
     GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64

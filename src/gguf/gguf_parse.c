@@ -39,7 +39,8 @@ static const char *looks_like(const uint8_t *p, size_t n)
         {"lmgg", 4, 0, "a model in the old GGML format"},
         {"fmgg", 4, 0, "a model in the old GGMF format"},
         {"algg", 4, 0, "a GGLA adapter"},
-        {"version https://git-lfs", 23, 0, "a Git LFS pointer: the model itself was not downloaded"},
+        {"version https://git-lfs", 23, 0,
+         "a Git LFS pointer: the model itself was not downloaded"},
         {"<!DOCTYPE", 9, 0, "a web page: the download went wrong"},
         {"<html", 5, 0, "a web page: the download went wrong"},
         {"PK\003\004", 4, 0, "a ZIP archive, perhaps a PyTorch checkpoint"},
@@ -190,7 +191,8 @@ static int take_type(struct gguf_reader *r, const char *field, uint32_t *type)
     return OK;
 }
 
-static int parse_elements(struct gguf_reader *r, size_t count_at, uint32_t type, uint64_t n, int depth);
+static int parse_elements(struct gguf_reader *r, size_t count_at, uint32_t type, uint64_t n,
+                          int depth);
 
 /* n arrays, each with its own type and count. */
 static int parse_arrays(struct gguf_reader *r, size_t count_at, uint64_t n, int depth)
@@ -214,7 +216,8 @@ static int parse_arrays(struct gguf_reader *r, size_t count_at, uint64_t n, int 
 }
 
 /* The n elements at the cursor. */
-static int parse_elements(struct gguf_reader *r, size_t count_at, uint32_t type, uint64_t n, int depth)
+static int parse_elements(struct gguf_reader *r, size_t count_at, uint32_t type, uint64_t n,
+                          int depth)
 {
     size_t bytes = gguf_scalar_bytes(type), at, len;
 
@@ -299,8 +302,9 @@ static int parse_shape(struct gguf_reader *r, struct gguf_tensor *t, int64_t *pr
         if (d < t->n_dims)
             TRY(gguf_take_u64(r, "ne", &ne));
         if (ne < 1 || ne > INT64_MAX)
-            return gguf_fail(r, E_FORMAT, at, "ne[%d] = %" PRId64 ", it must be at least 1; " BROKEN,
-                             d, (int64_t)ne);
+            return gguf_fail(r, E_FORMAT, at,
+                             "ne[%d] = %" PRId64 ", it must be at least 1; " BROKEN, d,
+                             (int64_t)ne);
         if ((int64_t)ne > INT64_MAX / *product)
             return gguf_fail(r, E_FORMAT, at,
                              "ne[%d] = %" PRIu64 " makes the number of elements overflow; " BROKEN,

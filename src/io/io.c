@@ -2,16 +2,12 @@
  * io: files, the three queues, limits, continuation of short reads, counters
  * and injected faults. The system calls are in io_uring.c and io_pread.c.
  *
- * Invariants:
- *  (1) n_inflight = number of ops with a request = pieces of the requests in
- *      IOQ_INFLIGHT. Most requests have one piece; those of a file with mirrors
- *      may have one for each drive. All pieces of a request start together.
- *  (2) On each drive n_inflight <= depth, and inflight_bytes <= limit unless
- *      n_inflight = 1.
- *  (3) A lookahead read starts only when nothing else is queued for its drives
+ * What is true of its structures between two calls stands in io_check.c. Order:
+ *  (1) All pieces of a request start together. Most requests have one; those of a
+ *      file with mirrors may have one for each drive.
+ *  (2) A lookahead read starts only when nothing else is queued for its drives
  *      and few bytes are in flight on them.
- *  (4) A request is in a queue exactly while its state is IOQ_QUEUED.
- *  (5) Of two requests of a class that want the same drive the earlier starts
+ *  (3) Of two requests of a class that want the same drive the earlier starts
  *      first; one that wants another drive may pass both.
  */
 #include "io/io_impl.h"
@@ -29,7 +25,6 @@
 /* Lookahead fills the drive up to here when the last demanded reads run out; a
  * demanded read that comes has no more than this before it. */
 #define AHEAD_INFLIGHT ((size_t)4 << 20)
-#define AHEAD_DEPTH 4
 #define DEFAULT_PATIENCE_MS 10000
 #define MAX_TRIES 64 /* EINTR / EAGAIN in a row before it is an error */
 
@@ -56,8 +51,8 @@ static int choose_backend(struct ioq *q, enum ioq_kind kind, struct err *e)
 int ioq_open(const struct ioq_config *c, struct ioq **out, struct err *e)
 {
     *out = NULL;
-    if (c->depth < 0 || c->depth > 4096)
-        return err_set(e, E_ARG, "read queue: depth %d is outside 0..4096", c->depth); /* TRACE_SLOTS */
+    if (c->depth < 0 || c->depth > 4096) /* TRACE_SLOTS */
+        return err_set(e, E_ARG, "read queue: depth %d is outside 0..4096", c->depth);
     struct ioq *q = calloc(1, sizeof *q);
     if (!q)
         return err_set(e, E_NOMEM, "read queue: no memory");
@@ -81,6 +76,7 @@ void ioq_close(struct ioq *q)
 {
     if (!q)
         return;
+    INVARIANT(ioq_check(q));
     for (int c = 0; c < IOQ_N_CLASSES; c++)
         while (q->queue[c].head)
             ioq_cancel(q, q->queue[c].head);
@@ -110,6 +106,7 @@ int io_depth(const struct ioq *q)
 
 int ioq_add_file(struct ioq *q, const char *path, struct err *e)
 {
+    INVARIANT(ioq_check(q));
     struct io_file *files = realloc(q->files, ((size_t)q->n_files + 1) * sizeof *files);
     if (!files)
         return err_set(e, E_NOMEM, "read queue: no memory to add %s", path);
@@ -211,6 +208,7 @@ static enum ioq_fault_kind fault_of(struct ioq *q, const struct io_op *op)
 
 void ioq_set_fault(struct ioq *q, const struct ioq_fault *f)
 {
+    INVARIANT(ioq_check(q));
     q->fault = f ? *f : (struct ioq_fault){.kind = IOQ_FAULT_NONE};
 }
 
@@ -264,7 +262,8 @@ void ioq_set_trace(struct ioq *q, struct trace *t)
     q->trace = t;
 }
 
-_Static_assert(TRACE_READS + IO_MAX_DRIVES * TRACE_SLOTS <= TRACE_MAX_TRACK, "a track for each place in flight");
+_Static_assert(TRACE_READS + IO_MAX_DRIVES * TRACE_SLOTS <= TRACE_MAX_TRACK,
+               "a track for each place in flight");
 
 static void record_read(struct ioq *q, const struct io_op *op)
 {
@@ -277,8 +276,8 @@ static void record_read(struct ioq *q, const struct io_op *op)
     int64_t args[] = {r->file, op->copy, align_down64(r->offset, IOQ_ALIGN) + (int64_t)op->begin,
                       (int64_t)(op->end - op->begin), r->tag[0] ? r->tag[0] - 1 : TRACE_NO_ARG,
                       r->tag[1] ? r->tag[1] - 1 : TRACE_NO_ARG};
-    trace_add(q->trace, &kinds[r->cls], TRACE_READS + op->drive * TRACE_SLOTS + slot, op->t_start_ns,
-              os_clock_ns(), args, 6);
+    trace_add(q->trace, &kinds[r->cls], TRACE_READS + op->drive * TRACE_SLOTS + slot,
+              op->t_start_ns, os_clock_ns(), args, 6);
 }
 
 static void record_wait(struct ioq *q, int64_t begin_ns, int64_t end_ns)
@@ -310,7 +309,8 @@ static void end_op(struct ioq *q, struct io_op *op, int status, int sys_errno)
     if (--q->n_inflight == 0)
         q->stats.busy_ns += os_clock_ns() - q->busy_since_ns;
     if (!copy->direct)
-        drop_cache(copy->fd, align_down64(r->offset, IOQ_ALIGN) + (int64_t)op->begin, op->end - op->begin);
+        drop_cache(copy->fd, align_down64(r->offset, IOQ_ALIGN) + (int64_t)op->begin,
+                   op->end - op->begin);
     r->got += got;
     if (status == OK) {
         q->stats.copy_pieces[op->copy]++;
@@ -403,10 +403,11 @@ static void settle_due(struct ioq *q)
     }
 }
 
-static bool has_room(const struct ioq *q, const struct io_drive *d, size_t bytes, enum ioq_class cls)
+static bool has_room(const struct ioq *q, const struct io_drive *d, size_t bytes,
+                     enum ioq_class cls)
 {
     size_t limit = cls == IOQ_AHEAD ? MIN(AHEAD_INFLIGHT, q->limit_bytes) : q->limit_bytes;
-    if (d->n_inflight >= q->depth || (cls == IOQ_AHEAD && d->n_ahead >= AHEAD_DEPTH))
+    if (d->n_inflight >= q->depth || (cls == IOQ_AHEAD && d->n_ahead >= IO_AHEAD_DEPTH))
         return false;
     return d->n_inflight == 0 || d->inflight_bytes + bytes <= limit;
 }
@@ -488,7 +489,8 @@ static bool change_backend(struct ioq *q, int sys_errno)
             next->close(be);
             return false;
         }
-    err_errno(&w, E_IO, sys_errno, "%s stopped working, and threads that call pread read from now on",
+    err_errno(&w, E_IO, sys_errno,
+              "%s stopped working, and threads that call pread read from now on",
               q->backend == &io_backend_uring ? "io_uring" : q->backend->name);
     q->backend->close(q->be);
     q->backend = next;
@@ -531,7 +533,8 @@ static void warn_if_late(struct ioq *q, int64_t now_ns)
     struct err w = {0};
     q->late = true;
     err_set(&w, E_IO,
-            "the drive has not answered for %.1f s: reading %zu bytes at offset %lld of %s; still waiting for it",
+            "the drive has not answered for %.1f s: reading %zu bytes at offset %lld of %s; "
+            "still waiting for it",
             (double)(now_ns - oldest->t_start_ns) / 1e9, oldest->len, (long long)oldest->offset,
             q->files[oldest->req->file].copy[oldest->copy].path);
     q->warning(q->warning_user, w.text);
@@ -567,6 +570,7 @@ static void reap(struct ioq *q, bool sleep)
 
 void ioq_submit(struct ioq *q, struct ioq_req *r)
 {
+    INVARIANT(ioq_check(q));
     r->state = IOQ_QUEUED;
     r->status = OK;
     r->sys_errno = 0;
@@ -585,18 +589,21 @@ void ioq_submit(struct ioq *q, struct ioq_req *r)
 
 void ioq_poll(struct ioq *q)
 {
+    INVARIANT(ioq_check(q));
     if (q->n_inflight)
         reap(q, false);
 }
 
 void ioq_wait(struct ioq *q, struct ioq_req *r)
 {
+    INVARIANT(ioq_check(q));
     while (r->state == IOQ_QUEUED || r->state == IOQ_INFLIGHT)
         reap(q, true);
 }
 
 void ioq_wait_any(struct ioq *q)
 {
+    INVARIANT(ioq_check(q));
     int64_t before = q->n_completed;
     while (q->n_inflight && q->n_completed == before)
         reap(q, true);
@@ -604,6 +611,7 @@ void ioq_wait_any(struct ioq *q)
 
 bool ioq_cancel(struct ioq *q, struct ioq_req *r)
 {
+    INVARIANT(ioq_check(q));
     if (r->state != IOQ_QUEUED)
         return false;
     list_remove(&q->queue[r->cls], r);
@@ -613,6 +621,7 @@ bool ioq_cancel(struct ioq *q, struct ioq_req *r)
 
 void ioq_promote(struct ioq *q, struct ioq_req *r, enum ioq_class cls)
 {
+    INVARIANT(ioq_check(q));
     if (cls >= r->cls)
         return;
     if (r->state == IOQ_QUEUED) {
@@ -625,6 +634,7 @@ void ioq_promote(struct ioq *q, struct ioq_req *r, enum ioq_class cls)
 
 bool ioq_idle(const struct ioq *q)
 {
+    INVARIANT(ioq_check(q));
     for (int c = 0; c < IOQ_N_CLASSES; c++)
         if (q->queue[c].head)
             return false;
@@ -633,14 +643,17 @@ bool ioq_idle(const struct ioq *q)
 
 int ioq_error(const struct ioq *q, const struct ioq_req *r, const char *what, struct err *e)
 {
+    INVARIANT(ioq_check(q));
     const char *path = ioq_path(q, r->file);
     const char *name = what ? what : "read";
     if (r->status != E_IO)
-        return r->status == OK ? OK : err_set(e, r->status, "%s: read of %s was cancelled", name, path);
+        return r->status == OK ? OK
+                               : err_set(e, r->status, "%s: read of %s was cancelled", name, path);
     const char *mirrors = q->files[r->file].n_copies > 1 ? ", as every mirror," : "";
     if (r->sys_errno == 0)
         return err_set(e, E_IO,
-                       "%s: %s%s ends early: expected %zu bytes at offset %lld; is the file complete?",
+                       "%s: %s%s ends early: expected %zu bytes at offset %lld; "
+                       "is the file complete?",
                        name, path, mirrors, r->bytes, (long long)r->offset);
     mirrors = q->files[r->file].n_copies > 1 ? " and of every mirror" : "";
     return err_errno(e, E_IO, r->sys_errno, "%s: reading %zu bytes at offset %lld of %s%s failed",
@@ -649,6 +662,7 @@ int ioq_error(const struct ioq *q, const struct ioq_req *r, const char *what, st
 
 void ioq_get_stats(const struct ioq *q, struct ioq_stats *s)
 {
+    INVARIANT(ioq_check(q));
     *s = q->stats;
     if (q->n_inflight)
         s->busy_ns += os_clock_ns() - q->busy_since_ns;

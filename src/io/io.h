@@ -5,6 +5,7 @@
  *   io_mirror.c drives, further copies of a file, who reads what, who failed
  *   io_uring.c  the ring (liburing)
  *   io_pread.c  a few threads with pread, where there is no io_uring
+ *   io_check.c  the invariants of the queue, checked in sanitizer builds
  *
  * One thread drives a queue (submit, poll, wait, cancel). There is no reader
  * thread with io_uring: the driver submits and reaps while it computes, which
@@ -29,15 +30,15 @@
 
 struct ioq;
 
-enum ioq_kind { IOQ_AUTO, IOQ_URING, IOQ_PREAD };
+enum ioq_kind { IOQ_AUTO, IOQ_URING, IOQ_PREAD, IOQ_N_KINDS };
 enum ioq_class { IOQ_DEMAND, IOQ_DENSE, IOQ_AHEAD, IOQ_N_CLASSES }; /* strict priority */
 
 struct ioq_config {
     enum ioq_kind kind;
     int depth;              /* reads in flight on a drive, 0: default */
-    size_t inflight_bytes;  /* bytes in flight on a drive, 0: default (a single read may exceed it) */
+    size_t inflight_bytes;  /* bytes in flight on a drive, 0: default; one read may exceed it */
     bool buffered;          /* do not use direct I/O */
-    int patience_ms;        /* after which a drive that does not answer is worth a warning, 0: default */
+    int patience_ms;        /* a drive that is silent for so long is worth a warning, 0: default */
     bool split_always;      /* tests: take every file and every copy for a drive of its own */
 };
 

@@ -2,10 +2,10 @@
  * io_impl: what io.c and its two back ends share; private to this folder.
  *
  * io.c owns requests, order, limits, continuation and faults; io_mirror.c says
- * which copy reads what. A back end only carries out plain reads: it is handed
- * an op (start), may collect several before it tells the system (flush), and
- * gives each back exactly once through io_reaped, on the driver's thread, from
- * inside reap.
+ * which copy reads what; io_check.c has the invariants. A back end only carries
+ * out plain reads: it is handed an op (start), may collect several before it tells
+ * the system (flush), and gives each back exactly once through io_reaped, on the
+ * driver's thread, from inside reap.
  */
 #ifndef IO_IMPL_H
 #define IO_IMPL_H
@@ -41,7 +41,7 @@ struct io_backend {
     const char *name;
     int (*open)(struct ioq *q, void **be, struct err *e);
     void (*close)(void *be); /* nothing is in flight */
-    int max_depth;           /* more in flight on a drive would queue out of our sight; 0: no limit */
+    int max_depth;           /* more in flight on a drive would queue unseen; 0: no limit */
     int (*add_drive)(void *be, struct err *e); /* NULL: nothing to do */
     void (*start)(void *be, struct io_op *op);
     void (*flush)(void *be);
@@ -60,6 +60,7 @@ void io_reaped(struct ioq *q, struct io_op *op, int64_t res);
 /* ---- the queue: open to io.c and io_mirror.c only --------------------- */
 
 #define IO_MAX_DRIVES 16 /* further ones count as the last */
+#define IO_AHEAD_DEPTH 4 /* lookahead reads in flight on a drive */
 
 struct io_drive {
     int64_t id;          /* os_drive, or -1 - n: a drive of its own */
@@ -124,6 +125,10 @@ struct io_piece {
     int copy;
     size_t begin, end;
 };
+
+/* ---- io_check.c ---- */
+/* The first broken invariant, between two calls of the driver; NULL: none. */
+const char *ioq_check(const struct ioq *q);
 
 /* ---- io_mirror.c ---- */
 int io_open_copy(struct ioq *q, const char *path, struct io_copy *c, struct err *e);

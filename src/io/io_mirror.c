@@ -91,8 +91,10 @@ static void tell_buffered(struct ioq *q, const struct io_copy *c)
     if (q->drive[c->drive].told_buffered)
         return;
     q->drive[c->drive].told_buffered = true;
-    err_set(&w, E_IO, "%s cannot be read past the page cache (no direct I/O on this file system): it is read "
-            "buffered, and the cache dropped behind", c->path);
+    err_set(&w, E_IO,
+            "%s cannot be read past the page cache (no direct I/O on this file system): it is read "
+            "buffered, and the cache dropped behind",
+            c->path);
     io_tell(q, &w);
 }
 
@@ -110,8 +112,10 @@ bool io_go_buffered(struct ioq *q, const struct io_op *op, int sys_errno)
         return false;
     c->direct = false;
     q->drive[c->drive].told_buffered = true;
-    err_errno(&w, E_IO, sys_errno, "a direct read of %s was refused, so it is read buffered from now on, and the "
-              "cache dropped behind", c->path);
+    err_errno(&w, E_IO, sys_errno,
+              "a direct read of %s was refused, so it is read buffered from now on, and the "
+              "cache dropped behind",
+              c->path);
     io_tell(q, &w);
     return true;
 }
@@ -140,6 +144,7 @@ void io_close_copy(struct io_copy *c)
 
 int ioq_add_mirror(struct ioq *q, int file, const char *path, struct err *e)
 {
+    INVARIANT(ioq_check(q));
     struct io_file *f = &q->files[file];
     if (f->n_copies == IOQ_MAX_COPIES)
         return err_set(e, E_ARG, "%s is one mirror too many: at most %d are possible", path,
@@ -167,6 +172,7 @@ void io_tell(struct ioq *q, const struct err *sentence)
 
 void ioq_set_warning(struct ioq *q, ioq_warning_fn *fn, void *user)
 {
+    INVARIANT(ioq_check(q));
     q->warning = fn;
     q->warning_user = user;
     if (fn && q->note.code)
@@ -206,7 +212,8 @@ static void warn(struct ioq *q, const struct io_op *op, int next, int sys_errno)
     q->warned |= bit;
     if (sys_errno)
         err_errno(&w, E_IO, sys_errno,
-                  "%s is out of use and %s is read instead: reading %zu bytes at offset %lld failed",
+                  "%s is out of use and %s is read instead: "
+                  "reading %zu bytes at offset %lld failed",
                   path, f->copy[next].path, op->len, (long long)op->offset);
     else
         err_set(&w, E_IO, "%s is out of use and %s is read instead: it ends before offset %lld",
@@ -248,7 +255,8 @@ static bool to_be_tried(const struct io_drive *d, int64_t now_ns)
     double speed = speed_of(d), idle = (double)(now_ns - d->used_ns);
     if (d->n_inflight)
         return false;
-    return speed <= 0.0 || (idle > RETRY_NS && idle > RETRY_PIECES * (double)SMALLEST_PIECE / speed);
+    return speed <= 0.0 ||
+           (idle > RETRY_NS && idle > RETRY_PIECES * (double)SMALLEST_PIECE / speed);
 }
 
 /* One entry for each drive that has a usable copy, in the order of copies. The
@@ -264,7 +272,8 @@ static int find_shares(const struct ioq *q, const struct io_file *f, struct shar
         if (!(usable >> i & 1) || (seen & bit))
             continue;
         seen |= bit;
-        s[n] = (struct share){.copy = i, .speed = speed_of(d), .backlog = (double)d->inflight_bytes};
+        s[n] = (struct share){.copy = i, .speed = speed_of(d),
+                              .backlog = (double)d->inflight_bytes};
         s[n].known = s[n].speed > 0.0;
         best = MAX(best, s[n].speed);
         n++;
@@ -281,7 +290,8 @@ static void give_to_one(struct share *s, int n, double bytes)
     int best = -1;
     for (int i = 0; i < n; i++) {
         s[i].in = false;
-        if (s[i].known && (best < 0 || (s[i].backlog + bytes) / s[i].speed < (s[best].backlog + bytes) / s[best].speed))
+        if (s[i].known && (best < 0 || (s[i].backlog + bytes) / s[i].speed <
+                                           (s[best].backlog + bytes) / s[best].speed))
             best = i;
     }
     s[best].in = true;

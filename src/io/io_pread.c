@@ -107,7 +107,8 @@ static int pread_add_drive(void *be, struct err *e)
     int want = N_THREADS * MIN(++p->n_drives, IO_MAX_DRIVES);
     while (p->n_threads < want && os_thread_new(&p->threads[p->n_threads], reader, p))
         p->n_threads++;
-    return p->n_threads ? OK : err_set(e, E_NOMEM, "read queue: the system refused a reader thread");
+    return p->n_threads ? OK
+                        : err_set(e, E_NOMEM, "read queue: the system refused a reader thread");
 }
 
 static void pread_start(void *be, struct io_op *op)

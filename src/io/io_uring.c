@@ -74,7 +74,8 @@ static int try_ring(struct io_uring *ring)
 static int uring_open(struct ioq *q, void **be, struct err *e)
 {
     if (trying_is_deadly())
-        return err_set(e, E_UNSUPPORTED, "io_uring is forbidden here, by a sandbox that ends who tries it");
+        return err_set(e, E_UNSUPPORTED,
+                       "io_uring is forbidden here, by a sandbox that ends who tries it");
     struct uring *u = calloc(1, sizeof *u);
     if (!u)
         return err_set(e, E_NOMEM, "io_uring: no memory");
@@ -92,7 +93,8 @@ static int uring_open(struct ioq *q, void **be, struct err *e)
             io_uring_queue_exit(&u->ring);
         free(u);
         return err_errno(e, E_UNSUPPORTED, -rc, "io_uring is not available here (%s)",
-                         old ? "the kernel's is too old, 5.6 is needed" : "an old kernel, or a sandbox forbids it");
+                         old ? "the kernel's is too old, 5.6 is needed"
+                             : "an old kernel, or a sandbox forbids it");
     }
     *be = u;
     return OK;

@@ -1,4 +1,7 @@
-/* avxvnni: the table for AVX2, FMA, F16C and AVX-VNNI. */
+/*
+ * avxvnni: the table for AVX2, FMA, F16C and AVX-VNNI. Its words are those of simd_avx2.h,
+ * where the flags that this file is compiled with (__AVXVNNI__) pick other products.
+ */
 #include "kern/kern_internal.h"
 
 #if KERN_HAVE_X86

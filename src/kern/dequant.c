@@ -117,6 +117,44 @@ void kern_group_mxfp4(struct group *g, const uint8_t *w, int n)
     }
 }
 
+/* ---- 64- and 128-element blocks ----------------------------------------- */
+
+/* d[4], a scale for each sixteen; qs[32]: of a sixteen's bytes element j is the low,
+ * element j + 8 the high half of byte j */
+void kern_group_nvfp4(struct group *g, const uint8_t *w, int n)
+{
+    group_start(g, n);
+    for (int s = 0; s < n / 16; s++) {
+        const uint8_t *block = w + 36 * (s / 4), *qs = block + 4 + 8 * (s % 4);
+        g->scale[s] = nvfp4_scale(block[s % 4]);
+        g->min[s] = 0;
+        for (int j = 0; j < 8; j++) {
+            g->q[16 * s + j] = kern_mxfp4_values[qs[j] & 15];
+            g->q[16 * s + 8 + j] = kern_mxfp4_values[qs[j] >> 4];
+        }
+    }
+}
+
+/* d; a bit for each of 128 elements: -1 or 1 */
+void kern_group_q1_0(struct group *g, const uint8_t *w, int n)
+{
+    int n_blocks = group_start(g, n);
+    for (int b = 0; b < n_blocks; b++)
+        set_scale(g, b, half_to_float(load_u16(w + 18 * (b / 4))), 0);
+    for (int i = 0; i < n; i++)
+        g->q[i] = w[18 * (i / 128) + 2 + i % 128 / 8] >> i % 8 & 1 ? 1 : -1;
+}
+
+/* d; two bits for each of 64 elements: -1 to 2 */
+void kern_group_q2_0(struct group *g, const uint8_t *w, int n)
+{
+    int n_blocks = group_start(g, n);
+    for (int b = 0; b < n_blocks; b++)
+        set_scale(g, b, half_to_float(load_u16(w + 18 * (b / 2))), 0);
+    for (int i = 0; i < n; i++)
+        g->q[i] = (int8_t)((w[18 * (i / 64) + 2 + i % 64 / 4] >> 2 * (i % 4) & 3) - 1);
+}
+
 /* ---- 256-element blocks; n is 256 --------------------------------------- */
 
 /* scales[16]; qs[64]; d; dmin */
@@ -223,6 +261,43 @@ void kern_group_iq4_xs(struct group *g, const uint8_t *w, int n)
         set_scale(g, b, d * (float)scale, 0);
         nibbles_table(g->q + 32 * b, w + 8 + 16 * b, kern_iq4_values);
     }
+}
+
+/* Digit n of a byte that is a fraction of 256 in base 3, the first digit in front. */
+static int8_t ternary(uint8_t byte, int n)
+{
+    static const uint8_t power[5] = {1, 3, 9, 27, 81};
+    return (int8_t)(((uint8_t)(byte * power[n]) * 3 >> 8) - 1);
+}
+
+/* qs[48]: five digits a byte, the first of bytes 0-31, then the second of them ...;
+ * likewise bytes 32-47; qh[4]: likewise, four digits; d */
+void kern_group_tq1_0(struct group *g, const uint8_t *w, int n)
+{
+    float d = half_to_float(load_u16(w + 52));
+    (void)n;
+    for (int b = 0; b < 8; b++)
+        set_scale(g, b, d, 0);
+    for (int i = 0; i < 160; i++)
+        g->q[i] = ternary(w[i % 32], i / 32);
+    for (int i = 0; i < 80; i++)
+        g->q[160 + i] = ternary(w[32 + i % 16], i / 16);
+    for (int i = 0; i < 16; i++)
+        g->q[240 + i] = ternary(w[48 + i % 4], i / 4);
+}
+
+/* qs[64], in the order of Q2_K; d */
+void kern_group_tq2_0(struct group *g, const uint8_t *w, int n)
+{
+    float d = half_to_float(load_u16(w + 64));
+    (void)n;
+    for (int b = 0; b < 8; b++)
+        set_scale(g, b, d, 0);
+    for (int half = 0; half < 2; half++)
+        for (int part = 0; part < 4; part++)
+            for (int l = 0; l < 32; l++)
+                g->q[128 * half + 32 * part + l] =
+                    (int8_t)((w[32 * half + l] >> 2 * part & 3) - 1);
 }
 
 /* ---- rows --------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /*
- * dot32: words of packed_tmpl.h for instruction sets whose dot product adds to
+ * dot32: words of panel_tmpl.h for instruction sets whose dot product adds to
  * 32 bits, so that wide_dot's accumulator already is what is wanted. Included
  * by a simd_NAME.h after `wide` and BIAS.
  */

@@ -2,7 +2,7 @@
  * group: one decoding of every quantised format, for dequant.c and mul_*.
  *
  * A group is 256 consecutive elements of a row: one block of the 256-element
- * formats, up to eight of the 32-element formats. It is decoded to small
+ * formats, several of those with 32, 64 or 128. It is decoded to small
  * integers and one scale for each 16 elements (a "sixteen"), so that
  *
  *     element 16 j + i = scale[j] * q[16 j + i] - min[j]
@@ -39,10 +39,29 @@ DTYPE_QUANTISED(DECLARE_GROUP)
 
 /* Bytes of a full group. */
 #define GROUP_BYTES(elements, bytes) (GROUP / (elements) * (bytes))
+/* The most of them in formats whose blocks are shorter than a group, the last of which
+ * may then be part of one: Q8_0's. */
+enum { PART_GROUP_BYTES = GROUP_BYTES(32, 34) };
+#define FITS_PART_GROUP(name, NAME, id, elements, bytes, minima, sixteens) \
+    _Static_assert((elements) == GROUP || GROUP_BYTES(elements, bytes) <= PART_GROUP_BYTES, #NAME);
+DTYPE_QUANTISED(FITS_PART_GROUP)
+#undef FITS_PART_GROUP
 
-/* Values of the 4-bit codes of IQ4_NL and IQ4_XS, and of MXFP4 (doubled). */
+/* Values of the 4-bit codes of IQ4_NL and IQ4_XS, and of MXFP4 and NVFP4 (doubled). */
 extern const int8_t kern_iq4_values[16];
 extern const int8_t kern_mxfp4_values[16];
+
+/*
+ * The codebooks of the IQ formats (grids.c). A byte is an element's magnitude plus an
+ * offset, so that offset - magnitude, the negative element with its offset, is twice the
+ * offset minus the byte, and neither leaves 0..127. Of IQ1 elements are -1, 0, 1, taken
+ * eightfold: a block's delta, an eighth of either sign, is then 1 or -1, and the table
+ * has the larger of the two sums with an offset of 9.
+ */
+enum { GRID_OFFSET = 64, GRID_IQ3_S_OFFSET = 16, GRID_IQ1_OFFSET = 10, IQ1_OFFSET = 9 };
+extern const uint64_t kern_grid_iq2_xxs[256], kern_grid_iq2_xs[512], kern_grid_iq2_s[1024];
+extern const uint32_t kern_grid_iq3_xxs[256], kern_grid_iq3_s[512];
+extern const uint64_t kern_grid_iq1[2048];
 
 static inline uint16_t load_u16(const uint8_t *p)
 {
@@ -84,6 +103,20 @@ static inline float half_to_float(uint16_t h)
 static inline float mxfp4_scale(uint8_t e)
 {
     return bits_to_float(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
+}
+
+/* Scale of a sixteen of NVFP4: half of what the byte is as E4M3 without a sign, where
+ * 0x7f (NaN elsewhere) is 0. A half has the same fields, the exponent's bias 8 larger. */
+static inline float nvfp4_scale(uint8_t e)
+{
+    return e == 0x7f ? 0 : half_to_float((uint16_t)((e & 0x7f) << 7)) * 0x1p7f;
+}
+
+/* The half whose four nibbles stand at the top of the four words of IQ1_M's scales. */
+static inline uint16_t iq1_m_half(const uint8_t scales[8])
+{
+    return (uint16_t)(scales[1] >> 4 | (scales[3] & 0xf0) | (scales[5] >> 4) << 8 |
+                      (scales[7] >> 4) << 12);
 }
 
 /* The 8 scales and 8 minima, 6 bits each, of Q4_K and Q5_K. */

@@ -6,7 +6,7 @@
  *   avx2.c ...      one small file for each instruction set: its words (simd_NAME.h),
  *                   its formats in registers (unpack_NAME.h), and the loops
  *   *_tmpl.h        the loops, written once over those words: weight rows times one
- *                   token (mulq), many tokens (packed), floats (mulf); norms, activations,
+ *                   token (mulq), many tokens (panels), floats (mulf); norms, activations,
  *                   softmax, attention, recurrences (vec); the table itself (table)
  *   group.h, dequant.c   exact block decoders (model-independent facts of the
  *                   formats)
@@ -59,43 +59,59 @@ typedef void kern_mul_fn(float *out, ptrdiff_t out_stride, const void *w,
 /*
  * The same products for many tokens. Weight rows and tokens are first brought
  * into the form that the inner loop reads, which is private to the table:
- *   pack_rows    rows of a quantised type to 8-bit elements and float scales,
- *                kern_packed_row_bytes(n) bytes for each row
- *   pack_tokens  kern_act blobs, those of `index` or, if it is NULL, the first
- *                n_tok; kern_packed_token_bytes(n) bytes for each token
- *   mul_packed   out[t * out_stride + r] = the sum above; meanwhile `soon`
- *                (soon_bytes, may be none) is brought near: what is packed next
- * Packed memory is 64-byte aligned; rows must have room for a multiple of
+ *   panel_rows    rows of a quantised type to 8-bit elements and float scales,
+ *                kern_panel_row_bytes(n) bytes for each row, room for 8 bits an
+ *                element and four floats for each 32
+ *   panel_tokens  kern_act blobs, those of `index` or, if it is NULL, the first
+ *                n_tok; kern_panel_token_bytes(n) bytes for each token
+ *   mul_panels   out[t * out_stride + r] = the sum above; meanwhile `soon`
+ *                (soon_bytes, may be none) is brought near: what is laid out next
+ * Panels are 64-byte aligned; rows must have room for a multiple of
  * tile_rows, tokens of tile_tokens. Parts of it that start at such a multiple
- * may be packed and used on their own.
+ * may be laid out and used on their own.
  */
-typedef void kern_pack_rows_fn(void *to, const void *w, size_t row_bytes, int64_t n_rows,
+typedef void kern_panel_rows_fn(void *to, const void *w, size_t row_bytes, int64_t n_rows,
                                int64_t n);
-typedef void kern_mul_packed_fn(float *out, ptrdiff_t out_stride, const void *rows,
+typedef void kern_mul_panels_fn(float *out, ptrdiff_t out_stride, const void *rows,
                                 int64_t n_rows, const void *tokens, int64_t n_tok, int64_t n,
                                 const void *soon, size_t soon_bytes);
 enum { KERN_TILE_MAX = 64 };
-size_t kern_packed_row_bytes(int64_t n);
-size_t kern_packed_token_bytes(int64_t n);
+size_t kern_panel_row_bytes(int64_t n);
+size_t kern_panel_token_bytes(int64_t n);
 
 /*
  * Attention of n_tok tokens that follow each other, for the n_q query heads
- * that share one key/value head: scores = scale * q.k (16 lanes over hd);
- * softmax over the positions; out[d] adds p[j] * v[j][d] by fused multiply-add
- * in order of j. The first token sees n_pos positions, each later one one more.
+ * that share one key/value head: scores = scale * q.k (16 lanes over hd), limited
+ * to cap * tanh(scores / cap) if there is a cap; softmax over the positions;
+ * out[d] adds p[j] * v[j][d] by fused multiply-add in order of j. The first token
+ * sees the positions before n_pos, each later one one more; of these only those
+ * from from[t] on. A sink is one more score of a head, which takes its part of the
+ * softmax and adds nothing. What a token gets does not depend on the others.
  * Each block of keys and values is read and converted once for all tokens.
  * Strides in elements. No positions: out is zero.
  */
 struct kern_attention {
-    float *out;         /* (n_tok, n_q, hd) */
-    const float *q;     /* the same */
-    const void *k, *v;  /* (n_pos + n_tok - 1, hd): F16 or F32 */
+    float *out;         /* (n_tok, n_q, vd) */
+    const float *q;     /* (n_tok, n_q, hd) */
+    const void *k, *v;  /* (n_pos + n_tok - 1, hd) and (.., vd): F16 or F32 */
     float *scores;      /* (n_tok * n_q, score_stride) scratch, score_stride >= n_pos + n_tok - 1 */
-    ptrdiff_t out_token, out_stride, q_token, q_stride, kv_stride, score_stride;
+    ptrdiff_t out_token, out_stride, q_token, q_stride, k_stride, v_stride, score_stride;
     int64_t n_tok, n_q, n_pos;
-    int64_t hd;         /* a multiple of 16, at most 4096 */
+    int64_t hd, vd;     /* multiples of 16, at most 4096 */
+    const int64_t *from; /* (n_tok) not falling, below what the token sees; NULL: all 0 */
+    const float *sinks; /* (n_q) or NULL */
     bool f16;           /* the type of k and v */
-    float scale;
+    float scale, cap;   /* cap 0: none */
+};
+
+/* What a gated network does between its products. */
+enum kern_act {
+    KERN_SILU,       /* silu(g) * u; limited: min(g, limit) and u within +-limit instead */
+    KERN_GELU,       /* gelu(g) * u in its tanh form: g * sigmoid(1.5957691 (g + 0.044715 g^3)) */
+    KERN_SWIGLU_OAI, /* g' sigmoid(1.702 g') (u' + 1) with g', u' limited as above: gpt-oss */
+    KERN_SILU_CUT,   /* silu(g) * u; limited: min(silu(g), limit) and u within +-limit instead */
+    KERN_RELU,       /* max(g, 0) * u */
+    KERN_ACTS
 };
 
 struct kern {
@@ -108,9 +124,9 @@ struct kern {
     void (*quantize)(void *act, const float *x, int64_t n);
     /* NULL where mulq is. Both counts are powers of two, at most KERN_TILE_MAX. */
     int tile_rows, tile_tokens;
-    kern_pack_rows_fn *pack_rows[DT_COUNT];
-    kern_mul_packed_fn *mul_packed[DT_COUNT];
-    void (*pack_tokens)(void *to, const void *acts, size_t act_stride, const int32_t *index,
+    kern_panel_rows_fn *panel_rows[DT_COUNT];
+    kern_mul_panels_fn *mul_panels[DT_COUNT];
+    void (*panel_tokens)(void *to, const void *acts, size_t act_stride, const int32_t *index,
                         int64_t n_tok, int64_t n);
 
     /* y = x * w / sqrt(mean(x^2) + eps); w NULL: no weight. y may be x. */
@@ -121,12 +137,12 @@ struct kern {
     void (*add)(float *y, const float *x, int64_t n);            /* y += x */
     void (*axpy)(float *y, float a, const float *x, int64_t n);  /* y = fma(a, x, y) */
     void (*scale)(float *y, float a, int64_t n);                 /* y *= a */
-    void (*silu)(float *y, const float *x, int64_t n);           /* x / (1 + exp(-x)) */
-    void (*silu_mul)(float *y, const float *g, const float *u, int64_t n);    /* silu(g) * u */
+    void (*gate[KERN_ACTS])(float *y, const float *g, const float *u, int64_t n, float limit);
     void (*sigmoid_mul)(float *y, const float *g, const float *u, int64_t n); /* sigmoid(g) * u */
     void (*sigmoid)(float *y, const float *x, int64_t n);
     void (*softplus)(float *y, const float *x, int64_t n);       /* x > 20 ? x : log(1 + exp x) */
     void (*exp)(float *y, const float *x, int64_t n);
+    void (*softcap)(float *x, int64_t n, float cap);             /* cap * tanh(x / cap) */
     /* x = exp(x - max x) / sum, in place. */
     void (*softmax)(float *x, int64_t n);
 
@@ -142,7 +158,8 @@ struct kern {
     void (*attention)(const struct kern_attention *a);
 
     /*
-     * One token of the gated delta rule for one value head (spec C.1).
+     * One token of the gated delta rule for one value head (Gated Delta Networks,
+     * arXiv 2412.06464).
      *   S        (dk, dv) state, row i = key dimension, contiguous in j = value dim
      *   q, k     (dk) normalised; v (dv); o (dv) written
      * S *= decay; d = beta * (v - S^T k); S += k d^T; o = out_scale * S^T q.
@@ -150,6 +167,11 @@ struct kern {
      */
     void (*delta_step)(float *S, const float *q, const float *k, const float *v, float *o,
                        int64_t dk, int64_t dv, float decay, float beta, float out_scale);
+
+    /* The same where each row of S has a decay of its own, decay (dk): Kimi Delta Attention
+     * (Kimi Linear, arXiv 2510.26692). */
+    void (*kda_step)(float *S, const float *q, const float *k, const float *v, float *o,
+                     int64_t dk, int64_t dv, const float *decay, float beta, float out_scale);
 
     /*
      * Causal convolution of width 4 over time, then silu, for channels

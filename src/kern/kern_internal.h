@@ -6,6 +6,23 @@
  * kern.c has asked the processor. The same is why everything that such a file
  * shares with others is static: a function compiled for one processor can never
  * stand in for that of another.
+ *
+ * The loops are written over words that the simd_NAME.h of an instruction set
+ * defines, all of them:
+ *   described in     words
+ *   simd_x86.h       f32x8 i32x8 i8x32 and what is done with these: f32x8_* i32x8_*
+ *                    i8x32_*; dots_start dots_to_float cross quantize_block
+ *   mulq_tmpl.h      ROWS SIGNED_128 dot add_up
+ *   panel_tmpl.h     wide widef and wide_* widef_*; WIDE VECS PANEL_TOKENS
+ *                    PANEL_TOKENS_IS_8 BIAS OWN_TILE, and with that tile_rows tile_token
+ *                    tile_dot, without it wide_dot wide_steps wide_sums token_bias
+ *   mulf_tmpl.h      TILE_ROWS TILE_TOKENS
+ *   simd_portable.h  vf vi vm and v_* vi_*; SIMD_ACC, and V_INLINE, which stands before
+ *                    functions over these
+ * and those of the formats that its unpack_NAME.h defines (unpack.h). The types are C
+ * types of a fixed size, registers or structs of registers, and so are the arrays that
+ * the loops make of them: vectors whose length is known at run time only (SVE, RVV)
+ * would need it fixed by the compiler's flags.
  */
 #ifndef KERN_INTERNAL_H
 #define KERN_INTERNAL_H

@@ -1,6 +1,6 @@
 /*
  * mulf_tmpl: weight rows times float activations, and quantize. Included after
- * packed_tmpl.h; of the simd_NAME.h it uses also
+ * panel_tmpl.h; of the simd_NAME.h it uses also
  *   TILE_ROWS, TILE_TOKENS   rows and tokens whose accumulators fit the registers
  * The arithmetic is that of portable.c, bit for bit.
  *
@@ -10,7 +10,7 @@
 #ifndef KERN_MULF_TMPL_H
 #define KERN_MULF_TMPL_H
 
-#include "kern/packed_tmpl.h"
+#include "kern/panel_tmpl.h"
 
 /* ---- decoding up to GROUP elements -------------------------------------- */
 

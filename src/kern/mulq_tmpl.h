@@ -50,13 +50,13 @@ INLINE i8x32 load_q(struct act x, int64_t g, int b)
 
 /* A last group of n_blocks < 8 32-blocks: returns w, or `copy` filled from it
  * where a full group at w would reach past the weights. */
-INLINE const uint8_t *partial_group(uint8_t copy[GROUP / 32 * 34], const uint8_t *w,
+INLINE const uint8_t *partial_group(uint8_t copy[PART_GROUP_BYTES], const uint8_t *w,
                                     const uint8_t *end, int n_blocks, struct format f)
 {
     if (end - w >= group_bytes(f))
         return w;
-    memset(copy, 0, GROUP / 32 * 34);
-    memcpy(copy, w, (size_t)(n_blocks * f.bytes));
+    memset(copy, 0, PART_GROUP_BYTES);
+    memcpy(copy, w, (size_t)(n_blocks * 32 / f.block * f.bytes));
     return copy;
 }
 
@@ -193,8 +193,8 @@ INLINE void rows_one(float *out, struct weights m, int n_rows, const void *blob,
         for (int r = 0; r < n_rows; r++)
             w[r] += group_bytes(f);
     }
-    if (f.block == 32 && rest) {
-        uint8_t copy[ROWS][GROUP / 32 * 34];
+    if (f.block < GROUP && rest) {
+        uint8_t copy[ROWS][PART_GROUP_BYTES];
         for (int r = 0; r < n_rows; r++)
             w[r] = partial_group(copy[r], w[r], m.end, rest, f);
         group_one(acc, w, n_rows, x, n_groups, rest, f);

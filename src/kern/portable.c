@@ -165,31 +165,41 @@ static void mulq(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
     }
 }
 
-/* ---- packed: here simply copies ----------------------------------------- */
+/* ---- panels: here simply copies ----------------------------------------- */
 
-size_t kern_packed_row_bytes(int64_t n)
+/* Of 32 elements of a row: 8 bits each, and up to four floats. Here they stay as they
+ * are in the file, which takes no more. */
+enum { PANEL_BLOCK_BYTES = 32 + 4 * sizeof(float) };
+#define FITS_PANEL(name, NAME, id, elements, bytes, minima, sixteens)                   \
+    _Static_assert(GROUP_BYTES(elements, bytes) <= GROUP / 32 * PANEL_BLOCK_BYTES &&    \
+                       32 + sizeof(float) * ((sixteens) ? 2 : 1) * ((minima) ? 2 : 1) <= \
+                           PANEL_BLOCK_BYTES,                                           \
+                   #NAME);
+DTYPE_QUANTISED(FITS_PANEL)
+
+size_t kern_panel_row_bytes(int64_t n)
 {
-    return (size_t)n / 32 * 48; /* 8 bits an element, up to four floats */
+    return (size_t)n / 32 * PANEL_BLOCK_BYTES;
 }
 
-size_t kern_packed_token_bytes(int64_t n)
+size_t kern_panel_token_bytes(int64_t n)
 {
     return kern_act_bytes(n) + align_up((size_t)n / 32 * 24, 64);
 }
 
-static void pack_tokens(void *to, const void *acts, size_t act_stride, const int32_t *index,
+static void panel_tokens(void *to, const void *acts, size_t act_stride, const int32_t *index,
                         int64_t n_tok, int64_t n)
 {
     for (int64_t t = 0; t < n_tok; t++)
-        memcpy((char *)to + (size_t)t * kern_packed_token_bytes(n),
+        memcpy((char *)to + (size_t)t * kern_panel_token_bytes(n),
                (const char *)acts + (size_t)(index ? index[t] : t) * act_stride, kern_act_bytes(n));
 }
 
-static void pack_rows(void *to, const void *w, size_t row_bytes, int64_t n_rows, int64_t n,
+static void panel_rows(void *to, const void *w, size_t row_bytes, int64_t n_rows, int64_t n,
                       size_t bytes)
 {
     for (int64_t r = 0; r < n_rows; r++)
-        memcpy((char *)to + (size_t)r * kern_packed_row_bytes(n),
+        memcpy((char *)to + (size_t)r * kern_panel_row_bytes(n),
                (const char *)w + (size_t)r * row_bytes, bytes);
 }
 
@@ -209,7 +219,8 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
                 float wf[GROUP] = {0}, xf[GROUP] = {0};
                 kern_dequant_row(type, wf, row, m);
                 for (int t = 0; t < tile; t++) {
-                    memcpy(xf, (const char *)x + (size_t)(t0 + t) * x_stride + (size_t)i * sizeof *xf,
+                    memcpy(xf,
+                           (const char *)x + (size_t)(t0 + t) * x_stride + (size_t)i * sizeof *xf,
                            (size_t)m * sizeof *xf);
                     for (int l = 0; l < padded; l++)
                         acc[t][l % LANES] = fmaf(wf[l], xf[l], acc[t][l % LANES]);
@@ -239,19 +250,19 @@ static void mulf(float *out, ptrdiff_t out_stride, const void *w, size_t row_byt
                                       minima, sixteens};                                    \
         mulq(out, out_stride, w, row_bytes, n_rows, x, x_stride, n_tok, n, &f);             \
     }                                                                                       \
-    static void pack_rows_##name(void *to, const void *w, size_t row_bytes, int64_t n_rows, \
+    static void panel_rows_##name(void *to, const void *w, size_t row_bytes, int64_t n_rows, \
                                  int64_t n)                                                 \
     {                                                                                       \
-        pack_rows(to, w, row_bytes, n_rows, n, (size_t)(n / (elements) * (bytes)));         \
+        panel_rows(to, w, row_bytes, n_rows, n, (size_t)(n / (elements) * (bytes)));         \
     }                                                                                       \
-    static void mul_packed_##name(float *out, ptrdiff_t out_stride, const void *rows,       \
+    static void mul_panels_##name(float *out, ptrdiff_t out_stride, const void *rows,       \
                                   int64_t n_rows, const void *tokens, int64_t n_tok,        \
                                   int64_t n, const void *soon, size_t soon_bytes)           \
     {                                                                                       \
         (void)soon;                                                                         \
         (void)soon_bytes;                                                                   \
-        mulq_##name(out, out_stride, rows, kern_packed_row_bytes(n), n_rows, tokens,        \
-                    kern_packed_token_bytes(n), n_tok, n);                                  \
+        mulq_##name(out, out_stride, rows, kern_panel_row_bytes(n), n_rows, tokens,        \
+                    kern_panel_token_bytes(n), n_tok, n);                                  \
     }
 
 DEFINE_MULF(f32, DT_F32, GROUP * 4)
@@ -260,10 +271,10 @@ DEFINE_MULF(bf16, DT_BF16, GROUP * 2)
 DTYPE_QUANTISED(DEFINE_MUL)
 
 #define QUANTISED_ROW(name_, NAME, id, elements, bytes, minima, sixteens)                   \
-    .mulf[id] = mulf_##name_, .mulq[id] = mulq_##name_, .pack_rows[id] = pack_rows_##name_, \
-    .mul_packed[id] = mul_packed_##name_,
+    .mulf[id] = mulf_##name_, .mulq[id] = mulq_##name_, .panel_rows[id] = panel_rows_##name_, \
+    .mul_panels[id] = mul_panels_##name_,
 
 const struct kern kern_portable = {
     .name = "portable", .quantize = quantize, .tile_rows = 1, .tile_tokens = 1,
-    .pack_tokens = pack_tokens, .mulf[DT_F32] = mulf_f32, .mulf[DT_F16] = mulf_f16,
+    .panel_tokens = panel_tokens, .mulf[DT_F32] = mulf_f32, .mulf[DT_F16] = mulf_f16,
     .mulf[DT_BF16] = mulf_bf16, DTYPE_QUANTISED(QUANTISED_ROW) VEC_TABLE};

@@ -31,14 +31,27 @@ INLINE __m256i and_or(__m256i x, __m256i mask, __m256i y)
     return _mm256_or_si256(_mm256_and_si256(x, mask), y);
 }
 
-INLINE __m256i add_16_where(__m256i q, uint32_t bits)
+/* All bits of the bytes whose bit is set. */
+INLINE __m256i bytes_where(uint32_t bits)
 {
     const __m256i which = _mm256_set1_epi64x((int64_t)0x8040201008040201);
     const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
                                             0x0303030303030303);
     __m256i x = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte);
-    x = _mm256_cmpeq_epi8(_mm256_and_si256(x, which), which);
-    return and_or(x, _mm256_set1_epi8(16), q);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(x, which), which);
+}
+
+INLINE __m256i add_16_where(__m256i q, uint32_t bits)
+{
+    return and_or(bytes_where(bits), _mm256_set1_epi8(16), q);
+}
+
+/* from - q is ~q + from + 1. */
+INLINE __m256i minus_where(__m256i q, uint32_t bits, int from)
+{
+    const __m256i m = bytes_where(bits);
+    return _mm256_add_epi8(_mm256_xor_si256(q, m),
+                           _mm256_and_si256(m, _mm256_set1_epi8((char)(from + 1))));
 }
 
 INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
@@ -58,8 +71,8 @@ INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 
 /* ---- many tokens --------------------------------------------------------- */
 
-enum { WIDE = 8, VECS = 2, PACK_TOKENS = 4, BIAS = SIGNED_128 ? 32 : 128 };
-#define PACK_TOKENS_IS_8 0
+enum { WIDE = 8, VECS = 2, PANEL_TOKENS = 4, BIAS = SIGNED_128 ? 32 : 128 };
+#define PANEL_TOKENS_IS_8 0
 #define OWN_TILE 0
 
 typedef __m256i wide;
@@ -68,6 +81,8 @@ typedef __m256 widef;
 INLINE wide wide_start(void) { return _mm256_setzero_si256(); }
 INLINE wide wide_load(const void *p) { return _mm256_loadu_si256(p); }
 INLINE void wide_store(void *p, wide x) { _mm256_storeu_si256(p, x); }
+INLINE wide wide_low_nibbles(wide x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+INLINE wide wide_high_nibbles(wide x) { return wide_low_nibbles(_mm256_srli_epi16(x, 4)); }
 INLINE widef wide_to_float(wide x) { return _mm256_cvtepi32_ps(x); }
 INLINE widef widef_zero(void) { return _mm256_setzero_ps(); }
 INLINE widef widef_load(const float *p) { return _mm256_loadu_ps(p); }
@@ -157,7 +172,8 @@ INLINE void wide_transpose(wide to[8], const void *rows, size_t stride)
     for (int i = 0; i < 8; i++)
         a[i] = wide_load(from + (size_t)i * stride);
     for (int i = 0; i < 8; i += 4) { /* halves: dwords j and j + 4 of 4 rows */
-        wide ab = _mm256_unpacklo_epi32(a[i], a[i + 1]), cd = _mm256_unpacklo_epi32(a[i + 2], a[i + 3]);
+        wide ab = _mm256_unpacklo_epi32(a[i], a[i + 1]),
+             cd = _mm256_unpacklo_epi32(a[i + 2], a[i + 3]);
         b[i] = _mm256_unpacklo_epi64(ab, cd);
         b[i + 1] = _mm256_unpackhi_epi64(ab, cd);
         ab = _mm256_unpackhi_epi32(a[i], a[i + 1]);

@@ -27,6 +27,11 @@ INLINE __m256i add_16_where(__m256i q, uint32_t bits)
     return _mm256_mask_add_epi8(q, bits, q, _mm256_set1_epi8(16));
 }
 
+INLINE __m256i minus_where(__m256i q, uint32_t bits, int from)
+{
+    return _mm256_mask_sub_epi8(q, bits, _mm256_set1_epi8((char)from), q);
+}
+
 INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 {
     (void)top;
@@ -35,8 +40,8 @@ INLINE __m256i dot(__m256i sum, __m256i q, __m256i a, int top)
 
 /* ---- many tokens --------------------------------------------------------- */
 
-enum { WIDE = 16, VECS = 2, PACK_TOKENS = 8, BIAS = 128 };
-#define PACK_TOKENS_IS_8 1
+enum { WIDE = 16, VECS = 2, PANEL_TOKENS = 8, BIAS = 128 };
+#define PANEL_TOKENS_IS_8 1
 #define OWN_TILE 0
 
 typedef __m512i wide;
@@ -45,6 +50,8 @@ typedef __m512 widef;
 INLINE wide wide_start(void) { return _mm512_setzero_si512(); }
 INLINE wide wide_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE void wide_store(void *p, wide x) { _mm512_storeu_si512(p, x); }
+INLINE wide wide_low_nibbles(wide x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+INLINE wide wide_high_nibbles(wide x) { return wide_low_nibbles(_mm512_srli_epi16(x, 4)); }
 INLINE widef wide_to_float(wide x) { return _mm512_cvtepi32_ps(x); }
 INLINE widef widef_zero(void) { return _mm512_setzero_ps(); }
 INLINE widef widef_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -84,7 +91,8 @@ INLINE void wide_transpose(wide to[8], const void *rows, size_t stride)
         a[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
     }
     for (int i = 0; i < 8; i += 4) { /* quarters: dwords j and j + 4 of 4 rows */
-        wide ab = _mm512_unpacklo_epi32(a[i], a[i + 1]), cd = _mm512_unpacklo_epi32(a[i + 2], a[i + 3]);
+        wide ab = _mm512_unpacklo_epi32(a[i], a[i + 1]),
+             cd = _mm512_unpacklo_epi32(a[i + 2], a[i + 3]);
         b[i] = _mm512_unpacklo_epi64(ab, cd);
         b[i + 1] = _mm512_unpackhi_epi64(ab, cd);
         ab = _mm512_unpackhi_epi32(a[i], a[i + 1]);

@@ -1,7 +1,7 @@
 /*
  * simd_neon: the words of the templates for 64-bit ARM: those listed in
  * simd_x86.h, where wide registers are pairs of 128-bit ones, those of a tile
- * (packed_tmpl.h), and the 16-lane vector of vec_tmpl.h as four registers (its
+ * (panel_tmpl.h), and the 16-lane vector of vec_tmpl.h as four registers (its
  * operations are described in simd_portable.h, with which they agree bit for
  * bit). The file that includes it says what it was compiled for:
  *
@@ -280,8 +280,8 @@ INLINE i32x8 dot(i32x8 sum, i8x32 q, i8x32 x, int top)
 
 /* ---- many tokens --------------------------------------------------------- */
 
-enum { WIDE = 4, VECS = 4, PACK_TOKENS = 4, BIAS = 0 };
-#define PACK_TOKENS_IS_8 0
+enum { WIDE = 4, VECS = 4, PANEL_TOKENS = 4, BIAS = 0 };
+#define PANEL_TOKENS_IS_8 0
 #define OWN_TILE 1
 
 typedef int32x4_t wide;
@@ -292,6 +292,11 @@ INLINE widef wide_to_float(wide x) { return sum_to_float(x); }
 INLINE wide wide_add(wide x, wide y) { return vaddq_s32(x, y); }
 INLINE wide wide_load(const void *p) { return vreinterpretq_s32_s8(vld1q_s8(p)); }
 INLINE void wide_store(void *p, wide x) { vst1q_s8(p, vreinterpretq_s8_s32(x)); }
+INLINE wide wide_low_nibbles(wide x) { return vandq_s32(x, vdupq_n_s32(0x0f0f0f0f)); }
+INLINE wide wide_high_nibbles(wide x)
+{
+    return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(x), 4));
+}
 INLINE wide wide_splat(const int32_t *p) { return vld1q_dup_s32(p); }
 INLINE widef widef_zero(void) { return vdupq_n_f32(0); }
 INLINE widef widef_load(const float *p) { return vld1q_f32(p); }
@@ -336,17 +341,17 @@ INLINE void tile_rows(wide to[8], const void *rows, size_t stride)
     }
 }
 
-INLINE void tile_token(int8_t to[PACK_TOKENS * 32], int t, const int8_t from[32])
+INLINE void tile_token(int8_t to[PANEL_TOKENS * 32], int t, const int8_t from[32])
 {
     for (int k = 0; k < 4; k++)
-        memcpy(to + 8 * (PACK_TOKENS * k + t), from + 8 * k, 8);
+        memcpy(to + 8 * (PANEL_TOKENS * k + t), from + 8 * k, 8);
 }
 
-INLINE void tile_dot(wide sum[PACK_TOKENS][VECS], const uint8_t *w, const int8_t *x, int first,
+INLINE void tile_dot(wide sum[PANEL_TOKENS][VECS], const uint8_t *w, const int8_t *x, int first,
                      int steps, int n_tok, int top)
 {
     const int pairs = (n_tok + 1) / 2;
-    wide square[PACK_TOKENS / 2][VECS][2]; /* t0 r0, t0 r1, t1 r0, t1 r1 */
+    wide square[PANEL_TOKENS / 2][VECS][2]; /* t0 r0, t0 r1, t1 r0, t1 r1 */
     (void)top;
     UNROLL for (int t = 0; t < pairs; t++)
         UNROLL for (int i = 0; i < 2 * VECS; i++)
@@ -358,7 +363,7 @@ INLINE void tile_dot(wide sum[PACK_TOKENS][VECS], const uint8_t *w, const int8_t
             UNROLL for (int t = 0; t < pairs; t++)
                 square[t][i / 2][i % 2] =
                     vmmlaq_s32(square[t][i / 2][i % 2],
-                               vld1q_s8(x + 8 * (PACK_TOKENS * k + 2 * t)), q);
+                               vld1q_s8(x + 8 * (PANEL_TOKENS * k + 2 * t)), q);
         }
     UNROLL for (int t = 0; t < n_tok; t++)
         UNROLL for (int v = 0; v < VECS; v++) {
@@ -373,7 +378,7 @@ INLINE void tile_rows(wide to[8], const void *rows, size_t stride)
     wide_transpose(to, rows, stride);
 }
 
-INLINE void tile_token(int8_t to[PACK_TOKENS * 32], int t, const int8_t from[32])
+INLINE void tile_token(int8_t to[PANEL_TOKENS * 32], int t, const int8_t from[32])
 {
     memcpy(to + 32 * t, from, 32);
 }
@@ -397,12 +402,12 @@ INLINE wide dot_lane(wide sum, int8x16_t q, int8x16_t x, int lane)
 #endif
 }
 
-INLINE void tile_dot(wide sum[PACK_TOKENS][VECS], const uint8_t *w, const int8_t *x, int first,
+INLINE void tile_dot(wide sum[PANEL_TOKENS][VECS], const uint8_t *w, const int8_t *x, int first,
                      int steps, int n_tok, int top)
 {
     (void)top;
     UNROLL for (int i = first; i < first + steps; i += 4) {
-        int8x16_t a[PACK_TOKENS];
+        int8x16_t a[PANEL_TOKENS];
         UNROLL for (int t = 0; t < n_tok; t++)
             a[t] = vld1q_s8(x + 32 * t + 4 * i);
         UNROLL for (int k = 0; k < 4; k++)

@@ -1,6 +1,7 @@
 /*
- * simd_x86: the words of mulq_tmpl.h, packed_tmpl.h and mulf_tmpl.h in 256-bit
- * registers. Included by simd_avx2.h and simd_avx512.h; needs AVX2, FMA, F16C.
+ * simd_x86: those words of mulq_tmpl.h, panel_tmpl.h and mulf_tmpl.h that AVX2 and
+ * AVX-512 have in common, in 256-bit registers (kern_internal.h lists all). Included by
+ * simd_avx2.h and simd_avx512.h; needs AVX2, FMA, F16C.
  *
  *   f32x8, i32x8     8 floats, 8 32-bit integers
  *   i8x32            32 bytes
@@ -76,7 +77,8 @@ INLINE f32x8 f32x8_from_i8(i8x32 x, int part, bool is_signed)
     __m128i bytes = part / 2 ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x);
     if (part % 2)
         bytes = _mm_unpackhi_epi64(bytes, bytes);
-    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
+    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(bytes)
+                                        : _mm256_cvtepu8_epi32(bytes));
 }
 
 INLINE i32x8 dots_start(void) { return _mm256_setzero_si256(); }
@@ -92,7 +94,10 @@ INLINE i32x8 i32x8_pair_sums(const int16_t *h, int first, int second)
 
 INLINE i8x32 i8x32_load(const void *p) { return load256(p); }
 INLINE void i8x32_store(void *p, i8x32 x) { _mm256_storeu_si256(p, x); }
-INLINE i8x32 i8x32_add(i8x32 x, int each) { return _mm256_add_epi8(x, _mm256_set1_epi8((char)each)); }
+INLINE i8x32 i8x32_add(i8x32 x, int each)
+{
+    return _mm256_add_epi8(x, _mm256_set1_epi8((char)each));
+}
 
 INLINE void cross(i8x32 q[2])
 {

@@ -10,13 +10,13 @@
 #include "kern/vec_tmpl.h"
 
 #define QUANTISED_ROW(name_, NAME, id, elements, bytes, minima, sixteens)                   \
-    .mulf[id] = mulf_##name_, .mulq[id] = mulq_##name_, .pack_rows[id] = pack_rows_##name_, \
-    .mul_packed[id] = MUL_PACKED(name_, minima, sixteens),
+    .mulf[id] = mulf_##name_, .mulq[id] = mulq_##name_, .panel_rows[id] = panel_rows_##name_, \
+    .mul_panels[id] = MUL_PANELS(name_, minima, sixteens),
 
 #define KERN_TABLE(name_)                                                                   \
     {                                                                                       \
-        .name = name_, .quantize = quantize, .tile_rows = PACK_ROWS,                        \
-        .tile_tokens = PACK_TOKENS, .pack_tokens = pack_tokens, .mulf[DT_F32] = mulf_f32,   \
+        .name = name_, .quantize = quantize, .tile_rows = PANEL_ROWS,                        \
+        .tile_tokens = PANEL_TOKENS, .panel_tokens = panel_tokens, .mulf[DT_F32] = mulf_f32,   \
         .mulf[DT_F16] = mulf_f16, .mulf[DT_BF16] = mulf_bf16,                               \
         DTYPE_QUANTISED(QUANTISED_ROW) VEC_TABLE                                            \
     }

@@ -1,6 +1,6 @@
 /*
  * unpack: what an unpack_NAME.h offers to the loops of mulq_tmpl.h,
- * packed_tmpl.h and mulf_tmpl.h: weight groups (group.h) in registers, over the
+ * panel_tmpl.h and mulf_tmpl.h: weight groups (group.h) in registers, over the
  * types of its simd_NAME.h (see simd_x86.h for the words).
  *
  * For each quantised format two functions and one line:

@@ -103,15 +103,25 @@ INLINE struct pair crossed_values(const uint8_t *a, const uint8_t *b, const int8
     return (struct pair){{look_up(q.q[0], values), look_up(q.q[1], values)}};
 }
 
-/* 16 bytes plus 16 where bit 8 first + i of `bits` is set. */
-INLINE int8x16_t add_16_where(int8x16_t q, uint32_t bits, int first)
+/* All bits of byte i where bit 8 first + i of `bits` is set. */
+INLINE uint8x16_t bytes_where(uint8x16_t bits, int first)
 {
     const uint8x16_t which = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
     const uint64x2_t byte = {0x0101010101010101 * (uint64_t)first,
                              0x0101010101010101 * (uint64_t)(first + 1)};
-    const uint8x16_t x = vqtbl1q_u8(vreinterpretq_u8_u32(vdupq_n_u32(bits)),
-                                    vreinterpretq_u8_u64(byte));
-    return vreinterpretq_s8_u8(put_bits(vreinterpretq_u8_s8(q), vtstq_u8(x, which), 16));
+    return vtstq_u8(vqtbl1q_u8(bits, vreinterpretq_u8_u64(byte)), which);
+}
+
+INLINE uint8x16_t everywhere(uint32_t x)
+{
+    return vreinterpretq_u8_u32(vdupq_n_u32(x));
+}
+
+/* 16 bytes plus 16 where bit 8 first + i of `bits` is set. */
+INLINE int8x16_t add_16_where(int8x16_t q, uint32_t bits, int first)
+{
+    const uint8x16_t where = bytes_where(everywhere(bits), first);
+    return vreinterpretq_s8_u8(put_bits(vreinterpretq_u8_s8(q), where, 16));
 }
 
 /* Two blocks with nibbles at a and b, their fifth bits four bytes before. */
@@ -254,6 +264,92 @@ INLINE struct pair pair_mxfp4(const uint8_t *w, int p)
     return crossed_values(w + 34 * p + 1, w + 34 * p + 18, kern_mxfp4_values);
 }
 
+/* ---- 64- and 128-element blocks ----------------------------------------- */
+
+/* The sixteens of pair p, whose first is sixteen 4 p, in a format's order. */
+INLINE struct pair four_sixteens(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d,
+                                 bool crossed)
+{
+    return crossed ? (struct pair){{bytes_32(a, c), bytes_32(b, d)}}
+                   : (struct pair){{bytes_32(a, b), bytes_32(c, d)}};
+}
+
+#define PAIR_OF_SIXTEENS(name)                                                              \
+    INLINE struct pair pair_##name(const uint8_t *w, int p)                                 \
+    {                                                                                       \
+        return four_sixteens(sixteen_##name(w, 4 * p), sixteen_##name(w, 4 * p + 1),        \
+                             sixteen_##name(w, 4 * p + 2), sixteen_##name(w, 4 * p + 3),    \
+                             name##_crossed);                                               \
+    }
+
+UNPACKED(nvfp4, 0, 255, false);
+
+/* As nvfp4_scale, of eight bytes that stand in words. */
+INLINE f32x8 nvfp4_scales(uint16x8_t e)
+{
+    const uint16x8_t nan = vceqq_u16(e, vdupq_n_u16(0x7f));
+    const uint16x8_t h = vbicq_u16(vandq_u16(vshlq_n_u16(e, 7), vdupq_n_u16(0x3f80)), nan);
+    return (f32x8){vmulq_n_f32(halves_to_floats(vget_low_u16(h)), 0x1p7f),
+                   vmulq_n_f32(halves_to_floats(vget_high_u16(h)), 0x1p7f)};
+}
+
+INLINE struct scales scales_nvfp4(const uint8_t *w)
+{
+    struct scales r = no_scales();
+    const uint32x4_t d = {load_u32(w), load_u32(w + 36), load_u32(w + 72), load_u32(w + 108)};
+    const uint16x8_t e = vreinterpretq_u16_u32(d);
+    r.scale[0] = nvfp4_scales(vandq_u16(e, vdupq_n_u16(0xff)));
+    r.scale[1] = nvfp4_scales(vshrq_n_u16(e, 8));
+    return r;
+}
+
+INLINE uint8x16_t sixteen_nvfp4(const uint8_t *w, int s)
+{
+    const uint8x8_t x = vld1_u8(w + 36 * (s / 4) + 4 + 8 * (s % 4));
+    const uint8x16_t nibbles = vcombine_u8(vand_u8(x, vdup_n_u8(15)), vshr_n_u8(x, 4));
+    return vreinterpretq_u8_s8(vqtbl1q_s8(vld1q_s8(kern_mxfp4_values), nibbles));
+}
+
+PAIR_OF_SIXTEENS(nvfp4)
+
+UNPACKED(q1_0, 1, 2, true);
+
+INLINE struct scales scales_q1_0(const uint8_t *w)
+{
+    struct scales r = no_scales();
+    r.scale[0] = (f32x8){vdupq_n_f32(half_at(w)), vdupq_n_f32(half_at(w + 18))};
+    return r;
+}
+
+INLINE uint8x16_t sixteen_q1_0(const uint8_t *w, int s)
+{
+    const uint32_t bits = load_u16(w + 18 * (s / 8) + 2 + 2 * (s % 8));
+    return low_bits(bytes_where(everywhere(bits), 0), 2);
+}
+
+PAIR_OF_SIXTEENS(q1_0)
+
+UNPACKED(q2_0, 1, 3, true);
+
+INLINE struct scales scales_q2_0(const uint8_t *w)
+{
+    struct scales r = no_scales();
+    const float32x4_t d = four_halves(w, 18);
+    r.scale[0] = (f32x8){vzip1q_f32(d, d), vzip2q_f32(d, d)};
+    return r;
+}
+
+INLINE uint8x16_t sixteen_q2_0(const uint8_t *w, int s)
+{
+    const uint32x4_t byte = {0, 0x01010101, 0x02020202, 0x03030303};
+    const int8x16_t down = vreinterpretq_s8_u32(vdupq_n_u32(0xfafcfe00)); /* 0, -2, -4, -6 */
+    const uint8x16_t x = vqtbl1q_u8(everywhere(load_u32(w + 18 * (s / 4) + 2 + 4 * (s % 4))),
+                                    vreinterpretq_u8_u32(byte));
+    return low_bits(vshlq_u8(x, down), 3);
+}
+
+PAIR_OF_SIXTEENS(q2_0)
+
 /* ---- 256-element blocks ------------------------------------------------- */
 
 UNPACKED(q2_k, 0, 3, false);
@@ -267,14 +363,19 @@ INLINE struct scales scales_q2_k(const uint8_t *w)
                             scaled_sixteens(high, 1, false, dmin)}};
 }
 
-INLINE struct pair pair_q2_k(const uint8_t *w, int p)
+/* Of 64 bytes, bits 0-1 of the first 32, then bits 2-3 ... */
+INLINE struct pair two_bits(const uint8_t *qs, int p, bool crossed)
 {
-    const uint8_t *q = w + 16 + 32 * (p / 2);
+    const uint8_t *q = qs + 32 * (p / 2);
     const uint8x16_t a = vld1q_u8(q), b = vld1q_u8(q + 16);
     const int shift = 4 * (p % 2);
-    return (struct pair){{bytes_32(low_bits(shr(a, shift), 3), low_bits(shr(b, shift), 3)),
-                          bytes_32(low_bits(shr(a, shift + 2), 3),
-                                   low_bits(shr(b, shift + 2), 3))}};
+    return four_sixteens(low_bits(shr(a, shift), 3), low_bits(shr(b, shift), 3),
+                         low_bits(shr(a, shift + 2), 3), low_bits(shr(b, shift + 2), 3), crossed);
+}
+
+INLINE struct pair pair_q2_k(const uint8_t *w, int p)
+{
+    return two_bits(w + 16, p, false);
 }
 
 UNPACKED(q3_k, 4, 7, false);
@@ -296,7 +397,7 @@ INLINE struct scales scales_q3_k(const uint8_t *w)
 
 INLINE struct pair pair_q3_k(const uint8_t *w, int p)
 {
-    struct pair q = pair_q2_k(w + 16, p);
+    struct pair q = two_bits(w + 32, p, false);
     const uint8x16_t a = vld1q_u8(w), b = vld1q_u8(w + 16);
     for (int i = 0; i < 2; i++)
         q.q[i] = bytes_32(put_bits(vreinterpretq_u8_s8(q.q[i].a), move_bits(a, 2 * p + i, 2), 4),
@@ -411,5 +512,56 @@ INLINE struct pair pair_iq4_xs(const uint8_t *w, int p)
 {
     return crossed_values(w + 8 + 32 * p, w + 24 + 32 * p, kern_iq4_values);
 }
+
+/* One scale, a half, for the whole block. */
+INLINE struct scales one_scale(const uint8_t *half)
+{
+    struct scales r = no_scales();
+    const float32x4_t d = vdupq_n_f32(half_at(half));
+    r.scale[0] = (f32x8){d, d};
+    return r;
+}
+
+UNPACKED(tq2_0, 1, 3, true);
+
+INLINE struct scales scales_tq2_0(const uint8_t *w)
+{
+    return one_scale(w + 64);
+}
+
+INLINE struct pair pair_tq2_0(const uint8_t *w, int p)
+{
+    return two_bits(w, p, true);
+}
+
+UNPACKED(tq1_0, 1, 2, true);
+
+INLINE struct scales scales_tq1_0(const uint8_t *w)
+{
+    return one_scale(w + 52);
+}
+
+/* A byte is a fraction of 256; the digit in front is how many of its thirds are below it. */
+INLINE uint8x16_t ternary(uint8x16_t x)
+{
+    const uint8x16_t one = vcgtq_u8(x, vdupq_n_u8(85)), two = vcgtq_u8(x, vdupq_n_u8(170));
+    return vsubq_u8(vsubq_u8(vdupq_n_u8(0), one), two);
+}
+
+INLINE uint8x16_t sixteen_tq1_0(const uint8_t *w, int s)
+{
+    const uint32x4_t powers = {0x01010101, 0x03030303, 0x09090909, 0x1b1b1b1b};
+    const int digit = s < 10 ? s / 2 : s - 10;
+    const uint8_t power = digit == 0 ? 1 : digit == 1 ? 3 : digit == 2 ? 9 : digit == 3 ? 27 : 81;
+    if (s == 15)
+        return ternary(vmulq_u8(everywhere(load_u32(w + 48)), vreinterpretq_u8_u32(powers)));
+    return ternary(vmulq_u8(vld1q_u8(s < 10 ? w + 16 * (s % 2) : w + 32), vdupq_n_u8(power)));
+}
+
+PAIR_OF_SIXTEENS(tq1_0)
+
+#include "kern/unpack_neon_iq.h"
+
+#undef PAIR_OF_SIXTEENS
 
 #endif

@@ -3,6 +3,7 @@
  * Included after simd_avx2.h or simd_avx512.h, of which it uses
  *   and_or(x, mask, y)   (x & mask) | y
  *   add_16_where(q, m)   adds 16 to the bytes whose bit is set in the 32-bit m
+ *   minus_where(q, m, x) x - q in the bytes whose bit is set in the 32-bit m, else q
  *   SIGNED_128           1: formats whose elements need all 8 bits stay signed;
  *                        0: they get an offset of 128
  */
@@ -64,7 +65,8 @@ INLINE struct pair crossed_values(const uint8_t *a, const uint8_t *b, const int8
                                   int offset)
 {
     struct pair q = crossed_nibbles(a, b);
-    return (struct pair){{table_lookup(q.q[0], values, offset), table_lookup(q.q[1], values, offset)}};
+    return (struct pair){
+        {table_lookup(q.q[0], values, offset), table_lookup(q.q[1], values, offset)}};
 }
 
 INLINE struct pair iq4_values(const uint8_t *a, const uint8_t *b)
@@ -196,6 +198,85 @@ INLINE struct scales scales_mxfp4(const uint8_t *w)
 INLINE struct pair pair_mxfp4(const uint8_t *w, int p)
 {
     return crossed_values(w + 34 * p + 1, w + 34 * p + 18, kern_mxfp4_values, 12);
+}
+
+/* ---- 64- and 128-element blocks ----------------------------------------- */
+
+INLINE struct scales no_scales(void)
+{
+    return (struct scales){{_mm256_setzero_ps(), _mm256_setzero_ps()},
+                           {_mm256_setzero_ps(), _mm256_setzero_ps()}};
+}
+
+UNPACKED(nvfp4, 12, 24, false);
+
+/* As nvfp4_scale. The bytes of a block: both sixteens of two 32-blocks. */
+INLINE struct scales scales_nvfp4(const uint8_t *w)
+{
+    struct scales r = no_scales();
+    __m128i e = _mm_setr_epi32((int)load_u32(w), (int)load_u32(w + 36), (int)load_u32(w + 72),
+                               (int)load_u32(w + 108));
+    e = _mm_andnot_si128(_mm_cmpeq_epi8(e, _mm_set1_epi8(0x7f)), e);
+    __m128i first = _mm_and_si128(_mm_slli_epi16(e, 7), _mm_set1_epi16(0x3f80));
+    __m128i second = _mm_and_si128(_mm_srli_epi16(e, 1), _mm_set1_epi16(0x3f80));
+    r.scale[0] = _mm256_mul_ps(_mm256_cvtph_ps(first), _mm256_set1_ps(0x1p7f));
+    r.scale[1] = _mm256_mul_ps(_mm256_cvtph_ps(second), _mm256_set1_ps(0x1p7f));
+    return r;
+}
+
+INLINE struct pair pair_nvfp4(const uint8_t *w, int p)
+{
+    /* quarters 0, 2, 1, 3 of the bytes; each has a sixteen */
+    __m256i x = _mm256_permute4x64_epi64(load256(w + 36 * p + 4), _MM_SHUFFLE(3, 1, 2, 0));
+    __m256i low = table_lookup(low_nibble(x), kern_mxfp4_values, 12);
+    __m256i high = table_lookup(high_nibble(x), kern_mxfp4_values, 12);
+    return (struct pair){{_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high)}};
+}
+
+UNPACKED(q1_0, 1, 2, false);
+
+INLINE struct scales scales_q1_0(const uint8_t *w)
+{
+    struct scales r = no_scales();
+    __m128i d = _mm_insert_epi16(_mm_cvtsi32_si128(load_u16(w)), load_u16(w + 18), 4);
+    d = _mm_shufflehi_epi16(_mm_shufflelo_epi16(d, 0), 0);
+    r.scale[0] = _mm256_cvtph_ps(d);
+    return r;
+}
+
+INLINE struct pair pair_q1_0(const uint8_t *w, int p)
+{
+    const uint8_t *bits = w + 18 * (p / 2) + 2 + 8 * (p % 2);
+    const __m256i zero = _mm256_setzero_si256();
+    return (struct pair){{minus_where(zero, load_u32(bits), 2),
+                          minus_where(zero, load_u32(bits + 4), 2)}};
+}
+
+UNPACKED(q2_0, 1, 3, false);
+
+INLINE struct scales scales_q2_0(const uint8_t *w)
+{
+    struct scales r = no_scales();
+    __m128i d = _mm_cvtsi32_si128(load_u16(w));
+    d = _mm_insert_epi16(d, load_u16(w + 18), 1);
+    d = _mm_insert_epi16(d, load_u16(w + 36), 2);
+    d = _mm_insert_epi16(d, load_u16(w + 54), 3);
+    r.scale[0] = _mm256_cvtph_ps(_mm_unpacklo_epi16(d, d));
+    return r;
+}
+
+/* Four elements a byte, one after another: bits 2, 4, 6 move to the next bytes. */
+INLINE __m256i spread_twos(const uint8_t *w)
+{
+    __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)w));
+    x = _mm256_or_si256(x, _mm256_slli_epi32(x, 12));
+    x = _mm256_or_si256(x, _mm256_slli_epi32(x, 6));
+    return _mm256_and_si256(x, _mm256_set1_epi8(3));
+}
+
+INLINE struct pair pair_q2_0(const uint8_t *w, int p)
+{
+    return (struct pair){{spread_twos(w + 18 * p + 2), spread_twos(w + 18 * p + 10)}};
 }
 
 /* ---- 256-element blocks ------------------------------------------------- */
@@ -342,5 +423,95 @@ INLINE struct pair pair_iq4_xs(const uint8_t *w, int p)
 {
     return iq4_values(w + 8 + 32 * p, w + 24 + 32 * p);
 }
+
+/* One scale, a half, for the whole block. */
+INLINE struct scales one_scale(const uint8_t *half)
+{
+    struct scales r = no_scales();
+    r.scale[0] = half_everywhere(half);
+    return r;
+}
+
+UNPACKED(tq2_0, 1, 3, true);
+
+INLINE struct scales scales_tq2_0(const uint8_t *w)
+{
+    return one_scale(w + 64);
+}
+
+/* Two bits of 16 bytes, and the two bits above them. */
+INLINE __m256i two_and_next_two(const uint8_t *qs, int shift)
+{
+    const __m256i next = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2);
+    const __m256i by = _mm256_add_epi32(next, _mm256_set1_epi32(shift));
+    __m256i x = _mm256_broadcastsi128_si256(load128(qs));
+    return _mm256_and_si256(_mm256_srlv_epi32(x, by), _mm256_set1_epi8(3));
+}
+
+INLINE struct pair pair_tq2_0(const uint8_t *w, int p)
+{
+    const uint8_t *qs = w + 32 * (p / 2);
+    return (struct pair){
+        {two_and_next_two(qs, 4 * (p % 2)), two_and_next_two(qs + 16, 4 * (p % 2))}};
+}
+
+UNPACKED(tq1_0, 1, 2, true);
+
+INLINE struct scales scales_tq1_0(const uint8_t *w)
+{
+    return one_scale(w + 52);
+}
+
+/*
+ * A byte is a fraction of 256; the digit in front is how many of its thirds are below
+ * it, and three times the byte has the next digit in front. Bytes here are less 128,
+ * which stays so: 3 * 128 is 128 more than 256.
+ */
+INLINE __m256i thrice(__m256i x)
+{
+    return _mm256_add_epi8(x, _mm256_add_epi8(x, x));
+}
+
+INLINE __m256i ternary(__m256i x)
+{
+    __m256i third = _mm256_set1_epi8(85 - 128);
+    __asm__("" : "+x"(third)); /* or gcc 12 makes a minimum and a comparison of it */
+    __m256i q = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_cmpgt_epi8(x, third));
+    return _mm256_sub_epi8(q, _mm256_cmpgt_epi8(x, _mm256_set1_epi8(170 - 128)));
+}
+
+INLINE __m256i low_and_high(__m256i low, __m256i high)
+{
+    return _mm256_blend_epi32(low, high, 0xf0);
+}
+
+INLINE struct pair pair_tq1_0(const uint8_t *w, int p)
+{
+    const __m256i flip = _mm256_set1_epi8(-128);
+    __m256i a = _mm256_xor_si256(_mm256_broadcastsi128_si256(load128(w)), flip);
+    __m256i b = _mm256_xor_si256(_mm256_broadcastsi128_si256(load128(w + 16)), flip);
+    __m256i c = _mm256_xor_si256(_mm256_broadcastsi128_si256(load128(w + 32)), flip);
+    __m256i z = _mm256_xor_si256(_mm256_set1_epi32((int)load_u32(w + 48)), flip);
+    /* the digits 0 and 1, then 2 and 3, then 4, of bytes 0-15, 16-31, 32-47 */
+    a = low_and_high(a, thrice(a));
+    b = low_and_high(b, thrice(b));
+    if (p == 0)
+        return (struct pair){{ternary(a), ternary(b)}};
+    a = thrice(thrice(a));
+    b = thrice(thrice(b));
+    if (p == 1)
+        return (struct pair){{ternary(a), ternary(b)}};
+    a = thrice(thrice(a));
+    b = thrice(thrice(b));
+    if (p == 2) /* only now: blocks 4 and 5 */
+        return (struct pair){{ternary(low_and_high(a, c)), ternary(low_and_high(b, thrice(c)))}};
+    c = thrice(thrice(c));
+    z = _mm256_blend_epi32(z, thrice(z), 0xaa);
+    z = _mm256_blend_epi32(z, thrice(thrice(z)), 0xcc);
+    return (struct pair){{ternary(low_and_high(c, thrice(thrice(c)))),
+                          ternary(low_and_high(thrice(c), z))}};
+}
+
+#include "kern/unpack_x86_iq.h"
 
 #endif

@@ -86,9 +86,54 @@ V_INLINE vf v_silu(vf x)
     return v_div(x, v_one_plus_exp_neg(x));
 }
 
-V_INLINE vf v_silu_mul(vf g, vf u)
+/* Exact where the limit matters; a NaN stays one. */
+V_INLINE vf v_at_most(vf x, vf limit)
 {
+    return v_select(v_gt(x, limit), limit, x);
+}
+
+V_INLINE vf v_within(vf x, vf limit)
+{
+    vf low = v_sub(v_zero(), limit);
+    return v_select(v_gt(low, x), low, v_at_most(x, limit));
+}
+
+V_INLINE vf v_silu_gate(vf g, vf u, vf limit)
+{
+    (void)limit;
     return v_mul(v_silu(g), u);
+}
+
+V_INLINE vf v_limited_silu_gate(vf g, vf u, vf limit)
+{
+    return v_mul(v_silu(v_at_most(g, limit)), v_within(u, limit));
+}
+
+/* (1 + tanh(y)) / 2 = sigmoid(2 y), y = sqrt(2 / pi) (g + 0.044715 g^3). */
+V_INLINE vf v_gelu_gate(vf g, vf u, vf limit)
+{
+    (void)limit;
+    vf cube = v_mul(v_mul(g, g), g);
+    vf y = v_mul(v_splat(0x1.988454p0f), v_fma(v_splat(0.044715f), cube, g));
+    return v_mul(v_mul(g, v_sigmoid(y)), u);
+}
+
+V_INLINE vf v_oai_gate(vf g, vf u, vf limit)
+{
+    g = v_at_most(g, limit);
+    u = v_within(u, limit);
+    return v_mul(v_mul(g, v_sigmoid(v_mul(v_splat(1.702f), g))), v_add(u, v_splat(1.0f)));
+}
+
+V_INLINE vf v_cut_silu_gate(vf g, vf u, vf limit)
+{
+    return v_mul(v_at_most(v_silu(g), limit), v_within(u, limit));
+}
+
+V_INLINE vf v_relu_gate(vf g, vf u, vf limit)
+{
+    (void)limit;
+    return v_mul(v_select(v_gt(v_zero(), g), v_zero(), g), u);
 }
 
 V_INLINE vf v_sigmoid_mul(vf g, vf u)
@@ -112,7 +157,6 @@ V_INLINE vf v_softplus(vf x)
         if (i < n)                                                             \
             v_store_n(y + i, op(v_load_n(x + i, n - i, 0.0f)), n - i);         \
     }
-MAP1(vec_silu, v_silu)
 MAP1(vec_sigmoid, v_sigmoid)
 MAP1(vec_softplus, v_softplus)
 MAP1(vec_exp, v_exp)
@@ -128,9 +172,61 @@ MAP1(vec_exp, v_exp)
                       op(v_load_n(a + i, n - i, 0.0f), v_load_n(b + i, n - i, 0.0f)), \
                       n - i);                                                  \
     }
-MAP2(vec_silu_mul, v_silu_mul)
 MAP2(vec_sigmoid_mul, v_sigmoid_mul)
 MAP2(vec_sum_of, v_add)
+
+#define GATE(name, op)                                                         \
+    static void name(float *y, const float *g, const float *u, int64_t n,      \
+                     float limit)                                              \
+    {                                                                          \
+        const vf l = v_splat(limit);                                           \
+        int64_t i = 0;                                                         \
+        for (; i + 16 <= n; i += 16)                                           \
+            v_store(y + i, op(v_load(g + i), v_load(u + i), l));               \
+        if (i < n)                                                             \
+            v_store_n(y + i,                                                   \
+                      op(v_load_n(g + i, n - i, 0.0f), v_load_n(u + i, n - i, 0.0f), l), \
+                      n - i);                                                  \
+    }
+GATE(vec_free_silu_gate, v_silu_gate)
+GATE(vec_limited_silu_gate, v_limited_silu_gate)
+GATE(vec_gelu_gate, v_gelu_gate)
+GATE(vec_oai_gate, v_oai_gate)
+GATE(vec_limited_cut_gate, v_cut_silu_gate)
+GATE(vec_relu_gate, v_relu_gate)
+
+static void vec_silu_gate(float *y, const float *g, const float *u, int64_t n, float limit)
+{
+    if (limit > 0.0f)
+        vec_limited_silu_gate(y, g, u, n, limit);
+    else
+        vec_free_silu_gate(y, g, u, n, limit);
+}
+
+static void vec_cut_gate(float *y, const float *g, const float *u, int64_t n, float limit)
+{
+    if (limit > 0.0f)
+        vec_limited_cut_gate(y, g, u, n, limit);
+    else
+        vec_free_silu_gate(y, g, u, n, limit);
+}
+
+/* tanh(x) = 2 sigmoid(2 x) - 1. */
+V_INLINE vf v_softcap(vf x, vf cap)
+{
+    vf s = v_sigmoid(v_div(v_add(x, x), cap));
+    return v_mul(cap, v_sub(v_add(s, s), v_splat(1.0f)));
+}
+
+static void vec_softcap(float *x, int64_t n, float cap)
+{
+    const vf c = v_splat(cap);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(x + i, v_softcap(v_load(x + i), c));
+    if (i < n)
+        v_store_n(x + i, v_softcap(v_load_n(x + i, n - i, 0.0f), c), n - i);
+}
 
 static void vec_add(float *y, const float *x, int64_t n)
 {
@@ -225,11 +321,12 @@ static void vec_l2_norm(float *y, const float *x, int64_t n, float eps)
         v_store_n(y + i, v_div(v_load_n(x + i, n - i, 0.0f), d), n - i);
 }
 
-/* The sum is at least 1 (the largest element gives exp 0), so its reciprocal
- * is a normal number and multiplying costs at most one more rounding. */
-static void vec_softmax(float *x, int64_t n)
+/* The sum is at least 1 (the largest element, or the sink, gives exp 0), so its
+ * reciprocal is a normal number and multiplying costs at most one more rounding.
+ * sink: one more element, not stored; NULL: none. */
+static void softmax_with(float *x, int64_t n, const float *sink)
 {
-    vf m = v_splat(-INFINITY), sum = v_zero();
+    vf m = v_splat(sink ? *sink : -INFINITY), sum = v_zero();
     int64_t i = 0;
     for (; i + 16 <= n; i += 16)
         m = v_max(v_load(x + i), m);
@@ -246,7 +343,18 @@ static void vec_softmax(float *x, int64_t n)
         v_store_n(x + i, v_exp(v_sub(v_load_n(x + i, n - i, 0.0f), m)), n - i);
         sum = v_add(sum, v_load_n(x + i, n - i, 0.0f));
     }
-    vec_scale(x, 1.0f / v_sum(sum), n);
+    float total = v_sum(sum);
+    if (sink) {
+        float e[16];
+        v_store(e, v_exp(v_sub(v_splat(*sink), m)));
+        total += e[0];
+    }
+    vec_scale(x, 1.0f / total, n);
+}
+
+static void vec_softmax(float *x, int64_t n)
+{
+    softmax_with(x, n, NULL);
 }
 
 /* ---- rotary position --------------------------------------------------- */
@@ -473,51 +581,82 @@ static void out_block(float *out, ptrdiff_t out_stride, const float *p, ptrdiff_
         out_heads(1, out + h * out_stride, out_stride, p + h * p_stride, p_stride, v, hd);
 }
 
-/* What of the block beginning at position j token t sees. */
-V_INLINE int64_t att_seen(const struct kern_attention *a, int64_t t, int64_t j, int64_t n)
+/* The first position that token t sees. Its scores lie from there on, so that they
+ * are summed in the same lanes whatever the other tokens see. */
+V_INLINE int64_t att_from(const struct kern_attention *a, int64_t t)
 {
-    return MIN(n, a->n_pos + t - j);
+    return a->from ? a->from[t] : 0;
+}
+
+/* What of a block of positions [j, j + n) token t sees; false: nothing. */
+V_INLINE bool att_seen(const struct kern_attention *a, int64_t t, int64_t j,
+                       const struct att_block *block, struct att_block *seen, int64_t *at)
+{
+    const int64_t from = att_from(a, t), skip = MAX(from - j, (int64_t)0);
+    *seen = *block;
+    seen->n = MIN(block->n, a->n_pos + t - j) - skip;
+    seen->rows = block->rows + skip * block->stride;
+    *at = t * a->n_q * a->score_stride + j + skip - from;
+    return seen->n > 0;
+}
+
+/* What the tiles of one token asked for, the next need not. */
+V_INLINE void att_asked(struct att_block *block, const struct att_block *seen)
+{
+    block->ahead = seen->ahead;
+    block->n_ahead = seen->n_ahead;
 }
 
 static void att_scores(const struct kern_attention *a, int64_t step, float *buf)
 {
     const int64_t n_pos = a->n_pos + a->n_tok - 1;
-    for (int64_t j = 0; j < n_pos; j += step) {
-        struct att_block b = att_load(a->k, a->kv_stride, a->f16, j, step, n_pos, a->hd, buf);
-        const int64_t n = b.n;
-        for (int64_t t = 0; t < a->n_tok; t++)
-            if ((b.n = att_seen(a, t, j, n)) > 0)
-                score_block(a->scores + t * a->n_q * a->score_stride + j, a->score_stride,
-                            a->q + t * a->q_token, a->q_stride, &b, a->n_q, a->hd, a->scale);
+    struct att_block seen;
+    int64_t at;
+    for (int64_t j = att_from(a, 0); j < n_pos; j += step) {
+        struct att_block b = att_load(a->k, a->k_stride, a->f16, j, step, n_pos, a->hd, buf);
+        for (int64_t t = 0; t < a->n_tok; t++) {
+            if (!att_seen(a, t, j, &b, &seen, &at))
+                continue;
+            score_block(a->scores + at, a->score_stride, a->q + t * a->q_token, a->q_stride, &seen,
+                        a->n_q, a->hd, a->scale);
+            att_asked(&b, &seen);
+        }
     }
 }
 
 static void att_outputs(const struct kern_attention *a, int64_t step, float *buf)
 {
     const int64_t n_pos = a->n_pos + a->n_tok - 1;
-    for (int64_t j = 0; j < n_pos; j += step) {
-        struct att_block b = att_load(a->v, a->kv_stride, a->f16, j, step, n_pos, a->hd, buf);
-        const int64_t n = b.n;
-        for (int64_t t = 0; t < a->n_tok; t++)
-            if ((b.n = att_seen(a, t, j, n)) > 0)
-                out_block(a->out + t * a->out_token, a->out_stride,
-                          a->scores + t * a->n_q * a->score_stride + j, a->score_stride, &b, a->n_q,
-                          a->hd);
+    struct att_block seen;
+    int64_t at;
+    for (int64_t j = att_from(a, 0); j < n_pos; j += step) {
+        struct att_block b = att_load(a->v, a->v_stride, a->f16, j, step, n_pos, a->vd, buf);
+        for (int64_t t = 0; t < a->n_tok; t++) {
+            if (!att_seen(a, t, j, &b, &seen, &at))
+                continue;
+            out_block(a->out + t * a->out_token, a->out_stride, a->scores + at, a->score_stride,
+                      &seen, a->n_q, a->vd);
+            att_asked(&b, &seen);
+        }
     }
 }
 
 static void vec_attention(const struct kern_attention *a)
 {
     _Alignas(64) float buf[ATT_FLOATS];
-    const int64_t step = MIN(ATT_FLOATS / a->hd, ATT_ROWS);
 
-    att_scores(a, step, buf);
+    att_scores(a, MIN(ATT_FLOATS / a->hd, ATT_ROWS), buf);
     for (int64_t t = 0; t < a->n_tok; t++)
         for (int64_t h = 0; h < a->n_q; h++) {
-            vec_softmax(a->scores + (t * a->n_q + h) * a->score_stride, a->n_pos + t);
-            memset(a->out + t * a->out_token + h * a->out_stride, 0, (size_t)a->hd * sizeof(*a->out));
+            float *scores = a->scores + (t * a->n_q + h) * a->score_stride;
+            const int64_t n = a->n_pos + t - att_from(a, t);
+            if (a->cap > 0.0f)
+                vec_softcap(scores, n, a->cap);
+            softmax_with(scores, n, a->sinks ? a->sinks + h : NULL);
+            memset(a->out + t * a->out_token + h * a->out_stride, 0,
+                   (size_t)a->vd * sizeof(*a->out));
         }
-    att_outputs(a, step, buf);
+    att_outputs(a, MIN(ATT_FLOATS / a->vd, ATT_ROWS), buf);
 }
 
 /* ---- gated delta rule and convolution ----------------------------------- */
@@ -529,30 +668,30 @@ static void vec_attention(const struct kern_attention *a)
  * computed again in the second pass: storing it in the first would be a third
  * more traffic, and traffic with the second-level cache is the limit (leaving
  * out one of the multiplications, or prefetching, was measured to gain
- * nothing).
+ * nothing). each: decay has an element for each row of the state, else one.
  */
-V_INLINE void delta_columns(const int nc, float *S, const float *q, const float *k,
-                            const float *v, float *o, int64_t dk, int64_t dv, float decay,
-                            float beta, float out_scale)
+V_INLINE void delta_columns(const int nc, const bool each, float *S, const float *q,
+                            const float *k, const float *v, float *o, int64_t dk, int64_t dv,
+                            const float *decay, float beta, float out_scale)
 {
-    const vf vdecay = v_splat(decay);
+    const vf one = v_splat(decay[0]);
     vf d[8], acc[8];
     UNROLL for (int c = 0; c < nc; c++)
         acc[c] = v_zero();
     for (int64_t i = 0; i < dk; i++) {
-        const vf ki = v_splat(k[i]);
+        const vf ki = v_splat(k[i]), di = each ? v_splat(decay[i]) : one;
         UNROLL for (int c = 0; c < nc; c++)
-            acc[c] = v_fma(v_mul(v_load(S + i * dv + 16 * c), vdecay), ki, acc[c]);
+            acc[c] = v_fma(v_mul(v_load(S + i * dv + 16 * c), di), ki, acc[c]);
     }
     UNROLL for (int c = 0; c < nc; c++) {
         d[c] = v_mul(v_splat(beta), v_sub(v_load(v + 16 * c), acc[c]));
         acc[c] = v_zero();
     }
     for (int64_t i = 0; i < dk; i++) {
-        const vf ki = v_splat(k[i]), qi = v_splat(q[i]);
+        const vf ki = v_splat(k[i]), qi = v_splat(q[i]), di = each ? v_splat(decay[i]) : one;
         float *row = S + i * dv;
         UNROLL for (int c = 0; c < nc; c++) {
-            vf s = v_fma(ki, d[c], v_mul(v_load(row + 16 * c), vdecay));
+            vf s = v_fma(ki, d[c], v_mul(v_load(row + 16 * c), di));
             v_store(row + 16 * c, s);
             acc[c] = v_fma(s, qi, acc[c]);
         }
@@ -566,9 +705,20 @@ static void vec_delta_step(float *S, const float *q, const float *k, const float
 {
     int64_t j = 0;
     for (; j + 16 * DELTA_COLS <= dv; j += 16 * DELTA_COLS)
-        delta_columns(DELTA_COLS, S + j, q, k, v + j, o + j, dk, dv, decay, beta, out_scale);
+        delta_columns(DELTA_COLS, false, S + j, q, k, v + j, o + j, dk, dv, &decay, beta,
+                      out_scale);
     for (; j < dv; j += 16)
-        delta_columns(1, S + j, q, k, v + j, o + j, dk, dv, decay, beta, out_scale);
+        delta_columns(1, false, S + j, q, k, v + j, o + j, dk, dv, &decay, beta, out_scale);
+}
+
+static void vec_kda_step(float *S, const float *q, const float *k, const float *v, float *o,
+                         int64_t dk, int64_t dv, const float *decay, float beta, float out_scale)
+{
+    int64_t j = 0;
+    for (; j + 16 * DELTA_COLS <= dv; j += 16 * DELTA_COLS)
+        delta_columns(DELTA_COLS, true, S + j, q, k, v + j, o + j, dk, dv, decay, beta, out_scale);
+    for (; j < dv; j += 16)
+        delta_columns(1, true, S + j, q, k, v + j, o + j, dk, dv, decay, beta, out_scale);
 }
 
 V_INLINE vf conv4(vf h0, vf h1, vf h2, vf u, const vf w[4])
@@ -601,10 +751,15 @@ static void vec_conv4_silu(float *y, const float *h0, const float *h1, const flo
 /* What this file puts into a table. */
 #define VEC_TABLE                                                                           \
     .rms_norm = vec_rms_norm, .l2_norm = vec_l2_norm, .add = vec_add, .axpy = vec_axpy,     \
-    .scale = vec_scale, .silu = vec_silu, .silu_mul = vec_silu_mul, .sigmoid_mul =          \
-    vec_sigmoid_mul, .sigmoid = vec_sigmoid, .softplus = vec_softplus, .exp = vec_exp,      \
-    .softmax = vec_softmax, .rope_neox = vec_rope_neox, .rope_angles = vec_rope_angles,     \
+    .scale = vec_scale, .sigmoid_mul = vec_sigmoid_mul,                                     \
+    .gate = {[KERN_SILU] = vec_silu_gate, [KERN_GELU] = vec_gelu_gate,                      \
+             [KERN_SWIGLU_OAI] = vec_oai_gate, [KERN_SILU_CUT] = vec_cut_gate,              \
+             [KERN_RELU] = vec_relu_gate},                                                  \
+    .sigmoid = vec_sigmoid, .softplus = vec_softplus, .exp = vec_exp,                       \
+    .softcap = vec_softcap, .softmax = vec_softmax, .rope_neox = vec_rope_neox,             \
+    .rope_angles = vec_rope_angles,                                                         \
     .f32_to_f16 = vec_f32_to_f16, .f16_to_f32 = vec_f16_to_f32, .attention =                \
-    vec_attention, .delta_step = vec_delta_step, .conv4_silu = vec_conv4_silu
+    vec_attention, .delta_step = vec_delta_step, .kda_step = vec_kda_step,                  \
+    .conv4_silu = vec_conv4_silu
 
 #endif
