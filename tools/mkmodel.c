@@ -2,14 +2,15 @@
  * mkmodel: writes a synthetic GGUF model, for tests and benchmarks.
  *
  *   mkmodel [OPTIONS] OUT.gguf        (mkmodel --help lists them)
+ *   mkmodel --list                    families and types, for scripts
  *
  * The weights are random and mean nothing, but a forward pass over them is
  * healthy: every matrix has elements of mean 0 and deviation 1/sqrt(n_in)
- * after decoding, norms are 1, the linear layers' states decay slowly. The same options
- * give the same bytes.
+ * after decoding, norms are 1 (or from 0.5 to 1.5), the linear layers' states decay
+ * slowly. The same options give the same bytes.
  *
  * Routers can be skewed (--router-skew X: the r-th most used expert of a layer
- * is picked about r^-X as often as the first). These families have no router
+ * is picked about r^-X as often as the first). Families with experts have no router
  * bias, so every row of token_embd starts with the same eighth: a direction
  * that all tokens share, on which router rows can put different weights.
  *
@@ -50,24 +51,52 @@ void *mk_need(void *p)
 /* ---- options ---------------------------------------------------------- */
 
 static const struct config small = {
-    .layers = 4, .hidden = 256, .heads = 4, .kv_heads = 2, .head_dim = 64, .experts = 16, .used = 4,
-    .width = 256, .shared = 256, .vocab = 1024, .k_heads = 4, .v_heads = 8, .linear_dim = 64,
-    .interval = 4, .context = 4096, .seed = 1, .rope_base = 1e7,
-    .type = DT_Q4_K, .dense = DT_COUNT, .down = DT_COUNT, .output = DT_COUNT,
+    .layers = 4,
+    .hidden = 256,
+    .heads = 4,
+    .kv_heads = 2,
+    .head_dim = 64,
+    .experts = 16,
+    .used = 4,
+    .ffn = 512,
+    .width = 256,
+    .shared = 256,
+    .vocab = 1024,
+    .k_heads = 4,
+    .v_heads = 8,
+    .linear_dim = 64,
+    .interval = 4,
+    .context = 4096,
+    .window = 16,
+    .top = 2048,
+    .moe_step = 1,
+    .q_lora = 64,
+    .kv_lora = 64,
+    .nope = 32,
+    .rope_dim = 16,
+    .value_dim = 32,
+    .weights_scale = 1,
+    .seed = 1,
+    .rope_base = 1e7,
+    .type = DT_Q4_K,
+    .dense = DT_COUNT,
+    .down = DT_COUNT,
+    .output = DT_COUNT,
 };
 
 static const struct preset {
     const char *name;
-    enum arch arch;
-    /* layers, hidden, heads, kv, head_dim, experts, used, width, shared, vocab, Hk, Hv, d, context */
+    const char *arch;
+    /* layers, hidden, heads, kv, head_dim, experts, used, width, shared, vocab, Hk, Hv, d,
+     * context */
     int64_t n[14];
     double rope_base;
 } presets[] = {
-    {"qwen3-30b-a3b-28", QWEN3MOE, /* 10 GB in Q4_K; the real one has 48 layers */
+    {"qwen3-30b-a3b-28", "qwen3moe", /* 10 GB in Q4_K; the real one has 48 layers */
      {28, 2048, 32, 4, 128, 128, 8, 768, 0, 151936, 0, 0, 0, 40960}, 1e6},
-    {"qwen35-35b", QWEN35MOE, /* 10 GB in Q4_K; the real one has 40 layers */
+    {"qwen35-35b", "qwen35moe", /* 10 GB in Q4_K; the real one has 40 layers */
      {20, 2048, 16, 2, 256, 256, 8, 512, 512, 248320, 16, 32, 128, 262144}, 1e7},
-    {"qwen35-397b", QWEN35MOE, /* 30 GB in Q4_K; the real one has 60 layers */
+    {"qwen35-397b", "qwen35moe", /* 30 GB in Q4_K; the real one has 60 layers */
      {8, 4096, 32, 2, 256, 512, 10, 1024, 1024, 248320, 16, 64, 128, 262144}, 1e7},
 };
 
@@ -88,6 +117,22 @@ static const struct number {
     {"experts", FIELD(experts), 1, 4096, "experts of a layer"},
     {"used", FIELD(used), 1, 4096, "experts used for a token"},
     {"expert-width", FIELD(width), 32, 65536, "inner width of an expert"},
+    {"ffn-width", FIELD(ffn), 32, 1 << 20, "inner width of a layer without experts"},
+    {"dense-layers", FIELD(dense_layers), 0, 1000, "first layers without experts (glm4moe)"},
+    {"q-lora", FIELD(q_lora), 0, 65536, "short vector of queries, 0: none (deepseek2)"},
+    {"kv-lora", FIELD(kv_lora), 32, 4096, "short vector of keys and values (deepseek2)"},
+    {"nope", FIELD(nope), 16, 1024, "part of a key without position (deepseek2)"},
+    {"rope-dim", FIELD(rope_dim), 2, 1024, "part of a key with position (deepseek2)"},
+    {"value-dim", FIELD(value_dim), 16, 1024, "elements of a value (deepseek2)"},
+    {"moe-step", FIELD(moe_step), 1, 1000, "of so many layers the last has experts (llama4)"},
+    {"near-heads", FIELD(near_heads), 0, 1024, "attention heads of layers with a window (step35)"},
+    {"near-head-dim", FIELD(near_head_dim), 0, 1024, "their elements of a head (gemma4)"},
+    {"near-kv-heads", FIELD(near_kv_heads), 0, 1024, "their key/value heads (step35, mimo2)"},
+    {"top", FIELD(top), 1, 1 << 20, "tokens that an indexer picks (deepseek32, glm-dsa)"},
+    {"window", FIELD(window), 1, 1 << 20, "tokens that near layers see (gpt-oss)"},
+    {"groups", FIELD(groups), 0, 256, "groups of experts (glm4moe)"},
+    {"groups-used", FIELD(groups_used), 0, 256, "groups that a token's experts come from"},
+    {"gating", FIELD(gating), 1, 4, "1 softmax, 2 sigmoid, 3 softmax of the picked (glm4moe)"},
     {"shared-width", FIELD(shared), 32, 65536, "inner width of the shared expert (qwen35moe)"},
     {"vocab", FIELD(vocab), 256 + SYNTH_CONTROL, 400000, "tokens"},
     {"k-heads", FIELD(k_heads), 1, 1024, "key heads of linear layers (qwen35moe)"},
@@ -95,6 +140,7 @@ static const struct number {
     {"linear-dim", FIELD(linear_dim), 16, 1024, "elements of a head of linear layers (qwen35moe)"},
     {"interval", FIELD(interval), 1, 1000, "every n-th layer has full attention (qwen35moe)"},
     {"context", FIELD(context), 1, 1 << 30, "context length"},
+    {"original", FIELD(original), 0, 1 << 30, "context before stretching (a quarter)"},
     {"seed", FIELD(seed), 0, INT64_MAX, "of the weights"},
 };
 
@@ -104,9 +150,9 @@ static const struct type_option {
     size_t at;
     const char *help;
 } types[] = {
-    {"type", FIELD(type), "of the experts, and of what is not said (Q4_K)"},
+    {"type", FIELD(type), "of experts, or of the ffn without; and of what is not said (Q4_K)"},
     {"dense-type", FIELD(dense), "of everything else"},
-    {"down-type", FIELD(down), "of the experts' down matrices"},
+    {"down-type", FIELD(down), "of the down matrices of these"},
     {"output-type", FIELD(output), "of the output matrix"},
 };
 
@@ -114,7 +160,10 @@ static void usage(void)
 {
     printf("usage: mkmodel [OPTIONS] OUT.gguf\n"
            "Writes a model with random weights.\n"
-           "  --arch qwen35moe|qwen3moe\n  --preset ");
+           "  --arch ");
+    for (const struct family *f = mk_families; f->name; f++)
+        printf("%s%s", f != mk_families ? "|" : "", f->name);
+    printf("\n  --preset ");
     for (size_t i = 0; i < ARRAY_LEN(presets); i++)
         printf("%s%s", i ? "|" : "", presets[i].name);
     printf("   (later options change it)\n");
@@ -125,7 +174,48 @@ static void usage(void)
     printf("  --router-skew X      the r-th expert is used about r^-X as often as the first (0)\n"
            "  --mtp                adds a NextN block (qwen35moe)\n"
            "  --fused-gate-up      gate and up in one tensor\n"
-           "  --tied               the embedding table is the output matrix too\n");
+           "  --tied               the embedding table is the output matrix too\n"
+           "  --vary-norms         norms have weights from 0.5 to 1.5 (1)\n"
+           "  --yarn F             positions stretched F times the YaRN way\n"
+           "  --linear-rope F      the same, all alike\n"
+           "  --rope-factors       rotary frequencies have divisors\n"
+           "  --weights-scale X    factor of the experts' weights (glm4moe)\n"
+           "  --old-form           tensors as older files have them (deepseek2, qwen3next, llama)\n"
+           "  --with-correction    with a correction of the router's scores (deepseek2)\n"
+           "  --with-experts       llama with experts\n"
+           "  --with-qkv-bias      with biases of queries, keys and values (glm4moe)\n"
+           "  --with-qk-norm       with norms of queries and keys (glm4moe)\n"
+           "  --key K=TYPE:V,V..   ARCH.K with these values, of TYPE u32, f32, bool or str\n"
+           "  --hollow             of the right size, but without weights, for plan and inspect\n"
+           "  --list               families and types, one a line; nothing is written\n");
+}
+
+static void list(void)
+{
+    for (const struct family *f = mk_families; f->name; f++)
+        printf("arch %s%s%s\n", f->name, f->has & EXPERTS ? " experts" : "",
+               f->has & LINEAR ? " linear" : "");
+    for (uint32_t id = 0; id < DT_COUNT; id++)
+        if (synth_writable((enum dtype)id))
+            printf("type %s\n", dtype_info(id)->name);
+}
+
+static int set_arch(struct config *c, const char *name)
+{
+    for (const struct family *f = mk_families; f->name; f++)
+        if (strcmp(name, f->name) == 0) {
+            c->family = f;
+            return 0;
+        }
+    return mk_fail("--arch %s: no such family; --help lists them", name);
+}
+
+static int set_real(const char *name, const char *text, double *v)
+{
+    char *end;
+    *v = strtod(text, &end);
+    return end != text && !*end && *v > 0 && *v <= 1e6
+               ? 0 : mk_fail("--%s %s: a number above 0 is expected", name, text);
 }
 
 static int set_preset(struct config *c, const char *name)
@@ -138,7 +228,7 @@ static int set_preset(struct config *c, const char *name)
 
         if (strcmp(p->name, name) != 0)
             continue;
-        c->arch = p->arch;
+        set_arch(c, p->arch);
         c->rope_base = p->rope_base;
         for (size_t k = 0; k < ARRAY_LEN(at); k++)
             memcpy((char *)c + at[k], &p->n[k], sizeof p->n[k]);
@@ -155,8 +245,8 @@ static int set_number(struct config *c, const struct number *o, const char *text
     errno = 0;
     v = strtoll(text, &end, 10);
     if (errno || end == text || *end || v < o->min || v > o->max)
-        return mk_fail("--%s %s: a number from %" PRId64 " to %" PRId64 " is expected", o->name, text,
-                         o->min, o->max);
+        return mk_fail("--%s %s: a number from %" PRId64 " to %" PRId64 " is expected", o->name,
+                       text, o->min, o->max);
     memcpy((char *)c + o->at, &(int64_t){v}, sizeof(int64_t));
     return 0;
 }
@@ -187,20 +277,57 @@ static int set_other(struct config *c, const char *name, const char *arg)
         return c->fused = true, 0;
     if (strcmp(name, "tied") == 0)
         return c->tied = true, 0;
+    if (strcmp(name, "hollow") == 0)
+        return c->hollow = true, 0;
+    if (strcmp(name, "vary-norms") == 0)
+        return c->vary_norms = true, 0;
     if (strcmp(name, "router-skew") == 0) {
         c->skew = strtod(arg, &end);
         return end != arg && !*end && c->skew >= 0 && c->skew <= 4
                    ? 0 : mk_fail("--router-skew %s: a number from 0 to 4 is expected", arg);
     }
-    if (strcmp(arg, "qwen35moe") != 0 && strcmp(arg, "qwen3moe") != 0)
-        return mk_fail("--arch %s: qwen35moe or qwen3moe is expected", arg);
-    c->arch = strcmp(arg, "qwen3moe") == 0 ? QWEN3MOE : QWEN35MOE;
-    return 0;
+    if (strcmp(name, "rope-factors") == 0)
+        return c->rope_factors = true, 0;
+    if (strcmp(name, "yarn") == 0)
+        return set_real(name, arg, &c->yarn);
+    if (strcmp(name, "linear-rope") == 0)
+        return set_real(name, arg, &c->linear_rope);
+    if (strcmp(name, "weights-scale") == 0)
+        return set_real(name, arg, &c->weights_scale);
+    if (strcmp(name, "key") == 0) {
+        if (c->n_keys == MK_KEYS || !strchr(arg, '=') || !strchr(strchr(arg, '='), ':'))
+            return mk_fail("--key %s: NAME=TYPE:VALUE is expected, at most %d times", arg, MK_KEYS);
+        return c->key[c->n_keys++] = arg, 0;
+    }
+    if (strcmp(name, "old-form") == 0)
+        return c->old_form = true, 0;
+    if (strcmp(name, "with-correction") == 0)
+        return c->has |= CORRECTION, 0;
+    if (strcmp(name, "with-experts") == 0)
+        return c->has |= EXPERTS, 0;
+    if (strcmp(name, "with-qkv-bias") == 0)
+        return c->has |= QKV_BIAS, 0;
+    if (strcmp(name, "with-qk-norm") == 0)
+        return c->has |= QK_NORM, 0;
+    return set_arch(c, arg);
 }
 
 /* Fills in what was not said; -1 with a sentence if the whole makes no model. */
 static int settle(struct config *c, bool said_base)
 {
+    const struct family *f = c->family;
+
+    if (c->has & ~f->may)
+        return mk_fail("%s cannot be written with that", f->name);
+    c->has |= f->has;
+    if (!c->gating)
+        c->gating = f->gating;
+    if (f->no_q_lora)
+        c->q_lora = 0;
+    if (c->has & ENTRIES) /* one vector is key and value of all heads */
+        c->kv_heads = 1;
+    if (f->key && c->n_keys == 0)
+        c->key[c->n_keys++] = f->key;
     if (c->dense == DT_COUNT)
         c->dense = c->type;
     if (c->down == DT_COUNT)
@@ -208,29 +335,53 @@ static int settle(struct config *c, bool said_base)
     if (c->output == DT_COUNT)
         c->output = c->dense;
     if (!said_base)
-        c->rope_base = c->arch == QWEN3MOE ? 1e6 : 1e7;
-    if (c->used > c->experts)
+        c->rope_base = f->rope_base;
+    if (c->has & INTERLEAVED)
+        c->used = 1;
+    if (c->has & EXPERTS && c->used > c->experts)
         return mk_fail("--used %" PRId64 " of --experts %" PRId64, c->used, c->experts);
+    if (!(c->has & EXPERTS) && (c->skew > 0 || c->fused || c->dense_layers))
+        return mk_fail("--%s: %s has no experts",
+                       c->fused ? "fused-gate-up" : c->skew > 0 ? "router-skew" : "dense-layers",
+                       f->name);
     if (c->skew > 0 && c->hidden <= dtype_info((uint32_t)c->dense)->block)
         return mk_fail("--router-skew needs --hidden of more than one block of the dense type");
-    if (c->heads % c->kv_heads)
+    if (!c->original)
+        c->original = c->context / 4;
+    if (!c->near_head_dim)
+        c->near_head_dim = c->has & NEAR_HEADS ? c->head_dim / 2 : c->head_dim;
+    if (!c->near_heads)
+        c->near_heads = c->heads;
+    if (!c->near_kv_heads)
+        c->near_kv_heads = c->kv_heads;
+    if (c->heads % c->kv_heads || c->near_heads % c->near_kv_heads)
         return mk_fail("--heads must be a multiple of --kv-heads");
-    if (c->head_dim % 8)
+    if (c->head_dim % 8 || c->near_head_dim % 8)
         return mk_fail("--head-dim must be a multiple of 8");
-    if (c->arch == QWEN35MOE && c->v_heads % c->k_heads)
+    if (c->has & LINEAR && c->v_heads % c->k_heads)
         return mk_fail("--v-heads must be a multiple of --k-heads");
-    if (c->arch == QWEN3MOE && c->mtp)
-        return mk_fail("--mtp: qwen3moe has no such block");
+    if (!(c->has & LINEAR) && c->mtp)
+        return mk_fail("--mtp: %s has no such block", f->name);
     return 0;
 }
 
-/* 1: only help was wanted. */
+/* The letter of an option that only prints: 'h' or 'l'. */
 static int parse(int argc, char **argv, struct config *c, const char **path)
 {
     enum { MORE = ARRAY_LEN(numbers) + ARRAY_LEN(types) };
     static const struct option more[] = {
-        {"arch", 1, NULL, MORE}, {"preset", 1, NULL, MORE}, {"router-skew", 1, NULL, MORE},
-        {"mtp", 0, NULL, MORE}, {"fused-gate-up", 0, NULL, MORE}, {"tied", 0, NULL, MORE}, {"help", 0, NULL, 'h'}, {0},
+        {"arch", 1, NULL, MORE},          {"preset", 1, NULL, MORE},
+        {"router-skew", 1, NULL, MORE},   {"mtp", 0, NULL, MORE},
+        {"fused-gate-up", 0, NULL, MORE}, {"tied", 0, NULL, MORE},
+        {"vary-norms", 0, NULL, MORE},    {"rope-factors", 0, NULL, MORE},
+        {"hollow", 0, NULL, MORE},
+        {"yarn", 1, NULL, MORE},          {"linear-rope", 1, NULL, MORE},
+        {"weights-scale", 1, NULL, MORE}, {"with-experts", 0, NULL, MORE},
+        {"with-qkv-bias", 0, NULL, MORE}, {"with-qk-norm", 0, NULL, MORE},
+        {"old-form", 0, NULL, MORE},      {"with-correction", 0, NULL, MORE},
+        {"key", 1, NULL, MORE},
+        {"help", 0, NULL, 'h'},           {"list", 0, NULL, 'l'},
+        {0},
     };
     struct option all[MORE + ARRAY_LEN(more)];
     bool preset = false;
@@ -244,8 +395,8 @@ static int parse(int argc, char **argv, struct config *c, const char **path)
     while (status == 0 && (o = getopt_long(argc, argv, "h", all, &index)) != -1) {
         if (o == '?')
             return mk_fail("--help lists the options");
-        if (o == 'h')
-            return 1;
+        if (o == 'h' || o == 'l')
+            return o;
         if (o < (int)ARRAY_LEN(numbers))
             status = set_number(c, &numbers[o], optarg);
         else if (o < MORE)
@@ -265,13 +416,16 @@ static int parse(int argc, char **argv, struct config *c, const char **path)
 int main(int argc, char **argv)
 {
     struct model m = {.c = small};
+    m.c.family = mk_families;
     const char *path = NULL;
     int status = parse(argc, argv, &m.c, &path);
 
     if (status != 0) {
-        if (status == 1)
+        if (status == 'h')
             usage();
-        return status == 1 ? 0 : 2;
+        if (status == 'l')
+            list();
+        return status > 0 ? 0 : 2;
     }
     signal(SIGXFSZ, SIG_IGN); /* a size limit is then an error of write */
     mk_tensors(&m);

@@ -36,8 +36,8 @@ static void print_row(bool json, const struct replay_trace *t, double times, int
     double hit = 100.0 * (double)(t->n_requests - misses) / (double)t->n_requests;
     double ratio = (double)misses / (double)lru;
     if (json)
-        printf("{\"trace\": \"%s\", \"size\": %g, \"slots\": %lld, \"policy\": \"%s\", \"requests\": %lld, "
-               "\"misses\": %lld, \"hit_rate\": %.4f, \"lru_ratio\": %.4f}\n",
+        printf("{\"trace\": \"%s\", \"size\": %g, \"slots\": %lld, \"policy\": \"%s\", "
+               "\"requests\": %lld, \"misses\": %lld, \"hit_rate\": %.4f, \"lru_ratio\": %.4f}\n",
                t->name, times, (long long)n_slots, policy, (long long)t->n_requests,
                (long long)misses, hit / 100, ratio);
     else
@@ -102,7 +102,8 @@ int main(int argc, char **argv)
     for (; arg < argc && argv[arg][0] == '-'; arg++) {
         if (strcmp(argv[arg], "--json") == 0)
             json = true;
-        else if (strcmp(argv[arg], "--sizes") != 0 || ++arg == argc || (n_sizes = parse_sizes(argv[arg], sizes)) == 0)
+        else if (strcmp(argv[arg], "--sizes") != 0 || ++arg == argc ||
+                 (n_sizes = parse_sizes(argv[arg], sizes)) == 0)
             return usage();
     }
     if (arg == argc)
@@ -123,7 +124,8 @@ int main(int argc, char **argv)
             return 1;
     }
     for (int i = 0; !json && expert_policies[i]; i++)
-        printf("%s: misses / LRU: mean %.4f, worst %.4f\n", expert_policies[i]->name, s.sum[i] / s.n, s.worst[i]);
+        printf("%s: misses / LRU: mean %.4f, worst %.4f\n", expert_policies[i]->name,
+               s.sum[i] / s.n, s.worst[i]);
     if (!json)
         printf("belady: misses / LRU: mean %.4f\n", s.optimum / s.n);
     return 0;

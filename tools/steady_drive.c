@@ -45,10 +45,12 @@ struct view { /* an open file */
 
 static void wait_until(int64_t due_ns)
 {
-    const int64_t spin_ns = 60000, second_ns = 1000000000; /* a sleep ends late by about the first */
+    const int64_t spin_ns = 60000; /* a sleep ends late by about this */
+    const int64_t second_ns = 1000000000;
     int64_t left = due_ns - os_clock_ns() - spin_ns;
     if (left > 0)
-        nanosleep(&(struct timespec){.tv_sec = left / second_ns, .tv_nsec = left % second_ns}, NULL);
+        nanosleep(&(struct timespec){.tv_sec = left / second_ns, .tv_nsec = left % second_ns},
+                  NULL);
     while (os_clock_ns() < due_ns)
         ;
 }
@@ -56,7 +58,7 @@ static void wait_until(int64_t due_ns)
 /* Waits for as long as the device would take for the bytes. */
 static void serve(struct drive *d, size_t bytes)
 {
-    const int64_t gap_ns = 50000; /* a request that waited while the last was answered is here within this */
+    const int64_t gap_ns = 50000; /* a request that had to wait is here within this */
     int64_t now = os_clock_ns();
     int64_t begin = now - d->replied_at_ns < gap_ns ? d->free_at_ns : now;
     d->free_at_ns = begin + (int64_t)(d->ns_per_byte * (double)bytes);
@@ -184,7 +186,8 @@ static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     fuse_reply_err(req, 0);
 }
 
-static void do_read(fuse_req_t req, fuse_ino_t ino, size_t bytes, off_t offset, struct fuse_file_info *fi)
+static void do_read(fuse_req_t req, fuse_ino_t ino, size_t bytes, off_t offset,
+                    struct fuse_file_info *fi)
 {
     struct drive *d = drive_of(req);
     const struct view *v = view_of(fi);

@@ -96,8 +96,10 @@ static void name_row(const json_t *events, int64_t key, char *name, size_t size)
         return;
     json_array_foreach(events, i, x) {
         const char *what = json_string_value(json_object_get(x, "name"));
-        if (what && strcmp(what, "thread_name") == 0 && json_integer_value(json_object_get(x, "tid")) == key / 4)
-            snprintf(name, size, "%s", json_string_value(json_object_get(json_object_get(x, "args"), "name")));
+        if (what && strcmp(what, "thread_name") == 0 &&
+            json_integer_value(json_object_get(x, "tid")) == key / 4)
+            snprintf(name, size, "%s",
+                     json_string_value(json_object_get(json_object_get(x, "args"), "name")));
     }
 }
 
@@ -121,8 +123,9 @@ static bool collect(struct picture *p, const json_t *events)
             if (pass == 0 || row < 0)
                 continue;
             kinds[kind].used = true;
-            p->span[p->n++] = (struct span){.begin = MAX(begin, 0), .end = MIN(end, p->length), .kind = kind,
-                                            .row = row, .layer = layer ? json_integer_value(layer) : -1};
+            p->span[p->n++] = (struct span){.begin = MAX(begin, 0), .end = MIN(end, p->length),
+                                            .kind = kind, .row = row,
+                                            .layer = layer ? json_integer_value(layer) : -1};
         }
     for (int r = 0; r < p->n_rows; r++)
         name_row(events, p->key[r], p->name[r], sizeof(p->name[r]));
@@ -148,7 +151,8 @@ static int row_top(const struct picture *p, int row)
 {
     int y = TOP;
     for (int i = 0; i < row; i++)
-        y += row_height(p, i) + 2 + (p->key[i] / 4 < TRACE_READS && p->key[i + 1] / 4 >= TRACE_READS ? 8 : 0);
+        y += row_height(p, i) + 2 +
+             (p->key[i] / 4 < TRACE_READS && p->key[i + 1] / 4 >= TRACE_READS ? 8 : 0);
     return y;
 }
 
@@ -159,11 +163,13 @@ static void draw_span(const struct picture *p, const struct span *s)
     int y = row_top(p, s->row), h = row_height(p, s->row);
     const struct kind *k = &kinds[s->kind];
     char text[64];
-    printf("<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\" fill=\"%s\"/>\n", x, y, w, h, k->colour);
+    printf("<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\" fill=\"%s\"/>\n", x, y, w, h,
+           k->colour);
     if (k->legend) /* those in the legend need no words */
         return;
     if (s->layer >= 0)
-        snprintf(text, sizeof(text), "%.*s %lld", (int)strcspn(k->name, " "), k->name, (long long)s->layer);
+        snprintf(text, sizeof(text), "%.*s %lld", (int)strcspn(k->name, " "), k->name,
+                 (long long)s->layer);
     else
         snprintf(text, sizeof(text), "%s", k->name);
     if (w > 6.0 * (double)strlen(text))
@@ -177,8 +183,9 @@ static void draw_axis(const struct picture *p, int height)
         step *= i % 3 == 1 ? 2.5 : 2; /* 1, 2, 5 */
     for (double t = 0; t <= p->length * 1.0001; t += step) {
         double x = LEFT + t * (WIDTH - LEFT) / p->length;
-        printf("<line x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%d\" stroke=\"#ccc\" stroke-width=\"0.5\"/>\n", x, TOP - 6,
-               x, height);
+        printf("<line x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%d\" stroke=\"#ccc\" "
+               "stroke-width=\"0.5\"/>\n",
+               x, TOP - 6, x, height);
         printf("<text x=\"%.1f\" y=\"%d\" text-anchor=\"%s\">%g ms</text>\n", x, TOP - 10,
                t > p->length * 0.97 ? "end" : t > 0 ? "middle" : "start", t);
     }
@@ -195,8 +202,9 @@ static void draw_legend(int y)
             x = LEFT;
             y += 16;
         }
-        printf("<rect x=\"%d\" y=\"%d\" width=\"10\" height=\"10\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", x,
-               y, kinds[i].colour, x + 14, y + 9, kinds[i].legend);
+        printf("<rect x=\"%d\" y=\"%d\" width=\"10\" height=\"10\" fill=\"%s\"/><text x=\"%d\" "
+               "y=\"%d\">%s</text>\n",
+               x, y, kinds[i].colour, x + 14, y + 9, kinds[i].legend);
         x += w;
     }
 }
@@ -205,12 +213,14 @@ static void draw(struct picture *p)
 {
     const double pixel = p->length / (WIDTH - LEFT);
     int bottom = row_top(p, p->n_rows - 1) + row_height(p, p->n_rows - 1) + 6, height = bottom + 44;
-    printf("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" "
-           "font-family=\"sans-serif\" font-size=\"10\">\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n",
+    printf("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
+           "viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"10\">\n"
+           "<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n",
            WIDTH + 8, height, WIDTH + 8, height, WIDTH + 8, height);
     draw_axis(p, bottom);
     for (int r = 0; r < p->n_rows; r++)
-        printf("<text x=\"4\" y=\"%d\">%s</text>\n", row_top(p, r) + row_height(p, r) - 1, p->name[r]);
+        printf("<text x=\"4\" y=\"%d\">%s</text>\n", row_top(p, r) + row_height(p, r) - 1,
+               p->name[r]);
     qsort(p->span, p->n, sizeof(*p->span), by_row);
     for (size_t i = 0; i < p->n; i++) {
         struct span s = p->span[i];
@@ -266,7 +276,8 @@ int main(int argc, char **argv)
     if (ok)
         draw(p);
     else
-        fprintf(stderr, "timeline_svg: %s has nothing from %s on for %s ms\n", argv[1], argv[2], argv[3]);
+        fprintf(stderr, "timeline_svg: %s has nothing from %s on for %s ms\n", argv[1], argv[2],
+                argv[3]);
     if (p)
         free(p->span);
     free(p);

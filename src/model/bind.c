@@ -1,7 +1,8 @@
 /*
- * Tensor names -> weights. Shapes are checked against the configuration, so
- * that nothing later has to. Dense tensors are only listed, with the place
- * where their address will go; experts become extents.
+ * Tensor names -> weights, by the rows of each layer's forms. Shapes are
+ * checked against the configuration, so that nothing later has to. Dense
+ * tensors are listed with the place where their address will go; experts
+ * become extents.
  */
 #include "model/model_internal.h"
 
@@ -12,282 +13,365 @@
 struct binder {
     struct model *m;
     struct err *e;
-    int rc;
-    int layer;   /* -1: global */
-    int segment; /* of the dense part */
+    int layer; /* -1: of no layer */
 };
 
-static const struct gguf_tensor *lookup(struct binder *b, const char *name, bool required,
-                                        char *full, size_t n)
+static int64_t length(const struct config *c, const struct layer_config *l, enum dim d)
 {
+    const bool one_norm = config_has(c, HAS_ONE_QK_NORM);
+    switch (d) {
+    case DIM_1: return 1;
+    case DIM_4: return 4;
+    case DIM_EMBD: return c->n_embd;
+    case DIM_QUERY: return (config_has(c, HAS_GATED_QUERY) ? 2 : 1) * l->n_head * l->key_dim;
+    case DIM_QUERY_NORM: return one_norm ? l->n_head * l->key_dim : l->key_dim;
+    case DIM_KEY_NORM: return one_norm ? l->n_kv * l->key_dim : l->key_dim;
+    case DIM_QKV: return l->n_head * l->key_dim + l->n_kv * (l->key_dim + l->value_dim);
+    case DIM_HEADS: return l->n_head;
+    case DIM_KEYS: return l->n_kv * l->key_dim;
+    case DIM_VALUES: return l->n_kv * l->value_dim;
+    case DIM_ATTENDED: return l->n_head * l->value_dim;
+    case DIM_Q_LORA: return c->q_lora;
+    case DIM_KV_LORA: return c->kv_lora;
+    case DIM_KV_A: return c->kv_lora + l->n_rot;
+    case DIM_NOPE: return c->nope;
+    case DIM_LATENT_QUERY: return l->n_head * (c->nope + l->n_rot);
+    case DIM_LATENT_VALUE: return c->latent_value;
+    case DIM_LATENT_PAIR: return l->n_head * (c->nope + c->latent_value);
+    case DIM_LATENT_OUT: return l->n_head * c->latent_value;
+    case DIM_DELTA_ALL: return config_delta_channels(c) + c->n_v * c->dv;
+    case DIM_DELTA_PAIRS: return 2 * c->n_v;
+    case DIM_DELTA_CHANNELS: return config_delta_channels(c);
+    case DIM_DELTA_VALUES: return c->n_v * c->dv;
+    case DIM_DELTA_HEADS: return c->n_v;
+    case DIM_DELTA_HEAD: return c->dv;
+    case DIM_KDA: return c->dk;
+    case DIM_INDEX: return c->index_dim;
+    case DIM_INDEX_HEADS: return c->index_heads;
+    case DIM_INDEX_QUERY: return c->index_heads * c->index_dim;
+    case DIM_KEY: return l->key_dim;
+    case DIM_OUT_GROUP: return l->n_head * l->key_dim / c->out_groups;
+    case DIM_OUT_LORA: return c->out_groups * c->out_lora;
+    case DIM_ENTRY: return (l->indexes ? 2 : 1) * l->key_dim;
+    case DIM_RATIO: return l->ratio;
+    case DIM_INDEX_ENTRY: return 2 * c->index_dim;
+    case DIM_STREAMS: return DEV_STREAMS * c->n_embd;
+    case DIM_ONE_EACH: return DEV_STREAMS;
+    case DIM_FACTORS: return DEV_FACTORS;
+    case DIM_3: return 3;
+    case DIM_USED: return c->n_used;
+    case DIM_VOCAB: return c->n_vocab;
+    case DIM_EXPERTS: return c->n_experts;
+    case DIM_EXPERT: return c->expert_width;
+    case DIM_EXPERT_PAIR: return 2 * c->expert_width;
+    case DIM_SHARED: return c->shared_width;
+    case DIM_FFN: return l->ffn_width;
+    case DIM_FFN_PAIR: return 2 * l->ffn_width;
+    }
+    return 0;
+}
+
+/* ---- one tensor --------------------------------------------------------------- */
+
+static void full_name(const struct binder *b, const char *name, char *full, size_t n)
+{
+    const struct renamed *r = b->m->c.family->renamed;
+    for (int i = 0; i < MOST_RENAMED && r[i].usual; i++)
+        if (strcmp(r[i].usual, name) == 0) {
+            name = r[i].here;
+            break;
+        }
     if (b->layer >= 0)
         snprintf(full, n, "blk.%d.%s", b->layer, name);
     else
         snprintf(full, n, "%s", name);
-    const struct gguf_tensor *t = gguf_tensor_find(b->m->gguf, full);
-    const struct packed_part *packed = t ? NULL : packed_find(&b->m->packed, full);
-    if (t || packed)
-        b->m->used[(t ? t : packed->in) - gguf_tensor_at(b->m->gguf, 0)] = true;
-    if (packed)
-        t = &packed->t;
-    if (!t && required && b->rc == OK)
-        b->rc = err_set(b->e, E_FORMAT,
-                        "%s: tensor '%s' is missing; the file is incomplete or of another architecture than it says",
-                        gguf_file_path(b->m->gguf, 0), full);
-    return t;
 }
 
-static bool has_shape(struct binder *b, const struct gguf_tensor *t, int64_t n0, int64_t n1, int64_t n2)
+/* *out is NULL where it is not there and may be missing. */
+static int lookup(struct binder *b, const char *name, bool required, int role,
+                  const struct tensor **out)
+{
+    char full[128];
+    full_name(b, name, full, sizeof(full));
+    const struct tensor *t = *out = weights_find(b->m->w, full);
+    if (t)
+        weights_set_role(b->m->w, t, role);
+    if (t || !required)
+        return OK;
+    return err_set(b->e, E_FORMAT,
+                   "%s: tensor '%s' is missing; the file is incomplete or of another "
+                   "architecture than it says",
+                   weights_path(b->m->w, 0), full);
+}
+
+static int check_shape(struct binder *b, const struct tensor *t, int64_t n0, int64_t n1, int64_t n2)
 {
     if (t->ne[0] == n0 && t->ne[1] == n1 && t->ne[2] == n2 && t->ne[3] == 1)
-        return true;
-    if (b->rc == OK)
-        b->rc = err_set(b->e, E_FORMAT,
-                        "%s: tensor '%s' has shape (%lld, %lld, %lld, %lld), expected (%lld, %lld, %lld, 1) from the metadata",
-                        gguf_file_path(b->m->gguf, t->file), t->name, (long long)t->ne[0], (long long)t->ne[1],
-                        (long long)t->ne[2], (long long)t->ne[3], (long long)n0, (long long)n1, (long long)n2);
-    return false;
+        return OK;
+    return err_set(
+        b->e, E_FORMAT,
+        "%s: tensor '%s' has shape (%lld, %lld, %lld, %lld), expected (%lld, %lld, %lld, 1) "
+        "from the metadata",
+        weights_path(b->m->w, t->file), t->name, (long long)t->ne[0], (long long)t->ne[1],
+        (long long)t->ne[2], (long long)t->ne[3], (long long)n0, (long long)n1, (long long)n2);
 }
 
-static void add_dense(struct binder *b, const struct gguf_tensor *t, const void **address)
+static int bind_matrix(struct binder *b, const struct tensor *t, int section, int64_t n_in,
+                       int64_t n_out, struct dev_mat *w)
 {
-    struct model *m = b->m;
-    if (m->n_weights == m->cap_weights) {
-        int64_t cap = m->cap_weights ? 2 * m->cap_weights : 256;
-        struct dense_weight *w = realloc(m->weights, (size_t)cap * sizeof(*w));
-        if (!w) {
-            b->rc = err_set(b->e, E_NOMEM, "model: no memory for its list of tensors");
-            return;
-        }
-        m->weights = w;
-        m->cap_weights = cap;
-    }
-    m->weights[m->n_weights++] = (struct dense_weight){t, address, b->segment};
-}
-
-/* A dense matrix (n_out, n_in). */
-static void matrix(struct binder *b, const char *name, int64_t n_in, int64_t n_out, struct dev_mat *w)
-{
-    char full[128];
-    if (b->rc < 0)
-        return;
-    const struct gguf_tensor *t = lookup(b, name, true, full, sizeof(full));
-    if (!t || !has_shape(b, t, n_in, n_out, 1))
-        return;
+    TRY(check_shape(b, t, n_in, n_out, 1));
     *w = (struct dev_mat){.type = t->type, .n_in = n_in, .n_out = n_out};
-    add_dense(b, t, &w->data);
+    return dense_add(b->m->dense, t, section, &w->data.at, b->e);
 }
 
-/* A dense vector or small table of floats: norms, gates, convolutions. */
-static void floats(struct binder *b, const char *name, int64_t n0, int64_t n1, const float **v)
+/* A matrix for each head of the layer, one behind the other. */
+static int bind_heads(struct binder *b, const struct tensor *t, int64_t n_in, int64_t n_out,
+                      struct dev_mat *w)
 {
-    char full[128];
-    if (b->rc < 0)
-        return;
-    const struct gguf_tensor *t = lookup(b, name, true, full, sizeof(full));
-    if (!t || !has_shape(b, t, n0, n1, 1))
-        return;
-    if (t->type != DT_F32) {
-        b->rc = err_set(b->e, E_UNSUPPORTED, "%s: tensor '%s' is %s, expected F32",
-                        gguf_file_path(b->m->gguf, t->file), t->name, dtype_info(t->type)->name);
-        return;
-    }
-    add_dense(b, t, (const void **)v);
+    const int64_t n_head = b->m->c.layer[b->layer].n_head;
+    TRY(check_shape(b, t, n_in, n_out, n_head));
+    *w = (struct dev_mat){.type = t->type, .n_in = n_in, .n_out = n_out * n_head};
+    return dense_add(b->m->dense, t, b->layer, &w->data.at, b->e);
 }
 
-/* ---- experts ---------------------------------------------------------- */
-
-/* All experts of one matrix, (n_in, n_out, n_experts), as a part. */
-static void expert_matrix(struct binder *b, const char *name, int64_t n_in, int64_t n_out,
-                          struct dev_mat *w, int part)
+static int check_floats(struct binder *b, const struct tensor *t)
 {
-    char full[128];
-    if (b->rc < 0)
-        return;
-    int64_t n_experts = b->m->c.n_experts;
-    const struct gguf_tensor *t = lookup(b, name, true, full, sizeof(full));
-    if (!t || !has_shape(b, t, n_in, n_out, n_experts))
-        return;
-    *w = (struct dev_mat){.type = t->type, .n_in = n_in, .n_out = n_out};
-    int64_t bytes = t->bytes / n_experts;
-    const struct packed_part *packed = packed_find(&b->m->packed, t->name);
-    b->m->experts[b->layer].part[part] = (struct expert_part){
-        .file = t->file, .offset = t->offset, .stride = packed ? packed->in->ne[0] : bytes, .bytes = (size_t)bytes};
+    return t->type == DT_F32
+               ? OK
+               : err_set(b->e, E_UNSUPPORTED, "%s: tensor '%s' is %s, expected F32",
+                         weights_path(b->m->w, t->file), t->name, dtype_info(t->type)->name);
 }
 
-static void bind_experts(struct binder *b, struct layer *l)
+/* A vector or small table of floats: norms, gates, convolutions. */
+static int bind_floats(struct binder *b, const struct tensor *t, int section, int64_t n0,
+                       int64_t n1, int64_t n2, struct dev_ptr *v)
 {
-    const struct config *c = &b->m->c;
+    TRY(check_shape(b, t, n0, n1, n2));
+    TRY(check_floats(b, t));
+    return dense_add(b->m->dense, t, section, &v->at, b->e);
+}
+
+/* Experts by token. */
+static int bind_ids(struct binder *b, const struct tensor *t, int64_t n_in, int64_t n_out,
+                    struct dev_ptr *v)
+{
+    TRY(check_shape(b, t, n_in, n_out, 1));
+    if (t->type != DT_I32)
+        return err_set(b->e, E_UNSUPPORTED, "%s: tensor '%s' is %s, expected I32",
+                       weights_path(b->m->w, t->file), t->name, dtype_info(t->type)->name);
+    return dense_add(b->m->dense, t, b->layer, &v->at, b->e);
+}
+
+/* A part of the experts of a layer, whose bytes go where `at` says. */
+static void add_part(struct binder *b, struct layer *l, const struct tensor *t,
+                     const struct dev_ptr *at)
+{
+    const int64_t n_experts = b->m->c.n_experts;
     struct expert_layer *x = &b->m->experts[b->layer];
-    char full[128];
-    l->fused_gate_up = lookup(b, "ffn_gate_up_exps.weight", false, full, sizeof(full)) != NULL;
-    x->n_experts = (int)c->n_experts;
-    x->n_parts = l->fused_gate_up ? 2 : 3;
-    if (l->fused_gate_up) {
-        /* rows [0, width) are gate, the rest up */
-        expert_matrix(b, "ffn_gate_up_exps.weight", c->n_embd, 2 * c->expert_width, &l->gate, 0);
-        l->gate.n_out = c->expert_width;
-        l->up = l->gate;
-    } else {
-        expert_matrix(b, "ffn_gate_exps.weight", c->n_embd, c->expert_width, &l->gate, 0);
-        expert_matrix(b, "ffn_up_exps.weight", c->n_embd, c->expert_width, &l->up, 1);
-    }
-    expert_matrix(b, "ffn_down_exps.weight", c->expert_width, c->n_embd, &l->down, x->n_parts - 1);
-    matrix(b, "ffn_gate_inp.weight", c->n_embd, c->n_experts, &l->router);
-    if (c->arch->shared_expert) {
-        floats(b, "ffn_gate_inp_shexp.weight", c->n_embd, 1, &l->shared_gate);
-        matrix(b, "ffn_gate_shexp.weight", c->n_embd, c->shared_width, &l->shared_gate_mat);
-        matrix(b, "ffn_up_shexp.weight", c->n_embd, c->shared_width, &l->shared_up);
-        matrix(b, "ffn_down_shexp.weight", c->shared_width, c->n_embd, &l->shared_down);
-        /* the one expert that every token uses: about 3 % of the weights */
-        l->shared_gate_mat.precise = l->shared_up.precise = true;
-    }
+    x->n_experts = (int)n_experts;
+    x->part[x->n_parts++] = (struct expert_part){.file = t->file,
+                                                 .offset = t->offset,
+                                                 .stride = t->inside || t->ne[2] == n_experts
+                                                               ? t->stride
+                                                               : t->bytes / n_experts,
+                                                 .bytes = (size_t)(t->bytes / n_experts),
+                                                 .may_be_zero = tensor_may_be_zero(t)};
+    l->experts.part_at[l->matrices.n] = (size_t)((const char *)at - (const char *)&l->experts);
+    l->matrices.t[l->matrices.n++] = t;
+    if (!l->experts.down.n_out)
+        l->experts.n_first = l->matrices.n;
 }
 
-/* ---- layers ----------------------------------------------------------- */
-
-static void bind_attention(struct binder *b, struct layer *l)
+/* One matrix of all experts of a layer, (n_in, n_out, n_experts). */
+static int bind_experts(struct binder *b, struct layer *l, const struct tensor *t, int64_t n_in,
+                        int64_t n_out, struct dev_mat *w)
 {
-    const struct config *c = &b->m->c;
-    int64_t q = c->n_head * c->head_dim, kv = c->n_kv * c->head_dim;
-    matrix(b, "attn_q.weight", c->n_embd, c->arch->gated_attention ? 2 * q : q, &l->q);
-    matrix(b, "attn_k.weight", c->n_embd, kv, &l->k);
-    matrix(b, "attn_v.weight", c->n_embd, kv, &l->v);
-    matrix(b, "attn_output.weight", q, c->n_embd, &l->out);
-    if (c->arch->qk_norm) {
-        floats(b, "attn_q_norm.weight", c->head_dim, 1, &l->q_norm);
-        floats(b, "attn_k_norm.weight", c->head_dim, 1, &l->k_norm);
-    }
-}
-
-static void bind_delta(struct binder *b, struct layer *l)
-{
-    const struct config *c = &b->m->c;
-    int64_t channels = config_delta_channels(c), vd = c->n_v * c->dv;
-    matrix(b, "attn_qkv.weight", c->n_embd, channels, &l->qkv);
-    matrix(b, "attn_gate.weight", c->n_embd, vd, &l->z);
-    matrix(b, "ssm_alpha.weight", c->n_embd, c->n_v, &l->alpha);
-    matrix(b, "ssm_beta.weight", c->n_embd, c->n_v, &l->beta);
-    floats(b, "ssm_conv1d.weight", 4, channels, &l->conv);
-    floats(b, "ssm_dt.bias", c->n_v, 1, &l->dt);
-    floats(b, "ssm_a", c->n_v, 1, &l->a);
-    floats(b, "ssm_norm.weight", c->dv, 1, &l->ssm_norm);
-    matrix(b, "ssm_out.weight", vd, c->n_embd, &l->out);
-}
-
-static void bind_layer(struct binder *b, struct layer *l, int *n_attention, int *n_recurrent)
-{
-    const struct config *c = &b->m->c;
-    char ffn_norm[64];
-    snprintf(ffn_norm, sizeof(ffn_norm), "%s.weight", c->arch->ffn_norm);
-    l->recurrent = c->recurrent[b->layer];
-    l->state_index = l->recurrent ? (*n_recurrent)++ : (*n_attention)++;
-    floats(b, "attn_norm.weight", c->n_embd, 1, &l->attn_norm);
-    floats(b, ffn_norm, c->n_embd, 1, &l->ffn_norm);
-    if (l->recurrent)
-        bind_delta(b, l);
-    else
-        bind_attention(b, l);
-    bind_experts(b, l);
-}
-
-/* ---- runs of dense tensors -------------------------------------------- */
-
-static int by_place(const void *pa, const void *pb)
-{
-    const struct dense_weight *a = pa, *b = pb;
-    if (a->segment != b->segment)
-        return a->segment < b->segment ? -1 : 1;
-    if (a->t->file != b->t->file)
-        return a->t->file < b->t->file ? -1 : 1;
-    return a->t->offset < b->t->offset ? -1 : a->t->offset > b->t->offset;
-}
-
-/* Joins neighbours (less than a page between them) so that they are read, and
- * lie in memory, together. Weights are sorted. */
-static void segment_runs(struct model *m, int segment, int64_t *weight)
-{
-    struct dense *d = &m->dense;
-    struct dense_segment *s = &d->segments[segment];
-    struct dense_run *r = NULL;
-    s->first_weight = *weight;
-    s->first_run = d->n_runs;
-    for (; *weight < m->n_weights && m->weights[*weight].segment == segment; ++*weight) {
-        const struct gguf_tensor *t = m->weights[*weight].t;
-        if (!r || r->file != t->file || t->offset - r->end >= IOQ_ALIGN) {
-            r = &d->runs[d->n_runs++];
-            *r = (struct dense_run){.file = t->file, .begin = t->offset, .end = t->offset};
-        }
-        r->end = t->offset + t->bytes;
-    }
-    s->n_weights = *weight - s->first_weight;
-    s->n_runs = d->n_runs - s->first_run;
-    for (r = d->runs + s->first_run; r < d->runs + d->n_runs; r++) {
-        r->at = s->bytes;
-        s->bytes += align_up((size_t)(r->end - align_down64(r->begin, IOQ_ALIGN)), IOQ_ALIGN);
-    }
-}
-
-static int make_segments(struct model *m, struct err *e)
-{
-    struct dense *d = &m->dense;
-    int n = m->c.n_layers + DENSE_EXTRA_SEGMENTS;
-    int64_t weight = 0;
-    qsort(m->weights, (size_t)m->n_weights, sizeof(*m->weights), by_place);
-    d->runs = calloc((size_t)m->n_weights, sizeof(*d->runs));
-    d->segments = calloc((size_t)n, sizeof(*d->segments));
-    if (!d->runs || !d->segments)
-        return err_set(e, E_NOMEM, "model: no memory for its list of reads");
-    for (int i = 0; i < n; i++)
-        segment_runs(m, i, &weight);
+    TRY(check_shape(b, t, n_in, n_out, b->m->c.n_experts));
+    *w = (struct dev_mat){.type = t->type, .n_in = n_in, .n_out = n_out};
+    add_part(b, l, t, &w->data);
     return OK;
 }
 
-/* Embedding table, output matrix and the last norm. */
-static void bind_ends(struct binder *b, struct model *m)
+/* One vector of all experts of a layer, (n, n_experts). */
+static int bind_expert_floats(struct binder *b, struct layer *l, const struct tensor *t, int64_t n,
+                              struct dev_ptr *v)
 {
-    const struct config *c = &m->c;
+    TRY(check_shape(b, t, n, b->m->c.n_experts, 1));
+    TRY(check_floats(b, t));
+    add_part(b, l, t, v);
+    return OK;
+}
+
+/* ---- rows --------------------------------------------------------------------- */
+
+/* Whether the weight that takes the row's place is there. */
+static bool replaced(struct binder *b, const struct weight_row *r)
+{
     char full[128];
-    m->tied = !lookup(b, "output.weight", false, full, sizeof(full));
-    b->segment = dense_output_segment(m);
-    matrix(b, m->tied ? "token_embd.weight" : "output.weight", c->n_embd, c->n_vocab, &m->output);
-    b->segment = dense_embed_segment(m);
-    if (m->tied)
-        m->embed = m->output;
+    if (!r->unless)
+        return false;
+    full_name(b, r->unless, full, sizeof(full));
+    return weights_find(b->m->w, full) != NULL;
+}
+
+/* Whether the layer is of those that have the row. */
+static bool has_row(struct binder *b, const struct weight_row *r)
+{
+    const struct config *c = &b->m->c;
+    const struct layer_config *l = &c->layer[b->layer];
+    return config_has(c, r->trait) && !(c->traits & r->lacks) && !replaced(b, r) &&
+           (l->ratio || !(r->flags & IF_ENTRIES)) && (l->indexes || !(r->flags & IF_INDEXES));
+}
+
+static int role_of(const struct weight_row *r)
+{
+    return r->kind == EXPERTS || r->kind == EXPERT_FLOATS ? ROLE_EXPERT
+           : r->kind == IDS                               ? ROLE_IDS
+                                                          : ROLE_DENSE;
+}
+
+static int bind_row(struct binder *b, struct layer *l, const struct weight_row *r)
+{
+    const struct config *c = &b->m->c;
+    const struct tensor *t;
+    void *at = (char *)l + r->at;
+    const struct layer_config *lc = &c->layer[b->layer];
+    int64_t n_in = length(c, lc, r->n_in), n_out = length(c, lc, r->n_out);
+    if (!has_row(b, r))
+        return OK;
+    TRY(lookup(b, r->name, !(r->flags & IF_THERE), role_of(r), &t));
+    if (!t)
+        return OK;
+    if (r->kind == EXPERTS)
+        return bind_experts(b, l, t, n_in, n_out, at);
+    if (r->kind == EXPERT_FLOATS)
+        return bind_expert_floats(b, l, t, n_in, at);
+    if (r->kind == HEADS)
+        return bind_heads(b, t, n_in, n_out, at);
+    if (r->kind == IDS)
+        return bind_ids(b, t, n_in, n_out, at);
+    if (r->kind == FLOATS)
+        return bind_floats(b, t, b->layer, n_in, n_out, 1, at);
+    if (r->kind == CONV)
+        return bind_floats(b, t, b->layer, n_in, 1, n_out, at);
+    TRY(bind_matrix(b, t, b->layer, n_in, n_out, at));
+    ((struct dev_mat *)at)->float_input = r->flags & FLOAT_INPUT;
+    return OK;
+}
+
+static int bind_rows(struct binder *b, struct layer *l, const struct weight_row *rows, int n)
+{
+    for (int i = 0; i < n; i++)
+        TRY(bind_row(b, l, &rows[i]));
+    return OK;
+}
+
+#define STREAMS(field) offsetof(struct layer, field)
+static const struct weight_row norm_rows[] = {
+    {.name = "attn_norm.weight", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, mixer_norm)},
+    {.name = "ffn_norm.weight", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, ffn_norm)},
+    {.name = "post_attention_norm.weight", FLOATS, DIM_EMBD, DIM_1,
+     offsetof(struct layer, mixer_post_norm), HAS_POST_NORMS},
+    {.name = "post_ffw_norm.weight", FLOATS, DIM_EMBD, DIM_1,
+     offsetof(struct layer, ffn_post_norm), HAS_POST_NORMS},
+    {.name = "layer_output_scale.weight", FLOATS, DIM_1, DIM_1, offsetof(struct layer, out_scale),
+     HAS_LAYER_SCALE, IF_THERE},
+    {.name = "hc_attn_fn.weight", MATRIX, DIM_STREAMS, DIM_FACTORS, STREAMS(mixer_streams.fn),
+     HAS_STREAMS, FLOAT_INPUT},
+    {.name = "hc_attn_scale.weight", FLOATS, DIM_3, DIM_1, STREAMS(mixer_streams.scale),
+     HAS_STREAMS},
+    {.name = "hc_attn_base.weight", FLOATS, DIM_FACTORS, DIM_1, STREAMS(mixer_streams.base),
+     HAS_STREAMS},
+    {.name = "hc_ffn_fn.weight", MATRIX, DIM_STREAMS, DIM_FACTORS, STREAMS(ffn_streams.fn),
+     HAS_STREAMS, FLOAT_INPUT},
+    {.name = "hc_ffn_scale.weight", FLOATS, DIM_3, DIM_1, STREAMS(ffn_streams.scale), HAS_STREAMS},
+    {.name = "hc_ffn_base.weight", FLOATS, DIM_FACTORS, DIM_1, STREAMS(ffn_streams.base),
+     HAS_STREAMS},
+};
+#undef STREAMS
+
+/* An ffn's weights, and those of its parts. */
+static int bind_ffn(struct binder *b, struct layer *l, const struct ffn_form *f)
+{
+    f->bind(l, &b->m->c, b->layer);
+    TRY(bind_rows(b, l, f->rows, f->n_rows));
+    for (size_t i = 0; i < ARRAY_LEN(f->parts) && f->parts[i]; i++)
+        TRY(bind_ffn(b, l, f->parts[i]));
+    return OK;
+}
+
+static int bind_layer(struct binder *b)
+{
+    struct model *m = b->m;
+    const struct config *c = &m->c;
+    struct layer *l = &m->layers[b->layer];
+    l->mixer = c->layer[b->layer].recurrent ? c->family->recurrent : c->family->mixer;
+    l->ffn = c->layer[b->layer].dense ? &dense_ffn_form
+             : config_has(c, HAS_BESIDE) ? &beside_form : &experts_form;
+    for (int i = 0; i < b->layer; i++)
+        l->state_index += m->layers[i].mixer == l->mixer;
+    l->mixer->bind(l, c, b->layer);
+    TRY(bind_rows(b, l, norm_rows, ARRAY_LEN(norm_rows)));
+    TRY(bind_rows(b, l, l->mixer->rows, l->mixer->n_rows));
+    TRY(bind_ffn(b, l, l->ffn));
+    if (l->matrices.n)
+        m->most_used = MAX(m->most_used, (int)l->experts.n_used);
+    return OK;
+}
+
+/* What the output takes of the streams. */
+static int bind_output_streams(struct binder *b)
+{
+    struct streams *x = &b->m->output_streams;
+    const struct tensor *fn, *scale, *base;
+    TRY(lookup(b, "output_hc_fn.weight", true, ROLE_DENSE, &fn));
+    TRY(lookup(b, "output_hc_scale.weight", true, ROLE_DENSE, &scale));
+    TRY(lookup(b, "output_hc_base.weight", true, ROLE_DENSE, &base));
+    TRY(bind_matrix(b, fn, DENSE_FIXED, DEV_STREAMS * b->m->c.n_embd, DEV_STREAMS, &x->fn));
+    x->fn.float_input = true;
+    TRY(bind_floats(b, scale, DENSE_FIXED, 1, 1, 1, &x->scale));
+    return bind_floats(b, base, DENSE_FIXED, DEV_STREAMS, 1, 1, &x->base);
+}
+
+/* Embedding table, output matrix and the last norm. */
+static int bind_ends(struct binder *b)
+{
+    struct model *m = b->m;
+    struct config *c = &m->c;
+    const struct tensor *embed, *output, *norm, *factors;
+    TRY(lookup(b, "token_embd.weight", true, ROLE_EMBEDDING, &embed));
+    c->n_vocab = embed->ne[1];
+    TRY(lookup(b, "output.weight", false, ROLE_OUTPUT, &output));
+    m->tied = !output;
+    TRY(bind_matrix(b, output ? output : embed, DENSE_OUTPUT, c->n_embd, c->n_vocab, &m->output));
+    if (!m->tied)
+        TRY(bind_matrix(b, embed, DENSE_EMBEDDING, c->n_embd, c->n_vocab, &m->embed));
     else
-        matrix(b, "token_embd.weight", c->n_embd, c->n_vocab, &m->embed);
-    b->segment = dense_fixed_segment(m);
-    floats(b, "output_norm.weight", c->n_embd, 1, &m->output_norm);
-    m->dense.embed = gguf_tensor_find(m->gguf, "token_embd.weight");
-    m->dense.output = m->tied ? m->dense.embed : gguf_tensor_find(m->gguf, "output.weight");
+        m->embed = m->output;
+    TRY(lookup(b, "output_norm.weight", true, ROLE_DENSE, &norm));
+    TRY(bind_floats(b, norm, DENSE_FIXED, c->n_embd, 1, 1, &m->output_norm));
+    if (config_has(c, HAS_STREAMS))
+        TRY(bind_output_streams(b));
+    TRY(lookup(b, "rope_freqs.weight", config_has(c, HAS_FAR_FACTORS), ROLE_DENSE, &factors));
+    return factors ? bind_floats(b, factors, DENSE_FIXED, c->most_rot / 2, 1, 1, &m->rope_factors)
+                   : OK;
 }
 
 int bind_model(struct model *m, struct err *e)
 {
     struct binder b = {.m = m, .e = e, .layer = -1};
     struct config *c = &m->c;
-    char full[128];
-    int n_attention = 0, n_recurrent = 0;
-
     m->layers = calloc((size_t)c->n_layers, sizeof(*m->layers));
     m->experts = calloc((size_t)c->n_layers, sizeof(*m->experts));
-    m->used = calloc((size_t)gguf_n_tensors(m->gguf) + 1, sizeof(*m->used));
-    if (!m->layers || !m->experts || !m->used)
+    if (!m->layers || !m->experts)
         return err_set(e, E_NOMEM, "model: no memory for %d layers", c->n_layers);
-
-    const struct gguf_tensor *embed = lookup(&b, "token_embd.weight", true, full, sizeof(full));
-    if (!embed)
-        return b.rc;
-    c->n_vocab = embed->ne[1];
-    bind_ends(&b, m);
-    for (b.layer = 0; b.layer < c->n_layers && b.rc == OK; b.layer++) {
-        b.segment = b.layer;
-        bind_layer(&b, &m->layers[b.layer], &n_attention, &n_recurrent);
-    }
-    if (b.rc < 0)
-        return b.rc;
+    TRY(dense_new(m->w, c->n_layers, &m->dense, e));
+    TRY(bind_ends(&b));
+    for (b.layer = 0; b.layer < c->n_layers; b.layer++)
+        TRY(bind_layer(&b));
     TRY(known_tensors(m, e));
-    m->shape.n_attention_layers = n_attention;
-    m->shape.n_recurrent_layers = n_recurrent;
-    return make_segments(m, e);
+    for (int i = 0; i < c->n_layers; i++)
+        *(m->layers[i].mixer->recurrent ? &m->shape.n_recurrent_layers
+                                        : &m->shape.n_attention_layers) += 1;
+    return dense_added(m->dense, e);
 }

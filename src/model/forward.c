@@ -1,26 +1,36 @@
 /*
- * Tokens -> residual stream -> logits. The one function to read is
- * model_forward; a layer is a mixer (attention or gated delta net) and a
- * mixture-of-experts block, each adding to the residual stream.
+ * Tokens -> residual stream -> logits. The one function to read is model_step:
+ * embed, then for each layer a mixer and an ffn, each adding to the residual
+ * stream. Where that is several (HAS_STREAMS), x is what a part takes of them, and
+ * what it gives is spread over them.
+ *
+ * A step is a list of spans, tokens that follow each other in one session. Their
+ * tokens lie flat behind one another: norms, projections and experts do not see
+ * spans; attention and recurrences get a list of them. A token's bits never
+ * depend on its company. What goes wrong for one span ends that span: its tokens
+ * are carried along and take part in nothing.
  */
 #include "model/model_internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- the timeline ------------------------------------------------------ */
 
 #define LAYER {"layer"}
 const struct trace_kind work_kinds[WORK_COUNT] = {
-    [WORK_PROJECTION] = {"projection", "compute", LAYER}, [WORK_ATTENTION] = {"attention", "compute", LAYER},
-    [WORK_DELTA] = {"delta", "compute", LAYER},           [WORK_ROUTER] = {"router", "compute", LAYER},
-    [WORK_SHARED] = {"shared expert", "compute", LAYER},  [WORK_EXPERTS] = {"experts", "compute", LAYER},
-    [WORK_SUM] = {"sum", "compute", LAYER},               [WORK_GUESS] = {"guess", "compute", LAYER},
+    [WORK_PROJECTION] = {"projection", "compute", LAYER},
+    [WORK_ATTENTION] = {"attention", "compute", LAYER},
+    [WORK_DELTA] = {"delta", "compute", LAYER},
+    [WORK_ROUTER] = {"router", "compute", LAYER},
+    [WORK_SHARED] = {"shared expert", "compute", LAYER},
+    [WORK_EXPERTS] = {"experts", "compute", LAYER},
+    [WORK_SUM] = {"sum", "compute", LAYER},
+    [WORK_GUESS] = {"guess", "compute", LAYER},
     [WORK_OUTPUT] = {"output", "compute", LAYER},
+    [WORK_FFN] = {"ffn", "compute", LAYER},
 };
-static const struct trace_kind attention_layer = {"attention layer", "layer", LAYER},
-                               delta_layer = {"delta layer", "layer", LAYER},
-                               expert_layer = {"expert layer", "layer", LAYER},
-                               output_layer = {"output", "layer", {NULL}};
+static const struct trace_kind output_layer = {"output", "layer", {NULL}};
 #undef LAYER
 
 void model_set_trace(struct model *m, struct trace *t)
@@ -41,172 +51,488 @@ static void end(const struct model *m, const struct trace_kind *k, int64_t begin
         trace_add(m->trace, k, TRACE_DRIVER, begin_ns, os_clock_ns(), &layer, 1);
 }
 
-/* ---- blocks -------------------------------------------------------------- */
+/* ---- spans ---------------------------------------------------------------- */
 
-static void project(struct model *m, const float *x, int64_t n_tok, int64_t n_in, const float *norm,
-                    bool add, int n, const struct dev_mat **w, float **out)
+struct model_span *step_span(const struct step *s, int64_t t)
 {
-    struct dev_project p = {.x = x, .x_stride = n_in, .n_tok = n_tok, .n_in = n_in, .norm = norm,
-                            .eps = m->c.eps, .add = add, .n_mats = n};
-    for (int i = 0; i < n; i++) {
+    int i = 0;
+    while (t >= s->spans[i].first + s->spans[i].n)
+        i++;
+    return &s->spans[i];
+}
+
+void step_fail(struct step *s, struct model_span *x, int rc, const struct err *e)
+{
+    (void)s;
+    if (!span_alive(x))
+        return;
+    x->status = rc;
+    if (e)
+        x->err = *e;
+    x->err.code = rc;
+}
+
+bool step_alive(const struct step *s)
+{
+    for (int i = 0; i < s->n_spans; i++)
+        if (span_alive(&s->spans[i]))
+            return true;
+    return false;
+}
+
+static void fail_all(struct step *s, int rc, const struct err *e)
+{
+    for (int i = 0; i < s->n_spans; i++)
+        step_fail(s, &s->spans[i], rc, e);
+}
+
+/* Spans whose owners want no more of them. */
+static void ask_owners(struct step *s, int layer)
+{
+    struct model *m = s->m;
+    struct err e = {0};
+    err_set(&e, E_CANCELLED, "stopped in layer %d of %d", layer, m->c.n_layers);
+    for (int i = 0; i < s->n_spans; i++) {
+        struct model_span *x = &s->spans[i];
+        if (span_alive(x) && x->cancelled && x->cancelled(x->user, layer))
+            step_fail(s, x, E_CANCELLED, &e);
+    }
+    if (m->pulse && m->pulse(m->pulse_user, layer))
+        fail_all(s, E_CANCELLED, &e);
+}
+
+/* ---- operations --------------------------------------------------------------- */
+
+static void project(struct model *m, struct dev_project p, const struct dev_mat *const *w,
+                    const struct dev_ptr *out)
+{
+    for (int i = 0; i < p.n_mats; i++) {
         p.w[i] = w[i];
         p.out[i] = out[i];
     }
-    device_project(m->dev, &p);
+    m->dev->ops->project(m->dev, &p);
 }
 
-/* Adds w * o to the residual stream. */
-static void project_back(struct model *m, const struct dev_mat *w, int64_t n_tok)
+void step_project(struct step *s, struct dev_ptr x, int64_t n_in, struct dev_ptr norm, int n,
+                  const struct dev_mat *const *w, const struct dev_ptr *out)
 {
-    float *x = m->scratch.x;
+    project(
+        s->m,
+        (struct dev_project){
+            .x = x, .n_tok = s->n_tok, .n_in = n_in, .norm = norm, .eps = s->m->c.eps, .n_mats = n},
+        w, out);
+}
+
+void scale_floats(struct model *m, struct dev_ptr x, int64_t n, float factor)
+{
+    if (factor != 1.0f)
+        m->dev->ops->scale(m->dev, &(struct dev_scale){.x = x, .n = n, .factor = factor});
+}
+
+void step_project_back(struct step *s, const struct dev_mat *w, struct dev_ptr from,
+                       struct dev_ptr post_norm)
+{
+    struct model *m = s->m;
+    const bool apart = step_branches(s);
     work_label(m, WORK_PROJECTION);
-    project(m, m->scratch.o, n_tok, w->n_in, NULL, true, 1, &w, &x);
+    scale_floats(m, from, s->n_tok * w->n_in, m->c.residual_scale);
+    project(m,
+            (struct dev_project){
+                .x = from, .n_tok = s->n_tok, .n_in = w->n_in, .add = !apart, .n_mats = 1},
+            &w, apart ? &m->scratch.branch : &m->scratch.x);
+    if (apart)
+        step_branch_back(s, m->scratch.branch, post_norm);
 }
 
-static void attention_block(struct model *m, struct model_state *s, const struct layer *l,
-                            int64_t n_tok)
+void step_branch_back(struct step *s, struct dev_ptr from, struct dev_ptr post_norm)
 {
-    const struct config *c = &m->c;
-    struct scratch *t = &m->scratch;
-    const struct dev_mat *w[] = {&l->q, &l->k, &l->v};
-    float *out[] = {t->a, t->b, t->g};
+    struct model *m = s->m;
+    const int64_t n = m->c.n_embd;
+    if (config_has(&m->c, HAS_STREAMS)) {
+        m->dev->ops->spread(m->dev, &(struct dev_spread){
+            .streams = m->scratch.streams, .factors = m->scratch.factors, .y = from,
+            .n_tok = s->n_tok, .n_embd = n});
+        return;
+    }
+    m->dev->ops->norm(m->dev, &(struct dev_norm){
+        .x = from, .weight = post_norm, .out = m->scratch.x, .n_tok = s->n_tok, .n = n,
+        .x_stride = n, .out_stride = n, .eps = m->c.eps, .add = true});
+}
+
+void step_leave_layer(struct step *s, const struct layer *l)
+{
+    struct model *m = s->m;
+    if (l->out_scale.mem)
+        m->dev->ops->scale(m->dev, &(struct dev_scale){.x = m->scratch.x, .by = l->out_scale,
+                                                       .n = s->n_tok * m->c.n_embd,
+                                                       .factor = 1.0f});
+}
+
+void step_merge(struct step *s, const struct streams *x)
+{
+    struct model *m = s->m;
+    const struct scratch *t = &m->scratch;
+    if (!config_has(&m->c, HAS_STREAMS))
+        return;
     work_label(m, WORK_PROJECTION);
-    project(m, t->x, n_tok, c->n_embd, l->attn_norm, false, 3, w, out);
-    work_label(m, WORK_ATTENTION);
-    device_attention(m->dev, &(struct dev_attention){
-        .n_tok = n_tok, .pos = s->length,
-        .n_head = c->n_head, .n_kv = c->n_kv, .head_dim = c->head_dim, .n_rot = c->n_rot,
-        .q = t->a, .gated = c->arch->gated_attention, .k = t->b, .v = t->g,
-        .q_norm = l->q_norm, .k_norm = l->k_norm, .rope_freq = m->rope_freq,
-        .eps = c->eps, .scale = c->attn_scale,
-        .k_cache = state_k(s, l->state_index), .v_cache = state_v(s, l->state_index),
-        .cache_rows = s->kv_rows, .kv_f16 = m->options.kv_f16, .out = t->o});
-    project_back(m, &l->out, n_tok);
+    step_project(s, t->streams, x->fn.n_in, DEV_NONE, 1, (const struct dev_mat *[]){&x->fn},
+                 &t->factors);
+    m->dev->ops->merge(m->dev, &(struct dev_merge){
+        .streams = t->streams, .n_tok = s->n_tok, .n_embd = m->c.n_embd, .factors = t->factors,
+        .scale = x->scale, .base = x->base, .eps = m->c.eps, .mix_eps = m->c.mix_eps,
+        .rounds = m->c.mix_rounds, .last = x == &m->output_streams, .x = t->x});
 }
 
-static void delta_block(struct model *m, struct model_state *s, const struct layer *l, int64_t n_tok)
+struct dev_ptr step_stream(const struct step *s, int64_t *width)
 {
-    const struct config *c = &m->c;
-    struct scratch *t = &m->scratch;
-    float *alpha = t->g, *beta = t->g + n_tok * c->n_v;
-    float *S = s->rec + (size_t)l->state_index * state_layer_floats(c);
-    const struct dev_mat *w[] = {&l->qkv, &l->z, &l->alpha, &l->beta};
-    float *out[] = {t->a, t->b, alpha, beta};
-    work_label(m, WORK_PROJECTION);
-    project(m, t->x, n_tok, c->n_embd, l->attn_norm, false, 4, w, out);
-    work_label(m, WORK_DELTA);
-    device_delta(m->dev, &(struct dev_delta){
-        .n_tok = n_tok, .n_k = c->n_k, .n_v = c->n_v, .dk = c->dk, .dv = c->dv,
-        .u = t->a, .z = t->b, .alpha = alpha, .beta = beta, .a = l->a, .dt = l->dt,
-        .conv = l->conv, .norm = l->ssm_norm, .eps = c->eps,
-        .conv_state = S + c->n_v * c->dk * c->dv, .S = S, .out = t->o});
-    project_back(m, &l->out, n_tok);
+    const bool streams = config_has(&s->m->c, HAS_STREAMS);
+    *width = (streams ? DEV_STREAMS : 1) * s->m->c.n_embd;
+    return streams ? s->m->scratch.streams : s->m->scratch.x;
 }
 
-void mixer_block(struct model *m, struct model_state *s, const struct layer *l, int64_t n_tok)
+struct dev_rope step_rope(const struct step *s, int which, int64_t n, int64_t at)
 {
-    if (l->recurrent)
-        delta_block(m, s, l, n_tok);
-    else
-        attention_block(m, s, l, n_tok);
+    const struct model *m = s->m;
+    return (struct dev_rope){
+        .n = n, .at = at, .pairs = m->c.family->rotation,
+        .freq = behind_floats((struct dev_ptr){m->rope_mem, 0}, which * (m->c.most_rot / 2)),
+        .factors = which == FAR ? m->rope_factors : DEV_NONE, .scale = m->rope_scale[which]};
 }
 
-static int run_layers(struct model *m, struct model_state *s, int64_t n, struct err *e)
+/* Rows of the embedding table: from memory, or read one by one. */
+static int embed(struct step *s, const int32_t *ids, int64_t n, struct dev_ptr x, struct err *e)
 {
-    for (int il = 0; il < m->c.n_layers; il++) {
-        const struct layer *l = &m->layers[il];
-        if (m->pulse && m->pulse(m->pulse_user, il))
-            return err_set(e, E_CANCELLED, "stopped in layer %d of %d", il, m->c.n_layers);
-        s->broken = true; /* recurrent layers move on one by one */
-        m->layer_now = il;
-        int64_t t0 = begin(m);
-        TRY(dense_use(m, il, e));
-        mixer_block(m, s, l, n);
-        TRY(health_state(m, il, n, l->recurrent ? "the values behind its delta net" : "the values behind its attention", e));
-        end(m, l->recurrent ? &delta_layer : &attention_layer, t0);
-        t0 = begin(m);
-        TRY(moe_block(m, il, s->length, n, e));
-        TRY(health_state(m, il, n, "the values behind its experts", e));
-        end(m, &expert_layer, t0);
+    struct model *m = s->m;
+    const struct device_ops *ops = m->dev->ops;
+    const size_t row_bytes = (size_t)m->c.n_embd * sizeof(float);
+    if (m->layout.embed_stays) {
+        ops->embed(m->dev, &(struct dev_embed){.table = &m->embed, .ids = ids, .n_tok = n, .x = x});
+        return OK;
+    }
+    for (int64_t i = 0; i < n; i += DENSE_ROWS) {
+        size_t at[DENSE_ROWS];
+        int64_t k = MIN((int64_t)DENSE_ROWS, n - i);
+        TRY(dense_read_rows(m->dense, ids + i, k, at, e));
+        for (int64_t r = 0; r < k; r++) {
+            static const int32_t first = 0;
+            struct dev_mat one = m->embed;
+            one.data = dense_ptr(m, at[r]);
+            one.n_out = 1;
+            ops->embed(m->dev, &(struct dev_embed){.table = &one, .ids = &first, .n_tok = 1,
+                                                   .x = dev_at(x, (size_t)(i + r) * row_bytes)});
+        }
     }
     return OK;
 }
 
-static int check_ids(const struct model *m, const int32_t *ids, int64_t n, struct err *e)
+/* All streams begin alike. */
+static void begin_streams(struct step *s)
 {
-    for (int64_t i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= m->c.n_vocab)
-            return err_set(e, E_ARG, "token id %d at place %lld is outside the vocabulary of %lld",
-                           ids[i], (long long)i, (long long)m->c.n_vocab);
+    struct model *m = s->m;
+    const int64_t n = m->c.n_embd;
+    if (config_has(&m->c, HAS_STREAMS))
+        m->dev->ops->heads(m->dev, &(struct dev_heads){
+            .n_tok = s->n_tok, .n_heads = DEV_STREAMS, .n_in = n, .n_out = n, .x = m->scratch.x,
+            .x_token = n, .out = m->scratch.streams, .out_token = DEV_STREAMS * n, .out_head = n});
+}
+
+/* Tokens' ids where layers look their experts up. A span that has ended may have others. */
+static void list_ids(struct step *s)
+{
+    int32_t *ids = s->m->scratch.host_ids;
+    for (int i = 0; config_has(&s->m->c, HAS_TABLES) && i < s->n_spans; i++) {
+        const struct model_span *x = &s->spans[i];
+        for (int64_t t = 0; t < x->n; t++)
+            ids[x->first + t] = span_alive(x) ? x->ids[t] : 0;
+    }
+}
+
+static void embed_spans(struct step *s)
+{
+    const size_t row_bytes = (size_t)s->m->c.n_embd * sizeof(float);
+    for (int i = 0; i < s->n_spans; i++) {
+        struct model_span *x = &s->spans[i];
+        struct err e = {0};
+        int rc = span_alive(x) ? embed(s, x->ids, x->n,
+                                       dev_at(s->m->scratch.x, (size_t)x->first * row_bytes), &e)
+                               : OK;
+        if (rc < 0)
+            step_fail(s, x, rc, &e);
+    }
+    scale_floats(s->m, s->m->scratch.x, s->n_tok * s->m->c.n_embd, s->m->c.embed_scale);
+    health_look(s, s->m->scratch.x, s->m->c.n_embd, fault_tag(0, FAULT_EMBEDDING));
+    begin_streams(s);
+    list_ids(s);
+}
+
+/* ---- the step --------------------------------------------------------------------- */
+
+/* What fails here fails for all spans. */
+static int run_layer(struct step *s, int layer, struct err *e)
+{
+    struct model *m = s->m;
+    const struct layer *l = &m->layers[layer];
+    int64_t width;
+    const struct dev_ptr stream = step_stream(s, &width);
+    for (int i = 0; i < s->n_spans; i++)
+        s->spans[i].state->broken |= span_alive(&s->spans[i]); /* recurrences move on one by one */
+    m->layer_now = layer;
+    int64_t t0 = begin(m);
+    TRY(dense_use(m->dense, layer, e));
+    step_merge(s, &l->mixer_streams);
+    if (l->ffn->begin)
+        l->ffn->begin(s, l);
+    l->mixer->compute(s, l);
+    health_look(s, stream, width, fault_tag(layer, FAULT_MIXER));
+    end(m, l->mixer->trace, t0);
+    t0 = begin(m);
+    step_merge(s, &l->ffn_streams);
+    TRY(l->ffn->compute(s, layer, e));
+    step_leave_layer(s, l);
+    health_look(s, stream, width, fault_tag(layer, FAULT_FFN));
+    end(m, l->ffn->trace, t0);
     return OK;
 }
 
-int model_forward(struct model *m, struct model_state *s, const int32_t *ids, int64_t n,
-                  struct err *e)
+static int run_layers(struct step *s, struct err *e)
 {
-    if (s->broken)
-        return err_set(e, E_STATE, "the session was left half computed by an earlier failure; reset it");
-    if (n < 1 || n > m->options.max_tokens)
-        return err_set(e, E_ARG, "a step of %lld tokens is outside 1..%d", (long long)n, m->options.max_tokens);
-    if (s->length + n > m->options.context)
-        return err_set(e, E_STATE, "the context is full: %lld tokens held, %lld more asked for, %lld possible; raise --ctx or --memory",
-                       (long long)s->length, (long long)n, (long long)m->options.context);
-    TRY(check_ids(m, ids, n, e));
+    embed_spans(s);
+    for (int layer = 0; layer < s->m->c.n_layers; layer++) {
+        ask_owners(s, layer);
+        if (!step_alive(s))
+            return OK;
+        TRY(run_layer(s, layer, e));
+    }
+    step_merge(s, &s->m->output_streams);
+    TRY(health_collect(s, e));
+    return used_wait(s->m, e);
+}
 
-    TRY(dense_embed(m, m->scratch.x, ids, n, e));
-    TRY(health_state(m, -1, n, "rows of the embedding table", e));
-    TRY(run_layers(m, s, n, e));
-    s->broken = false;
-    s->length += n;
+static int check_span(const struct model *m, const struct model_span *x, struct err *e)
+{
+    if (x->state->broken)
+        return err_set(e, E_STATE,
+                       "the session was left half computed by an earlier failure; reset it");
+    if (x->state->length + x->n > m->options.context)
+        return err_set(e, E_STATE,
+                       "the context is full: %lld tokens held, %lld more asked for, %lld possible; "
+                       "raise --ctx or --memory",
+                       (long long)x->state->length, (long long)x->n, (long long)m->options.context);
+    for (int64_t i = 0; i < x->n; i++)
+        if (x->ids[i] < 0 || x->ids[i] >= m->c.n_vocab)
+            return err_set(e, E_ARG, "token id %d at place %lld is outside the vocabulary of %lld",
+                           x->ids[i], (long long)i, (long long)m->c.n_vocab);
+    return OK;
+}
+
+/* Lays the spans' tokens behind one another; what is wrong with one of them is told to it. */
+static int begin_step(struct step *s, struct err *e)
+{
+    struct model *m = s->m;
+    for (int i = 0; i < s->n_spans; i++) {
+        struct model_span *x = &s->spans[i];
+        x->status = OK;
+        x->err = (struct err){0};
+        if (x->n < 1)
+            return err_set(e, E_ARG, "a span of %lld tokens is none", (long long)x->n);
+        for (int k = 0; k < i; k++)
+            if (s->spans[k].state == x->state)
+                return err_set(e, E_ARG, "a session stands in two spans of one step");
+        x->first = s->n_tok;
+        s->n_tok += x->n;
+        int rc = check_span(m, x, &x->err);
+        if (rc < 0)
+            x->status = rc;
+    }
+    if (s->n_tok < 1 || s->n_tok > m->options.max_tokens)
+        return err_set(e, E_ARG, "a step of %lld tokens is outside 1..%d", (long long)s->n_tok,
+                       m->options.max_tokens);
+    return OK;
+}
+
+static void end_step(struct step *s)
+{
+    struct model *m = s->m;
+    for (int i = 0; i < s->n_spans; i++) {
+        struct model_span *x = &s->spans[i];
+        if (!span_alive(x))
+            continue;
+        x->state->broken = false;
+        x->state->length += x->n;
+    }
+    if (!m->cache)
+        return;
     expert_tick(m->cache);
-    if (n == 1) {
+    if (s->n_tok <= m->scratch.few) {
         struct expert_stats x;
         struct ioq_stats q;
         expert_get_stats(m->cache, &x);
         ioq_get_stats(m->q, &q);
-        guess_tick(&m->guess, &(struct guess_totals){x.hint_queued, x.hint_useful, x.hint_late, x.hint_wasted,
-                                                     x.n_misses, q.busy_ns});
+        guess_tick(&m->guess, &(struct guess_totals){x.guess_queued, x.guess_useful, x.guess_late,
+                                                     x.guess_wasted, x.n_misses, q.busy_ns});
     }
+}
+
+int model_step(struct model *m, struct model_span *spans, int n_spans, struct err *e)
+{
+    struct dev_kv_span kv[MODEL_MAX_SPANS];
+    struct dev_delta_span delta[MODEL_MAX_SPANS];
+    struct step s = {.m = m, .spans = spans, .n_spans = n_spans, .kv = kv, .delta = delta};
+    struct err why = {0};
+    if (n_spans < 1 || n_spans > MODEL_MAX_SPANS)
+        return err_set(e, E_ARG, "a step of %d spans is outside 1..%d", n_spans, MODEL_MAX_SPANS);
+    TRY(begin_step(&s, e));
+    if (!step_alive(&s))
+        return OK;
+    for (int i = 0; i < n_spans; i++)
+        if (span_alive(&spans[i]))
+            state_make_room(spans[i].state, spans[i].n);
+    m->dev->ops->zero(m->dev, m->scratch.faults, (size_t)s.n_tok * sizeof(uint32_t));
+    int rc = run_layers(&s, &why);
+    if (rc < 0)
+        fail_all(&s, rc, &why);
+    rc = used_wait(m, &why); /* whatever happened, no lease outlives the step */
+    if (rc < 0)
+        fail_all(&s, rc, &why);
+    end_step(&s);
     return OK;
+}
+
+/* ---- logits -------------------------------------------------------------------------- */
+
+struct model_logits {
+    struct model *m;
+    struct dev_mem *mem;
+    float *host;   /* of mem, or a copy of it */
+    bool copied;
+    int64_t n_rows;
+};
+
+int model_logits_new(struct model *m, int64_t n_rows, struct model_logits **out, struct err *e)
+{
+    struct model_logits *l = calloc(1, sizeof(*l));
+    size_t bytes = (size_t)(n_rows * m->c.n_vocab) * sizeof(float);
+    if (!l)
+        return err_set(e, E_NOMEM, "no memory for logits");
+    l->m = m;
+    l->n_rows = n_rows;
+    int rc = m->dev->ops->alloc(m->dev, DEV_SCRATCH, bytes, &l->mem, e);
+    l->host = dev_host(l->mem);
+    l->copied = rc == OK && !l->host;
+    if (l->copied && !(l->host = os_map(bytes, false)))
+        rc = err_set(e, E_NOMEM, "no memory for logits");
+    if (rc < 0) {
+        l->copied = false;
+        model_logits_free(l);
+        return rc;
+    }
+    *out = l;
+    return OK;
+}
+
+void model_logits_free(struct model_logits *l)
+{
+    if (!l)
+        return;
+    if (l->copied)
+        os_unmap(l->host, (size_t)(l->n_rows * l->m->c.n_vocab) * sizeof(float));
+    dev_free(l->mem);
+    free(l);
+}
+
+struct dev_ptr model_logits_memory(const struct model_logits *l)
+{
+    return (struct dev_ptr){l->mem, 0};
+}
+
+float *model_logits_row(const struct model_logits *l, int64_t row)
+{
+    return l->host + row * l->m->c.n_vocab;
+}
+
+void forward_logits(struct model *m, const struct dev_mat *w, struct dev_ptr x, int64_t n_rows,
+                    struct dev_ptr logits)
+{
+    work_label(m, WORK_OUTPUT);
+    project(m,
+            (struct dev_project){.x = x,
+                                 .n_tok = n_rows,
+                                 .n_in = m->c.n_embd,
+                                 .norm = m->output_norm,
+                                 .eps = m->c.eps,
+                                 .n_mats = 1},
+            &w, &logits);
+    if (m->c.logit_scale != 1.0f || m->c.logit_cap != 0.0f)
+        m->dev->ops->scale(m->dev, &(struct dev_scale){.x = logits, .n = n_rows * w->n_out,
+                                                       .factor = m->c.logit_scale,
+                                                       .cap = m->c.logit_cap});
 }
 
 struct logits_job {
     struct model *m;
-    int64_t row, n_rows;
-    float *logits;
+    struct dev_ptr x, logits;
+    int64_t n_rows;
 };
 
-void forward_logits(struct model *m, const struct dev_mat *w, int64_t row, int64_t n_rows, float *logits)
-{
-    const float *x = m->scratch.x + row * m->c.n_embd;
-    work_label(m, WORK_OUTPUT);
-    project(m, x, n_rows, m->c.n_embd, m->output_norm, false, 1, &w, &logits);
-}
-
 /* A part of the vocabulary: one token at a time, unless it is the whole. */
-static void output_rows(void *user, const struct dev_mat *w, int64_t first)
+static int output_rows(void *user, size_t at, int64_t first, int64_t n, struct err *e)
 {
     const struct logits_job *j = user;
-    int64_t n_vocab = j->m->c.n_vocab, step = w->n_out == n_vocab ? j->n_rows : 1;
+    struct model *m = j->m;
+    struct dev_mat w = m->output;
+    int64_t step = n == m->c.n_vocab ? j->n_rows : 1;
+    (void)e;
+    w.data = dense_ptr(m, at);
+    w.n_out = n;
     for (int64_t t = 0; t < j->n_rows; t += step)
-        forward_logits(j->m, w, j->row + t, step, j->logits + t * n_vocab + first);
+        forward_logits(m, &w, dev_at(j->x, (size_t)(t * m->c.n_embd) * sizeof(float)), step,
+                       dev_at(j->logits, (size_t)(t * m->c.n_vocab + first) * sizeof(float)));
+    return OK;
 }
 
-int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e)
+/* The rows of the residual stream together: as they lie, if they follow each other. */
+static struct dev_ptr gather(struct model *m, const int64_t *rows, int64_t n)
 {
-    struct logits_job j = {.m = m, .row = row, .n_rows = n_rows, .logits = logits};
+    const size_t bytes = (size_t)m->c.n_embd * sizeof(float);
+    int64_t i = 1;
+    while (i < n && rows[i] == rows[0] + i)
+        i++;
+    if (i == n)
+        return dev_at(m->scratch.x, (size_t)rows[0] * bytes);
+    for (i = 0; i < n; i++)
+        m->dev->ops->copy(m->dev, dev_at(m->scratch.rows, (size_t)i * bytes),
+                          dev_at(m->scratch.x, (size_t)rows[i] * bytes), bytes);
+    return m->scratch.rows;
+}
+
+int model_logits(struct model *m, const int64_t *rows, int64_t n, struct model_logits *l,
+                 struct err *e)
+{
+    const size_t bytes = (size_t)(n * m->c.n_vocab) * sizeof(float);
+    struct logits_job j = {.m = m, .x = gather(m, rows, n), .logits = {l->mem, 0}, .n_rows = n};
     int64_t t0 = begin(m);
     m->layer_now = -1;
-    int rc = dense_output(m, output_rows, &j, e);
+    int rc = dense_output(m->dense, output_rows, &j, e);
     end(m, &output_layer, t0);
     TRY(rc);
-    return device_finite(m->dev, logits, n_rows * m->c.n_vocab) ? OK : health_not_finite(m, -1, "the logits", e);
+    if (l->copied)
+        m->dev->ops->get(m->dev, l->host, j.logits, bytes);
+    return m->dev->ops->wait(m->dev, m->dev->ops->mark(m->dev), e);
+}
+
+int model_logits_check(const struct model_logits *l, int64_t row, struct err *e)
+{
+    const struct model *m = l->m;
+    return dev_floats_finite(model_logits_row(l, row), m->c.n_vocab) ? OK : health_logits(m, e);
 }
 
 void model_trim(struct model *m)
 {
-    os_discard(m->scratch.map, m->scratch.bytes);
-    device_trim(m->dev);
+    m->dev->ops->give_back(m->dev, (struct dev_ptr){m->scratch.mem, 0}, m->scratch.bytes);
+    os_discard(m->scratch.host, m->scratch.host_bytes);
+    m->dev->ops->trim(m->dev);
+    if (m->expert_dev != m->dev)
+        m->expert_dev->ops->trim(m->expert_dev);
 }
 
 void model_set_pulse(struct model *m, model_pulse_fn *fn, void *user)

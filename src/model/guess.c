@@ -37,7 +37,8 @@ static bool costs_more(const struct guess *g, const struct guess_totals *now)
     const struct guess_totals *s = &g->seen;
     double reads = (double)(now->misses - s->misses + now->queued - s->queued);
     double spared = (double)(now->useful - s->useful) + (double)(now->late - s->late) / 2;
-    return reads > 0 ? (double)g->spent_ns > spared * (double)(now->busy_ns - s->busy_ns) / reads : g->spent_ns > 0;
+    return reads > 0 ? (double)g->spent_ns > spared * (double)(now->busy_ns - s->busy_ns) / reads
+                     : g->spent_ns > 0;
 }
 
 void guess_tick(struct guess *g, const struct guess_totals *now)
@@ -59,31 +60,97 @@ void guess_tick(struct guess *g, const struct guess_totals *now)
     g->spent_ns = 0;
 }
 
+/* What a router's input is normed with. */
+static struct dev_ptr norm_of(const struct layer *l)
+{
+    if (l->experts.early)
+        return DEV_NONE;
+    return l->experts.router_norm.mem ? l->experts.router_norm : l->ffn_norm;
+}
+
 /* The layer's copy of its router, made when it is first asked for; NULL: none. */
 static const struct dev_mat *copy_of(struct model *m, struct layer *l)
 {
-    if (!l->guess.data)
+    struct experts *x = &l->experts;
+    if (!x->guess.data.mem)
         return NULL;
-    if (!l->guess_made)
-        device_guess_copy(m->dev, &l->router, l->ffn_norm, (void *)(uintptr_t)l->guess.data);
-    l->guess_made = true;
-    return &l->guess;
+    if (!x->guess_made)
+        m->dev->ops->guess_copy(m->dev, &(struct dev_guess_copy){.router = &x->router,
+                                                                 .norm = norm_of(l),
+                                                                 .copy = x->guess.data});
+    x->guess_made = true;
+    return &x->guess;
 }
 
-void guess_next(struct model *m, int il)
+/* The next layer that has experts; n_layers: there is none. */
+static int next_with_experts(const struct model *m, int layer)
 {
+    do
+        layer++;
+    while (layer < m->c.n_layers && m->experts[layer].n_experts == 0);
+    return layer;
+}
+
+/* The experts of a layer that stays and looks them up: no guesses, and all of them. */
+static int know_layer(struct step *s, int layer, struct err *e)
+{
+    struct model *m = s->m;
+    const struct experts *x = &m->layers[layer].experts;
     int32_t ids[DEV_MAX_USED];
+    const size_t bytes = (size_t)x->n_used * sizeof(*ids);
+    for (int64_t t = 0; t < s->n_tok; t++) {
+        if (!span_alive(step_span(s, t)))
+            continue;
+        TRY(device_bring(m->dev, ids, dev_at(x->table, (size_t)m->scratch.host_ids[t] * bytes),
+                         bytes, e));
+        expert_guess(m->cache, layer, ids, (int)x->n_used);
+    }
+    return 1;
+}
+
+/* Of several tokens each gets its share of the guesses. */
+static int guess_layer(struct step *s, int layer, int n, struct err *e)
+{
+    struct model *m = s->m;
+    int32_t ids[DEV_FEW_TOKENS * DEV_MAX_USED];
+    const struct experts *x = &m->layers[layer].experts;
+    const bool stays = x->guess.data.mem != NULL;
+    const struct dev_mat *copy = NULL;
+    int each = MAX(n / (int)s->n_tok, 1);
+    if (stays && x->table.mem)
+        return know_layer(s, layer, e);
+    if (!(copy = copy_of(m, &m->layers[layer])))
+        return 0;
+    m->dev->ops->guess(m->dev, &(struct dev_guess){.x = m->scratch.x,
+                                                   .n_tok = s->n_tok,
+                                                   .copy = copy,
+                                                   .scores = x->scores,
+                                                   .eps = m->c.eps,
+                                                   .n = each,
+                                                   .ids = m->scratch.guess_ids});
+    TRY(device_bring(m->dev, ids, m->scratch.guess_ids, (size_t)(s->n_tok * each) * sizeof(*ids),
+                     e));
+    for (int64_t t = 0; t < s->n_tok; t++)
+        if (span_alive(step_span(s, t)))
+            expert_guess(m->cache, layer, ids + t * each, each);
+    return 1;
+}
+
+int guess_next(struct step *s, int layer, struct err *e)
+{
+    struct model *m = s->m;
     int n = m->guess.n;
     if (n <= 0 || expert_bytes(m->cache) >= m->cache_full_bytes)
-        return;
+        return OK;
     work_label(m, WORK_GUESS);
-    for (int k = il + 1; n > 0 && k <= il + LAYERS_AHEAD && k < m->c.n_layers; k++, n /= 2) {
-        const struct dev_mat *copy = copy_of(m, &m->layers[k]);
-        if (!copy)
-            return;
-        int64_t begin = os_clock_ns();
-        device_guess(m->dev, m->scratch.x, copy, ids, n);
-        expert_hint(m->cache, k, ids, n);
-        m->guess.spent_ns += os_clock_ns() - begin;
+    int64_t begin = os_clock_ns();
+    for (int k = next_with_experts(m, layer), i = 0; n > 0 && i < LAYERS_AHEAD && k < m->c.n_layers;
+         k = next_with_experts(m, k), i++, n /= 2) {
+        int made = guess_layer(s, k, n, e);
+        TRY(made);
+        if (!made)
+            break;
     }
+    m->guess.spent_ns += os_clock_ns() - begin;
+    return OK;
 }

@@ -21,20 +21,30 @@
 
 enum accept {
     READ,   /* config.c, packed.c or the tokeniser read it and judge its value */
+    TEXT,   /* these: READ by the tokeniser, if it is of that type */
+    TEXTS,
+    WHOLE,  /* a whole number */
+    WHOLES, /* a list of such */
+    REALS,
+    FLAG,   /* a bool, or 0 or 1 */
     UNUSED, /* changes nothing, whatever it says */
     OFF,    /* neutral values only */
+    SCORED, /* READ by the tokeniser `llama`, OFF with others */
     ONE,    /* 1, or neutral: a factor, a step, a number of groups */
     YES     /* true */
 };
 
-enum family { ANY, DELTA, NO_DELTA, SHARED, NO_SHARED }; /* what the family has */
-
 struct known_key {
     const char *name; /* a last '*' stands for anything */
     enum accept accept;
-    enum family family;
+    uint64_t has, lacks; /* traits: the row counts for models that have all and none of them */
     const char *what; /* what another value means, or what is left out */
 };
+#define ANY 0, 0
+#define WITH(traits) (traits), 0
+#define WITHOUT(traits) 0, (traits)
+
+#define NORMS (HAS_QK_NORM | HAS_ONE_QK_NORM | HAS_UNIT_QK_NORM)
 
 /* "<architecture>." stands before these. */
 static const struct known_key model_keys[] = {
@@ -44,7 +54,8 @@ static const struct known_key model_keys[] = {
     {"context_length", READ, ANY, NULL},
     {"embedding_length", READ, ANY, NULL},
     {"vocab_size", UNUSED, ANY, NULL}, /* the embedding table has that many rows */
-    {"feed_forward_length", UNUSED, ANY, NULL}, /* of layers without experts: there are none */
+    {"feed_forward_length", READ, WITHOUT(HAS_EXPERTS), NULL},
+    {"feed_forward_length", READ, WITH(HAS_EXPERTS), NULL}, /* of experts, or of other layers */
     /* attention */
     {"attention.head_count", READ, ANY, NULL},
     {"attention.head_count_kv", READ, ANY, NULL},
@@ -53,52 +64,109 @@ static const struct known_key model_keys[] = {
     {"attention.layer_norm_rms_epsilon", READ, ANY, NULL},
     {"attention.scale", READ, ANY, NULL},
     {"attention.causal", YES, ANY, "tokens see those that follow them"},
+    {"attention.sliding_window", READ, WITH(HAS_WINDOW), NULL},
+    {"attention.sliding_window", READ, WITH(HAS_CHUNK), NULL},
+    {"attention.sliding_window", READ, WITH(HAS_ENTRIES), NULL},
     {"attention.sliding_window", OFF, ANY, "a token sees only the nearest ones"},
+    {"attention.sliding_window_pattern", READ, WITH(HAS_WINDOW), NULL},
+    {"attention.sliding_window_pattern", READ, WITH(HAS_CHUNK), NULL},
     {"attention.sliding_window_pattern", OFF, ANY, "some layers see only the nearest tokens"},
+    {"attention.key_length_swa", READ, WITH(HAS_NEAR_HEADS), NULL},
+    {"attention.value_length_swa", READ, WITH(HAS_NEAR_HEADS), NULL},
+    {"attention.shared_kv_layers", OFF, ANY, "the last layers see keys of earlier ones"},
     {"attention.clamp_kqv", OFF, ANY, "queries, keys and values are limited"},
     {"attention.max_alibi_bias", OFF, ANY, "scores fall with the distance"},
     {"attention.output_scale", ONE, ANY, "the attention's output has a factor"},
+    {"attention.temperature_scale", READ, WITH(HAS_HEAT), NULL},
+    {"attention.temperature_length", READ, WITH(HAS_HEAT), NULL},
+    {"attention.q_lora_rank", READ, WITH(HAS_LATENT), NULL},
+    {"attention.kv_lora_rank", READ, WITH(HAS_LATENT), NULL},
+    {"attention.key_length_mla", READ, WITH(HAS_LATENT), NULL},
+    {"attention.value_length_mla", READ, WITH(HAS_LATENT), NULL},
+    {"rope.scaling.yarn_log_multiplier", READ, WITH(HAS_LATENT), NULL},
+    {"rope.scaling.yarn_log_multiplier", READ, WITH(HAS_LOG_MULTIPLIER), NULL},
     {"attention.temperature_scale", OFF, ANY, "queries grow with the position"},
+    {"attention.layer_norm_epsilon", READ, WITH(HAS_INDEXER), NULL}, /* the indexer's */
+    {"attention.indexer.top_k", READ, WITH(HAS_INDEXER), NULL},
+    {"attention.indexer.head_count", READ, WITH(HAS_INDEXER), NULL},
+    {"attention.indexer.key_length", READ, WITH(HAS_INDEXER), NULL},
+    {"attention.indexer.types", READ, WITH(HAS_INDEXER), NULL},
+    {"attention.q_lora_rank", READ, WITH(HAS_ENTRIES), NULL},
+    {"attention.indexer.top_k", READ, WITH(HAS_ENTRIES), NULL},
+    {"attention.indexer.head_count", READ, WITH(HAS_ENTRIES), NULL},
+    {"attention.indexer.key_length", READ, WITH(HAS_ENTRIES), NULL},
+    {"attention.compress_ratios", READ, WITH(HAS_ENTRIES), NULL},
+    {"attention.compress_rope_freq_base", READ, WITH(HAS_ENTRIES), NULL},
+    {"attention.output_group_count", READ, WITH(HAS_ENTRIES), NULL},
+    {"attention.output_lora_rank", READ, WITH(HAS_ENTRIES), NULL},
+    {"attention.value_scale", READ, WITH(HAS_VALUE_SCALE), NULL},
+    {"attention.value_scale", ONE, ANY, "the attention's values have a factor"},
     {"attention.layer_norm_epsilon", OFF, ANY, "norms take off the mean"},
     {"attn_logit_softcapping", OFF, ANY, "attention scores are limited"},
-    {"full_attention_interval", READ, DELTA, NULL},
-    {"full_attention_interval", ONE, NO_DELTA, "some layers are no attention layers"},
-    {"attention.recurrent_layers", READ, DELTA, NULL},
-    {"attention.recurrent_layers", OFF, NO_DELTA, "some layers are no attention layers"},
+    {"attention.use_qk_norm", OFF, WITHOUT(NORMS), "queries and keys are normed"},
+    {"attention.use_qk_norm", YES, ANY, "queries and keys are not normed"},
+    {"attention.qk_norm", OFF, WITHOUT(NORMS), "queries and keys are normed"},
+    {"attention.qk_norm", YES, ANY, "queries and keys are not normed"},
+    {"use_qk_norm", OFF, WITHOUT(NORMS), "queries and keys are normed"},
+    {"use_qk_norm", YES, ANY, "queries and keys are not normed"},
+    {"attention.output_gate", YES, WITH(HAS_GATED_QUERY), "the attention's output has no gate"},
+    {"attention.output_gate", OFF, WITHOUT(HAS_GATED_QUERY), "the attention's output has a gate"},
+    {"attn_output_gate", YES, WITH(HAS_GATED_QUERY), "the attention's output has no gate"},
+    {"attn_output_gate", OFF, WITHOUT(HAS_GATED_QUERY), "the attention's output has a gate"},
+    {"full_attention_interval", READ, WITH(HAS_DELTA), NULL},
+    {"full_attention_interval", ONE, WITHOUT(HAS_DELTA), "some layers are no attention layers"},
+    {"attention.recurrent_layers", READ, WITH(HAS_DELTA), NULL},
+    {"attention.recurrent_layers", OFF, WITHOUT(HAS_DELTA), "some layers are no attention layers"},
     /* positions */
     {"rope.dimension_count", READ, ANY, NULL},
-    {"rope.dimension_sections", READ, DELTA, NULL},
-    {"rope.dimension_sections", OFF, NO_DELTA, "pairs rotate by several positions"},
+    {"rope.dimension_sections", READ, WITH(HAS_DELTA), NULL},
+    {"rope.dimension_sections", READ, WITH(HAS_SECTIONS), NULL},
+    {"rope.dimension_sections", OFF, ANY, "pairs rotate by several positions"},
     {"rope.freq_base", READ, ANY, NULL},
+    {"rope.freq_base_swa", READ, WITH(HAS_NEAR_ROPE), NULL},
+    {"rope.dimension_count_swa", READ, WITH(HAS_NEAR_ROPE), NULL},
     {"rope.scaling.type", READ, ANY, NULL},
     {"rope.scaling.factor", READ, ANY, NULL},
     {"rope.scale_linear", READ, ANY, NULL},
-    {"rope.scaling.attn_factor", ONE, ANY, "attention scores have a further factor"},
+    {"rope.scaling.attn_factor", READ, ANY, NULL},
     {"rope.scaling.yarn_attn_factor", ONE, ANY, "attention scores have a further factor"},
     {"rope.scaling.yarn_log_multiplier", OFF, ANY, "attention scores have a further factor"},
     {"rope.scaling.alpha", ONE, ANY, "rotary frequencies are scaled"},
-    /* these say how far a scaling goes, and a scaling is refused */
-    {"rope.scaling.original_context_length", UNUSED, ANY, NULL},
+    {"rope.scaling.original_context_length", READ, ANY, NULL},
     {"rope.scaling.finetuned", UNUSED, ANY, NULL},
-    {"rope.scaling.yarn_ext_factor", UNUSED, ANY, NULL},
-    {"rope.scaling.yarn_beta_fast", UNUSED, ANY, NULL},
-    {"rope.scaling.yarn_beta_slow", UNUSED, ANY, NULL},
+    {"rope.scaling.yarn_ext_factor", READ, ANY, NULL},
+    {"rope.scaling.yarn_beta_fast", READ, ANY, NULL},
+    {"rope.scaling.yarn_beta_slow", READ, ANY, NULL},
     /* gated delta net */
-    {"ssm.conv_kernel", READ, DELTA, NULL},
-    {"ssm.state_size", READ, DELTA, NULL},
-    {"ssm.group_count", READ, DELTA, NULL},
-    {"ssm.time_step_rank", READ, DELTA, NULL},
-    {"ssm.inner_size", READ, DELTA, NULL},
-    {"ssm.v_head_reordered", YES, DELTA, "value heads come in another order"},
-    {"ssm.*", OFF, NO_DELTA, "some layers are recurrent"},
+    {"ssm.conv_kernel", READ, WITH(HAS_DELTA), NULL},
+    {"ssm.state_size", READ, WITH(HAS_DELTA), NULL},
+    {"ssm.group_count", READ, WITH(HAS_DELTA), NULL},
+    {"ssm.time_step_rank", READ, WITH(HAS_DELTA), NULL},
+    {"ssm.inner_size", READ, WITH(HAS_DELTA), NULL},
+    {"ssm.v_head_reordered", YES, WITH(HAS_DELTA), "value heads come in another order"},
+    {"ssm.conv_kernel", READ, WITH(HAS_KDA), NULL},
+    {"kda.head_dim", READ, WITH(HAS_KDA), NULL},
+    {"ssm.*", OFF, WITHOUT(HAS_DELTA), "some layers are recurrent"},
     /* experts */
-    {"expert_count", READ, ANY, NULL},
-    {"expert_used_count", READ, ANY, NULL},
-    {"expert_feed_forward_length", READ, ANY, NULL},
-    {"expert_shared_feed_forward_length", READ, SHARED, NULL},
-    {"expert_shared_feed_forward_length", OFF, NO_SHARED, "layers have a shared expert"},
-    {"expert_shared_count", YES, SHARED, "layers have no shared expert"},
-    {"expert_shared_count", OFF, NO_SHARED, "layers have shared experts"},
+    {"expert_count", READ, WITH(HAS_EXPERTS), NULL},
+    {"expert_count", OFF, WITHOUT(HAS_EXPERTS), "layers have experts"},
+    {"expert_used_count", READ, WITH(HAS_EXPERTS), NULL},
+    {"expert_used_count", OFF, WITHOUT(HAS_EXPERTS), "layers have experts"},
+    {"expert_feed_forward_length", READ, WITH(HAS_EXPERTS), NULL},
+    {"expert_feed_forward_length", OFF, WITHOUT(HAS_EXPERTS), "layers have experts"},
+    {"expert_shared_feed_forward_length", READ, WITH(HAS_SHARED_EXPERT), NULL},
+    {"expert_shared_feed_forward_length", OFF, WITHOUT(HAS_SHARED_EXPERT),
+     "layers have a shared expert"},
+    {"expert_shared_count", YES, WITH(HAS_SHARED_GATE), "layers have one shared expert"},
+    {"expert_shared_count", READ, WITH(HAS_SHARED_EXPERT), NULL},
+    {"expert_shared_count", OFF, WITHOUT(HAS_SHARED_EXPERT), "layers have shared experts"},
+    {"expert_gating_func", READ, WITH(HAS_ROUTER_KEYS), NULL},
+    {"expert_weights_norm", READ, WITH(HAS_ROUTER_KEYS), NULL},
+    {"expert_weights_scale", READ, WITH(HAS_ROUTER_KEYS), NULL},
+    {"expert_group_count", READ, WITH(HAS_ROUTER_KEYS), NULL},
+    {"expert_group_used_count", READ, WITH(HAS_ROUTER_KEYS), NULL},
+    {"expert_gating_func", OFF, WITH(HAS_WEIGHTED_INPUT), "how routers score is not read"},
+    {"expert_weights_norm", OFF, WITH(HAS_WEIGHTED_INPUT), "the picked experts' weights sum to 1"},
     {"expert_gating_func", ONE, ANY, "routers do not use the softmax of all scores "
      "(2: sigmoid, 3: softmax of the picked, 4: sqrt-softplus)"},
     {"expert_weights_norm", YES, ANY, "the picked experts' weights do not sum to 1"},
@@ -108,17 +176,33 @@ static const struct known_key model_keys[] = {
     {"expert_group_used_count", ONE, ANY, "routers pick groups of experts first"},
     {"expert_group_scale", ONE, ANY, "groups of experts have a factor"},
     {"experts_per_group", OFF, ANY, "routers pick groups of experts first"},
+    {"leading_dense_block_count", READ, WITH(HAS_DENSE_LAYERS), NULL},
+    {"leading_dense_block_count", UNUSED, WITH(HAS_SOME_EXPERTS), NULL}, /* routers tell */
+    {"moe_every_n_layers", UNUSED, WITH(HAS_SOME_EXPERTS), NULL},
     {"leading_dense_block_count", OFF, ANY, "the first layers have no experts"},
+    {"interleave_moe_layer_step", READ, WITH(HAS_INTERLEAVED), NULL},
     {"interleave_moe_layer_step", ONE, ANY, "some layers have no experts"},
     {"moe_every_n_layers", ONE, ANY, "some layers have no experts"},
     {"decoder_sparse_step", ONE, ANY, "some layers have no experts"},
     {"router_logit_softcapping", OFF, ANY, "router scores are limited"},
+    {"hash_layer_count", READ, WITH(HAS_TABLES), NULL},
+    {"swiglu_clamp_exp", READ, WITH(HAS_LIMITS), NULL},
+    {"swiglu_clamp_shexp", READ, WITH(HAS_LIMITS), NULL},
     {"swiglu_clamp_exp", OFF, ANY, "experts limit what they compute"},
     {"swiglu_clamp_shexp", OFF, ANY, "shared experts limit what they compute"},
     /* the residual stream and the logits */
+    {"hyper_connection.count", READ, WITH(HAS_STREAMS), NULL},
+    {"hyper_connection.sinkhorn_iterations", READ, WITH(HAS_STREAMS), NULL},
+    {"hyper_connection.epsilon", READ, WITH(HAS_STREAMS), NULL},
+    {"embedding_length_out", UNUSED, WITH(HAS_STREAMS), NULL}, /* all streams */
+    {"embedding_scale", READ, WITH(HAS_SCALES), NULL},
+    {"residual_scale", READ, WITH(HAS_SCALES), NULL},
+    {"logit_scale", READ, WITH(HAS_SCALES), NULL},
     {"embedding_scale", ONE, ANY, "embeddings have a factor"},
     {"residual_scale", ONE, ANY, "layers are added with a factor"},
     {"logit_scale", ONE, ANY, "logits have a factor"},
+    {"embedding_length_per_layer_input", OFF, ANY, "each layer has embeddings of its own"},
+    {"final_logit_softcapping", READ, WITH(HAS_LOGIT_CAP), NULL},
     {"final_logit_softcapping", OFF, ANY, "logits are limited"},
     {"use_parallel_residual", OFF, ANY, "attention and experts see the same input"},
     {"tensor_data_layout", OFF, ANY, "weights come in another order"},
@@ -136,25 +220,25 @@ static const struct known_key model_keys[] = {
 
 /* "tokenizer." stands before these. */
 static const struct known_key tokenizer_keys[] = {
-    {"ggml.model", READ, ANY, NULL},
-    {"ggml.pre", READ, ANY, NULL},
-    {"ggml.tokens", READ, ANY, NULL},
-    {"ggml.token_type", READ, ANY, NULL},
-    {"ggml.merges", READ, ANY, NULL},
-    {"ggml.bos_token_id", READ, ANY, NULL},
-    {"ggml.eos_token_id", READ, ANY, NULL},
-    {"ggml.eot_token_id", READ, ANY, NULL},
-    {"ggml.eom_token_id", READ, ANY, NULL},
-    {"ggml.add_bos_token", READ, ANY, NULL},
-    {"chat_template", READ, ANY, NULL},
+    {"ggml.model", TEXT, ANY, NULL},
+    {"ggml.pre", TEXT, ANY, NULL},
+    {"ggml.tokens", TEXTS, ANY, NULL},
+    {"ggml.token_type", WHOLES, ANY, NULL},
+    {"ggml.merges", TEXTS, ANY, NULL},
+    {"ggml.scores", REALS, ANY, NULL},
+    {"ggml.bos_token_id", WHOLE, ANY, NULL},
+    {"ggml.eos_token_id", WHOLE, ANY, NULL},
+    {"ggml.eot_token_id", WHOLE, ANY, NULL},
+    {"ggml.eom_token_id", WHOLE, ANY, NULL},
+    {"ggml.add_bos_token", FLAG, ANY, NULL},
+    {"chat_template", TEXT, ANY, NULL},
     {"ggml.add_eos_token", OFF, ANY, "each text ends before it can be continued"},
     {"ggml.add_sep_token", OFF, ANY, "texts end with a separator"},
-    {"ggml.add_space_prefix", OFF, ANY, "texts begin with a blank"},
-    {"ggml.remove_extra_whitespaces", OFF, ANY, "blanks are taken out of texts"},
+    {"ggml.add_space_prefix", SCORED, ANY, "texts begin with a blank"},
+    {"ggml.remove_extra_whitespaces", SCORED, ANY, "blanks are taken out of texts"},
     {"ggml.precompiled_charsmap", OFF, ANY, "characters are replaced"},
     {"ggml.suppress_tokens", OFF, ANY, "some tokens are never chosen"},
-    /* what the byte-level BPE does not use */
-    {"ggml.scores", UNUSED, ANY, NULL},
+    /* what none of the tokenisers uses */
     {"ggml.token_type_count", UNUSED, ANY, NULL},
     {"ggml.added_tokens", UNUSED, ANY, NULL},
     {"ggml.eos_token_ids", UNUSED, ANY, "tokens that end an answer are known by their names"},
@@ -168,7 +252,8 @@ static const struct known_key tokenizer_keys[] = {
     {"ggml.suffix_token_id", UNUSED, ANY, NULL},
     {"ggml.middle_token_id", UNUSED, ANY, NULL},
     {"ggml.fim_*", UNUSED, ANY, NULL},
-    {"chat_template.*", UNUSED, ANY, "of several chat templates the one named tokenizer.chat_template counts"},
+    {"chat_template.*", UNUSED, ANY,
+     "of several chat templates the one named tokenizer.chat_template counts"},
     {"chat_templates", UNUSED, ANY, NULL},
     {"huggingface.json", UNUSED, ANY, NULL},
     {"rwkv.world", UNUSED, ANY, NULL},
@@ -184,37 +269,26 @@ static bool name_fits(const char *pattern, struct str name)
     return name.n == n && memcmp(name.p, pattern, n) == 0;
 }
 
-static bool family_fits(const struct arch *a, enum family f)
-{
-    switch (f) {
-    case DELTA: return a->delta_layers;
-    case NO_DELTA: return !a->delta_layers;
-    case SHARED: return a->shared_expert;
-    case NO_SHARED: return !a->shared_expert;
-    case ANY: break;
-    }
-    return true;
-}
-
-static const struct known_key *find_key(const struct known_key *keys, size_t n, const struct arch *a,
-                                        struct str name)
+static const struct known_key *find_key(const struct known_key *keys, size_t n,
+                                        const struct config *c, struct str name)
 {
     static const struct known_key unknown = {"", OFF, ANY, "a key that this program does not know"};
     for (size_t i = 0; i < n; i++)
-        if (name_fits(keys[i].name, name) && family_fits(a, keys[i].family))
+        if (name_fits(keys[i].name, name) && config_has(c, keys[i].has) &&
+            (c->traits & keys[i].lacks) == 0)
             return &keys[i];
     return &unknown;
 }
 
 /* Every number of a value is 0 or `also`. */
-static bool numbers_are(const struct gguf_value *v, double also)
+static bool numbers_are(const struct meta *v, double also)
 {
     for (uint64_t i = 0; i < v->n; i++) {
         double d;
         uint64_t u;
-        if (gguf_value_u64(v, i, &u)) /* bools too */
+        if (meta_u64(v, i, &u)) /* bools too */
             d = u > 1 ? 2.0 : (double)u;
-        else if (!gguf_value_f64(v, i, &d))
+        else if (!meta_f64(v, i, &d))
             return false;
         if (d != 0.0 && d != also)
             return false;
@@ -231,28 +305,65 @@ static bool is_neutral_text(struct str s)
     return false;
 }
 
-static bool is_accepted(const struct gguf_value *v, enum accept accept)
+/* What a value of the rows TEXT to FLAG must be; NULL: it is. */
+static const char *other_type(const struct meta *v, enum accept accept)
+{
+    static const struct {
+        bool list;
+        enum meta_kind kinds[2];
+        const char *name;
+    } types[] = {
+        [TEXT] = {false, {META_TEXT, META_TEXT}, "a text"},
+        [TEXTS] = {true, {META_TEXT, META_TEXT}, "a list of texts"},
+        [WHOLE] = {false, {META_INT, META_INT}, "a whole number"},
+        [WHOLES] = {true, {META_INT, META_INT}, "a list of whole numbers"},
+        [REALS] = {true, {META_REAL, META_INT}, "a list of numbers"},
+        [FLAG] = {false, {META_BOOL, META_INT}, "true or false"},
+    };
+    uint64_t u;
+    if (accept < TEXT || accept > FLAG)
+        return NULL;
+    bool is = v->is_array == types[accept].list &&
+              (v->kind == types[accept].kinds[0] || v->kind == types[accept].kinds[1]);
+    if (accept == FLAG)
+        is = is && meta_u64(v, 0, &u) && u <= 1;
+    return is ? NULL : types[accept].name;
+}
+
+static bool is_accepted(const struct meta *v, enum accept accept)
 {
     struct str s;
     double d;
     uint64_t u;
-    if (accept == READ || accept == UNUSED)
+    if (accept <= FLAG || accept == UNUSED) /* their types are looked at before */
         return true;
     if (accept == YES)
-        return !v->is_array && (gguf_value_u64(v, 0, &u) ? u == 1 : gguf_value_f64(v, 0, &d) && d == 1.0);
-    if (v->type == GGUF_STRING)
-        return v->is_array ? v->n == 0 : gguf_value_str(v, &s) && is_neutral_text(s);
+        return !v->is_array && (meta_u64(v, 0, &u) ? u == 1 : meta_f64(v, 0, &d) && d == 1.0);
+    if (v->kind == META_TEXT)
+        return v->is_array ? v->n == 0 : meta_str(v, &s) && is_neutral_text(s);
     return numbers_are(v, accept == ONE ? 1.0 : 0.0);
 }
 
-static int refuse_key(const struct gguf *g, const struct arch *a, const struct gguf_value *v,
+static int refuse_key(const struct weights *w, const struct family *f, const struct meta *v,
                       const char *what, struct err *e)
 {
     char key[128], value[256];
     snprintf(key, sizeof(key), "%.*s", (int)MIN(v->key.n, (size_t)100), v->key.p);
-    value_text(value, sizeof(value), v);
-    return err_set(e, E_UNSUPPORTED, "%s: metadata key '%s' is %.80s: %s. That is not supported for %s, and without it "
-                   "the answers would be wrong", gguf_file_path(g, 0), key, value, what, a->name);
+    meta_text(value, sizeof(value), v);
+    return err_set(
+        e, E_UNSUPPORTED,
+        "%s: metadata key '%s' is %.80s: %s. That is not supported for %s, and without it "
+        "the answers would be wrong",
+        weights_path(w, 0), key, value, what, f->name);
+}
+
+int refuse_type(const struct weights *w, const struct meta *v, const char *expected, struct err *e)
+{
+    char key[128], value[256];
+    meta_key_text(key, sizeof(key), v);
+    meta_text(value, sizeof(value), v);
+    return err_set(e, E_FORMAT, "%s: metadata key '%s' is %.80s (%s%s), expected %s",
+                   weights_path(w, 0), key, value, v->type, v->is_array ? "[]" : "", expected);
 }
 
 /* The rest of a key behind "<prefix>."; false: it has another prefix. */
@@ -266,23 +377,36 @@ static bool behind(struct str key, const char *prefix, struct str *rest)
 }
 
 /* NULL: the key belongs to neither model nor tokeniser. */
-static const struct known_key *row_of(const struct arch *a, const struct gguf_value *v)
+static const struct known_key *row_of(const struct config *c, const struct meta *v)
 {
     struct str rest;
-    if (behind(v->key, a->name, &rest))
-        return find_key(model_keys, ARRAY_LEN(model_keys), a, rest);
+    if (behind(v->key, c->family->name, &rest))
+        return find_key(model_keys, ARRAY_LEN(model_keys), c, rest);
     if (behind(v->key, "tokenizer", &rest))
-        return find_key(tokenizer_keys, ARRAY_LEN(tokenizer_keys), a, rest);
+        return find_key(tokenizer_keys, ARRAY_LEN(tokenizer_keys), c, rest);
     return NULL;
 }
 
-int known_keys(const struct gguf *g, const struct arch *a, struct err *e)
+static bool merges_by_scores(const struct weights *w)
 {
-    for (int64_t i = 0; i < gguf_n_values(g); i++) {
-        const struct gguf_value *v = gguf_value_at(g, i);
-        const struct known_key *k = row_of(a, v);
-        if (k && !is_accepted(v, k->accept))
-            return refuse_key(g, a, v, k->what, e);
+    struct str s;
+    const struct meta *v = weights_meta(w, "tokenizer.ggml.model");
+    return v && !v->is_array && meta_str(v, &s) && s.n == 5 && memcmp(s.p, "llama", 5) == 0;
+}
+
+int known_keys(const struct weights *w, const struct config *c, struct err *e)
+{
+    bool scored = merges_by_scores(w);
+    for (int64_t i = 0; i < weights_n_meta(w); i++) {
+        const struct meta *v = weights_meta_at(w, i);
+        const struct known_key *k = row_of(c, v);
+        if (!k)
+            continue;
+        enum accept accept = k->accept != SCORED ? k->accept : scored ? FLAG : OFF;
+        if (other_type(v, accept))
+            return refuse_type(w, v, other_type(v, accept), e);
+        if (!is_accepted(v, accept))
+            return refuse_key(w, c->family, v, k->what, e);
     }
     return OK;
 }
@@ -298,16 +422,6 @@ static bool ends_with(const char *s, const char *suffix)
 {
     size_t n = strlen(s), k = strlen(suffix);
     return n >= k && strcmp(s + n - k, suffix) == 0;
-}
-
-int tensor_block(const char *name)
-{
-    int il = 0, digits = 0;
-    if (!starts_with(name, "blk."))
-        return -1;
-    for (name += 4; *name >= '0' && *name <= '9' && digits < 7; name++, digits++)
-        il = 10 * il + (*name - '0');
-    return digits > 0 && *name == '.' ? il : -1;
 }
 
 /* What may be left out, of the tensors that nobody asked for. */
@@ -330,9 +444,14 @@ static enum left_out left_out(const struct model *m, const char *name)
 
 static const char *meaning(const struct model *m, const char *name)
 {
-    static const struct { const char *part, *what; } parts[] = {
+    static const struct { const char *part, *what;
+    } parts[] = {
         {"exp_probs_b", "a correction of the router's scores"},
-        {".nextn.", "a part of a block that predicts further tokens, which nextn_predict_layers does not count"},
+        {"tid2eid", "experts by token"},
+        {"hc_", "how several residual streams are mixed"},
+        {"compressor", "entries that stand for several positions"},
+        {".nextn.", "a part of a block that predicts further tokens, which nextn_predict_layers "
+                    "does not count"},
         {"rope_freqs", "factors of the rotary frequencies"},
         {"rope_factors", "factors of the rotary frequencies"},
         {"attn_sinks", "sinks of the attention"},
@@ -359,32 +478,36 @@ static const char *meaning(const struct model *m, const char *name)
 
 int known_tensors(const struct model *m, struct err *e)
 {
-    for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
-        if (m->used[i] || left_out(m, t->name) != N_LEFT_OUT)
+    for (int64_t i = 0; i < weights_n_tensors(m->w); i++) {
+        const struct tensor *t = weights_tensor(m->w, i);
+        if (t->role || t->packs || left_out(m, t->name) != N_LEFT_OUT)
             continue;
-        return err_set(e, E_UNSUPPORTED, "%s: tensor '%.95s' (%s) has no place in %s as it is known here, and without it "
-                       "the answers would be wrong", gguf_file_path(m->gguf, t->file), t->name,
-                       meaning(m, t->name), m->c.arch->name);
+        return err_set(
+            e, E_UNSUPPORTED,
+            "%s: tensor '%.95s' (%s) has no place in %s as it is known here, and without it "
+            "the answers would be wrong",
+            weights_path(m->w, t->file), t->name, meaning(m, t->name), m->c.family->name);
     }
     return OK;
 }
 
 /* ---- notes ------------------------------------------------------------------ */
 
-static void note_tensors(const struct model *m, void (*on_note)(void *user, const char *text), void *user)
+static void note_tensors(const struct model *m, void (*on_note)(void *user, const char *text),
+                         void *user)
 {
     for (int k = 0; k < N_LEFT_OUT; k++) {
         int64_t n = 0, bytes = 0;
         char text[160];
-        for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
-            const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
-            if (!m->used[i] && left_out(m, t->name) == (enum left_out)k) {
+        for (int64_t i = 0; i < weights_n_tensors(m->w); i++) {
+            const struct tensor *t = weights_tensor(m->w, i);
+            if (!t->role && !t->packs && left_out(m, t->name) == (enum left_out)k) {
                 n++;
                 bytes += t->bytes;
             }
         }
-        snprintf(text, sizeof(text), "%s: %" PRId64 " tensors with %" PRId64 " bytes are left out", left_out_names[k], n, bytes);
+        snprintf(text, sizeof(text), "%s: %" PRId64 " tensors with %" PRId64 " bytes are left out",
+                 left_out_names[k], n, bytes);
         if (n)
             on_note(user, text);
     }
@@ -392,9 +515,9 @@ static void note_tensors(const struct model *m, void (*on_note)(void *user, cons
 
 void known_notes(const struct model *m, void (*on_note)(void *user, const char *text), void *user)
 {
-    for (int64_t i = 0; i < gguf_n_values(m->gguf); i++) {
-        const struct gguf_value *v = gguf_value_at(m->gguf, i);
-        const struct known_key *k = row_of(m->c.arch, v);
+    for (int64_t i = 0; i < weights_n_meta(m->w); i++) {
+        const struct meta *v = weights_meta_at(m->w, i);
+        const struct known_key *k = row_of(&m->c, v);
         char text[320], key[128];
         if (!k || k->accept != UNUSED || !k->what)
             continue;

@@ -1,23 +1,21 @@
 /*
  * model: the only folder that knows a transformer.
  *
- *   arch.c      families as rows of data
- *   describe.c  opening, sizes by role, metadata
- *   config.c    a file's numbers, checked
- *   bind.c      tensor names -> weights, experts -> extents
- *   packed.c    files in which the matrices of an expert lie together
- *   pack.c      writing one
- *   load.c      what it needs; loading
- *   known.c     the keys and tensors that are understood
- *   health.c    values that are not finite, weights that are zero, files that changed
- *   check.c     reading everything, looking for damage
- *   mirror.c    copies of the model's files on other drives, checked
- *   dense.c     the dense part: what stays in memory, what is read again
- *   state.c     KV cache and recurrent state of one session
- *   forward.c   tokens -> residual stream -> logits, layer by layer
- *   rehearse.c  how long a token computes, without its weights
- *   guess.c     lookahead: what later routers may pick
- *   moe.c       one mixture-of-experts block: routing, reads, experts
+ *   families.c   families as rows of data
+ *   describe.c   opening, sizes by role, metadata
+ *   config.c     a file's numbers, checked; config_*.c: its parts
+ *   known.c      the keys and tensors that are understood
+ *   bind.c       rows of weights -> tensors, experts -> extents
+ *   attention.c, latent.c, compressed.c, delta.c, kda.c   mixers: how tokens see each other
+ *   experts.c, dense_ffn.c       ffns: what each token does for itself
+ *   few.c, many.c                the experts of few tokens, and of many
+ *   forward.c    tokens -> residual stream -> logits, layer by layer
+ *   state.c      KV cache and recurrent state of one session
+ *   guess.c      lookahead: what later routers may pick
+ *   load.c       what it needs; loading
+ *   rehearse.c   the layers walked without weights: scratch, time of a token
+ *   health.c     values that are not finite, weights that are zero
+ *   pack.c       a packed copy of a model
  *
  * Opening has three steps so that a refusal comes before anything large is
  * touched: model_describe reads the header; the engine plans memory from
@@ -47,13 +45,17 @@ void model_close(struct model *m);
 int model_runnable(const struct model *m, const struct device *d, struct err *e);
 /* The model's files and mirrors are those that were opened: size, time, inode. */
 int model_unchanged(const struct model *m, struct err *e);
+/* What loading would refuse of the dense weights, looked at on the drive. */
+int model_weights_sound(const struct model *m, struct err *e);
+/* A later part of a split model, described alone: to look at. */
+bool model_is_part(const struct model *m);
 
 struct model_shape {
     const char *arch, *name;
     int n_layers, n_embd, n_vocab, n_context_train;
     int n_experts, n_used, expert_width, shared_width;
     int n_attention_layers, n_recurrent_layers;
-    enum dtype expert_type;     /* of most expert bytes */
+    enum dtype expert_type;     /* of most expert bytes; without experts of most others */
     int64_t file_bytes, dense_bytes, expert_bytes, skipped_bytes;
     int64_t expert_bytes_per_token; /* of the picked experts */
     int64_t dense_bytes_per_token;  /* read from memory: all dense but the embedding table */
@@ -70,6 +72,8 @@ int model_meta_strs(const struct model *m, const char *key, struct str **out, in
                     struct err *e);
 int model_meta_ints(const struct model *m, const char *key, int32_t **out, int64_t *n,
                     struct err *e);
+int model_meta_floats(const struct model *m, const char *key, float **out, int64_t *n,
+                      struct err *e);
 /* Walks metadata and tensors as printable text. */
 struct model_visitor {
     void (*on_meta)(void *user, const char *key, const char *type, const char *value);
@@ -101,7 +105,8 @@ struct model_check {
     int (*progress)(void *user, int64_t done, int64_t total); /* may be NULL; non-zero cancels */
     void *user;
 };
-int model_check_files(const struct model *m, const struct model_check *c, int64_t *n_found, struct err *e);
+int model_check_files(const struct model *m, const struct model_check *c, int64_t *n_found,
+                      struct err *e);
 
 /* ---- what it needs ----------------------------------------------------- */
 
@@ -109,10 +114,13 @@ struct model_options {
     int max_tokens;   /* chunk */
     int64_t context;  /* longest session */
     bool kv_f16;
-    int64_t dense_bytes; /* most memory for the dense part; less than it all: what is missing is read
+    int64_t
+        dense_bytes; /* most memory for the dense part; less than it all: what is missing is read
                             again for every pass */
-    int lookahead;    /* experts guessed ahead for the next layer, half for the one after; 0: as many as pay,
-                         -1: none. Changes no result */
+    /* Experts guessed ahead for the next layer, half for the one after; 0: as many as
+     * pay, -1: none. Changes no result. */
+    int lookahead;
+    bool few_addresses; /* the expert cache reserves no more than it begins with */
     const char *const *mirrors; /* folders with copies of the files; borrowed while loading */
     int n_mirrors;
 };
@@ -120,17 +128,23 @@ struct model_options {
 struct model_needs {
     int64_t dense;              /* memory for the dense part, of what the options allow */
     int64_t dense_full;         /* ... to hold it all, */
-    int64_t dense_no_embed;     /* ... all but the embedding table, whose rows are then read when needed, */
+    int64_t
+        dense_no_embed; /* ... all but the embedding table, whose rows are then read when needed, */
     int64_t dense_min;          /* ... and the least that works */
     int64_t dense_read;         /* bytes of it read again for every decoded token */
-    int64_t state;              /* recurrent state of one session, with its snapshot */
+    int64_t state;              /* of one session whatever its length: recurrent state, near
+                                   layers' caches, and their copies */
     int64_t kv_per_token;       /* KV cache */
     int64_t scratch;            /* activations of a chunk, besides the device's */
-    int64_t cache_min, cache_full;
-    struct dev_sizes sizes;     /* for the device */
+    int64_t cache_min, cache_full; /* 0: no layer has experts */
+    int64_t device_fixed;       /* the device's own scratch, */
+    int64_t device_per_position;/* ... and for each position of the context */
 };
-/* All zero for a family that cannot be run. */
-void model_needs(const struct model *m, const struct model_options *o, struct model_needs *n);
+/* On a device that nothing computes on meanwhile. All zero for a family that cannot be
+ * run. A function of its arguments; the model is afterwards as it was, but for the places
+ * of its weights, which loading sets. So it is asked before that, as often as wanted. */
+void model_needs(struct model *m, struct device *d, const struct model_options *o,
+                 struct model_needs *n);
 /* What an expert cache of this size would hit of recorded picks (n_tokens,
  * n_layers, n_used), -1 where fewer are used: the first half of the tokens fills
  * it, the second is counted. For a model that was only described, too. */
@@ -141,11 +155,16 @@ int model_replay(const struct model *m, int64_t cache_bytes, const char *policy,
 
 typedef int model_progress_fn(void *user, int64_t done, int64_t total); /* non-zero cancels */
 
-/* Reads the dense part and opens the expert cache over `q`. The device must
- * have been reserved with model_needs().sizes. Device and queue are borrowed. */
-int model_load(struct model *m, const struct model_options *o, struct device *d, struct ioq *q,
-               int64_t cache_bytes, const char *policy, model_progress_fn *progress, void *user,
-               struct err *e);
+struct model_devices { /* the same one twice, or two */
+    struct device *dense;   /* all but the experts */
+    struct device *experts;
+};
+/* Reads the dense part and opens the expert cache over `q`. Devices and queue are
+ * borrowed. What a second device takes of memory is not in model_needs: it is not
+ * the host's. */
+int model_load(struct model *m, const struct model_options *o, const struct model_devices *d,
+               struct ioq *q, int64_t cache_bytes, const char *policy, model_progress_fn *progress,
+               void *user, struct err *e);
 /* Compares the copies of the model's first n_files files in each folder with
  * the model and adds them to the queue's `files`; E_ARG when one is not the same.
  * Without a queue they are only compared. */
@@ -153,7 +172,7 @@ int model_add_mirrors(struct model *m, const char *const *folders, int n_folders
                       const int *files, int n_files, struct err *e);
 /* The dense weights that loading read, and how long it took. */
 void model_loaded(const struct model *m, int64_t *bytes, int64_t *ns);
-struct expert_cache *model_experts(struct model *m);
+struct expert_cache *model_experts(struct model *m); /* NULL: no layer has experts */
 
 /* ---- packing ------------------------------------------------------------ */
 
@@ -175,8 +194,8 @@ int model_pack_write(struct model_pack *p, enum ioq_kind kind, struct os_out *ou
                      model_progress_fn *progress, void *user, struct err *e);
 /* `path`, which was written, must describe the same model; `bytes_too`: and its
  * bytes, read from the drive, must be those written. */
-int model_pack_check(const struct model_pack *p, bool bytes_too, enum ioq_kind kind, const char *path,
-                     model_progress_fn *progress, void *user, struct err *e);
+int model_pack_check(const struct model_pack *p, bool bytes_too, enum ioq_kind kind,
+                     const char *path, model_progress_fn *progress, void *user, struct err *e);
 
 /* ---- state of one session ---------------------------------------------- */
 
@@ -186,11 +205,12 @@ void model_state_reset(struct model_state *s);
 int64_t model_state_length(const struct model_state *s); /* positions held */
 /* Memory of the KV cache for `n` positions; grows in steps. */
 int64_t model_kv_bytes(const struct model *m, const struct model_options *o, int64_t n);
-/* Keeps a copy of the recurrent state as it is now. */
+/* Keeps a copy of the recurrent state, and of what near layers see, as it is now. */
 void model_state_snapshot(struct model_state *s);
 int64_t model_state_snapshot_length(const struct model_state *s); /* -1: none */
 /* Back to `n` <= length positions: possible at the length, at the snapshot, at 0,
- * and anywhere when the model has no recurrent layers. False: not possible. */
+ * and without recurrent layers anywhere that near layers still hold what is seen from
+ * there. False: not possible. */
 bool model_state_rewind(struct model_state *s, int64_t n);
 
 /* ---- rehearsing --------------------------------------------------------- */
@@ -201,28 +221,58 @@ const char *model_policy(int i);
 /* How long one decoded token computes with everything in memory; 0: unknown,
  * because the family cannot be run or a matrix is larger than the memory. */
 struct model_pace {
-    int64_t token_ns, output_ns; /* output_ns: of it, the last matrix, when no read can be under way */
+    int64_t token_ns,
+        output_ns; /* output_ns: of it, the last matrix, when no read can be under way */
 };
 /* For a model that was only described, and is closed afterwards. `memory`:
- * scratch, much larger than the caches. The device has been reserved. */
-int model_rehearse(struct model *m, const struct model_options *o, struct device *d, void *memory,
-                   size_t bytes, model_progress_fn *progress, void *user, struct model_pace *pace,
-                   struct err *e);
+ * of the device, much larger than the caches. */
+int model_rehearse(struct model *m, const struct model_options *o, struct device *d,
+                   struct dev_mem *memory, size_t bytes, model_progress_fn *progress, void *user,
+                   struct model_pace *pace, struct err *e);
 
 /* ---- computing ---------------------------------------------------------- */
 
+/* Tokens that follow each other in one session. */
+struct model_span {
+    struct model_state *state;
+    const int32_t *ids; /* (n) */
+    int64_t n;          /* at least 1 */
+    int (*cancelled)(void *user,
+                     int layer); /* asked before each layer; non-zero ends the span. NULL: never */
+    void *user;
+    /* results */
+    int64_t first;      /* row of its first token in the step */
+    int status;         /* OK, or why it ended: */
+    struct err err;
+};
+enum { MODEL_MAX_SPANS = 64 };
+
 /*
- * Appends n <= max_tokens ids. On failure the state is unusable until
- * model_state_reset or a rewind to its snapshot.
+ * Appends the ids of each span to its session, all in one pass through the
+ * layers; max_tokens in all, each state in one span only. A span that fails or is
+ * cancelled ends alone: its state is unusable until model_state_reset or a rewind
+ * to its snapshot, and the others do not notice. A token's results never depend
+ * on the other tokens of the step. Returns below 0 only for a step that cannot
+ * begin.
  */
-int model_forward(struct model *m, struct model_state *s, const int32_t *ids, int64_t n,
-                  struct err *e);
-/* Logits (n_rows, n_vocab), host memory, of tokens [row, row + n_rows) of the
- * last model_forward. Fails only where the output matrix is read again (E_IO). */
-int model_logits(struct model *m, int64_t row, int64_t n_rows, float *logits, struct err *e);
+int model_step(struct model *m, struct model_span *spans, int n_spans, struct err *e);
+
+/* Room for logits: rows of n_vocab floats that the host can read. */
+struct model_logits;
+int model_logits_new(struct model *m, int64_t n_rows, struct model_logits **out, struct err *e);
+void model_logits_free(struct model_logits *l); /* NULL is fine */
+float *model_logits_row(const struct model_logits *l, int64_t row);
+struct dev_ptr model_logits_memory(const struct model_logits *l);
+/* Row i becomes the logits of row rows[i] of the last step; n at most 16 and that of
+ * `l`. Fails where the output matrix cannot be read. */
+enum { MODEL_LOGIT_ROWS = 16 };
+int model_logits(struct model *m, const int64_t *rows, int64_t n, struct model_logits *l,
+                 struct err *e);
+/* Whether the logits of a row are finite. */
+int model_logits_check(const struct model_logits *l, int64_t row, struct err *e);
 
 /* Called before each layer while computing: a place for what must not wait for
- * the end of a long step. May resize the expert cache. Non-zero ends the step
+ * the end of a long step. May resize the expert cache. Non-zero ends all spans
  * with E_CANCELLED. */
 typedef int model_pulse_fn(void *user, int layer);
 /* Gives back the memory of activations; what was computed stays. */

@@ -14,23 +14,95 @@
 #include "support/synth.h"
 
 #define MK_ALIGN 32
+#define MK_KEYS 16
+#define MK_INDEXER_HEADS 8
+#define MK_INDEXER_DIM 64
+#define MK_STREAMS 4 /* of a residual stream that is several */
+#define MK_OUT_GROUPS 2
+#define MK_OUT_LORA 32
+#define MK_HASHED 2 /* so many first layers look their experts up */
 
-enum arch { QWEN35MOE, QWEN3MOE };
+enum has {
+    EXPERTS = 1 << 0,
+    LINEAR = 1 << 1,        /* most layers are gated delta nets */
+    SHARED = 1 << 2,
+    SHARED_GATE = 1 << 3,
+    QK_NORM = 1 << 4,
+    ONE_QK_NORM = 1 << 5,   /* of all heads together */
+    GATED_QUERY = 1 << 6,
+    QKV_BIAS = 1 << 7,
+    OUTPUT_BIAS = 1 << 8,
+    SINKS = 1 << 9,
+    WINDOW = 1 << 10,
+    ROUTER_BIAS = 1 << 11,
+    CORRECTION = 1 << 12,
+    EXPERT_BIAS = 1 << 13,
+    ROUTER_KEYS = 1 << 14,  /* the file says how routers score and weigh */
+    LATENT = 1 << 16,       /* keys and values of a short vector */
+    GROUPED = 1 << 17,      /* linear: value heads follow their key head */
+    POST_NORM = 1 << 15,    /* the norm before the ffn is called post_attention_norm */
+    FUSED_QKV = 1 << 18,
+    POST_NORMS = 1 << 19,   /* what attention and ffn give is normed */
+    GATE = 1 << 20,         /* attention has a gate for each element */
+    HEAD_GATE = 1 << 21,    /* ... for each head */
+    FUSED_FFN = 1 << 22,    /* gate and up of layers without experts in one matrix */
+    SHARED_KEY = 1 << 23,   /* the shared expert's width has a key */
+    PLAIN_WIDTH = 1 << 24,  /* an expert's has none of its own */
+    VALUE_DIM = 1 << 25,    /* values have a length of their own */
+    KDA = 1 << 26,          /* most layers are Kimi Delta Attention */
+    INDEXER = 1 << 27,      /* latent: with an indexer */
+    NEAR_HEADS = 1 << 28,   /* heads of layers with a window have a length of their own, and
+                               the file lists these layers */
+    BESIDE = 1 << 29,       /* a network beside the experts; values are normed, and keys in
+                               layers that see all */
+    INTERLEAVED = 1 << 30,  /* of so many layers the last has experts */
+};
+#define ENTRIES (1u << 31) /* compressed attention, streams, experts by token */
+
+/* What a family has; `pre` splits its texts. */
+struct family {
+    const char *name, *pre;
+    double rope_base;
+    unsigned has;     /* of enum has */
+    unsigned may;     /* what options can add: EXPERTS; QK_NORM and QKV_BIAS */
+    int gating;       /* expert_gating_func; 0: the key is not written */
+    double rot;       /* part of a head that is rotated */
+    bool no_q_lora;   /* queries never come of a short vector */
+    const char *key;  /* that it cannot do without, as --key has it, when none is given */
+    int period;       /* WINDOW: of so many layers the last sees all, */
+    bool far_first;   /* or the first */
+};
+extern const struct family mk_families[]; /* one without a name ends them */
 
 struct config {
-    enum arch arch;
+    const struct family *family;
+    unsigned has;
     int64_t layers, hidden, heads, kv_heads, head_dim;
     int64_t experts, used, width, shared, vocab;
+    int64_t ffn; /* without experts */
+    int64_t dense_layers; /* so many first ones have no experts */
+    int64_t q_lora, kv_lora, nope, rope_dim, value_dim; /* latent; q_lora 0: none */
+    int64_t near_heads, near_kv_heads, near_head_dim;    /* of layers with a window; 0: others' */
+    int64_t top;          /* what an indexer picks */
+    int64_t moe_step;     /* of so many layers the last has experts */
+    int64_t window, groups, groups_used, gating;
     int64_t k_heads, v_heads, linear_dim, interval; /* qwen35moe */
-    int64_t context, seed;
-    double skew, rope_base;
+    int64_t context, original, seed; /* original: context before stretching */
+    double skew, rope_base, yarn, linear_rope, weights_scale;
+    bool rope_factors, old_form; /* old_form: tensors as older files have them */
     enum dtype type, dense, down, output;
-    bool mtp, fused, tied;
+    bool mtp, fused, tied, vary_norms;
+    bool hollow; /* a file of the right size in which weights are a hole */
+    const char *key[MK_KEYS]; /* NAME=TYPE:VALUE[,VALUE...], more metadata */
+    int n_keys;
 };
 
 /* What a tensor is filled with: random numbers; embeddings, output, a router, ones,
- * the decay and the time step of linear layers. */
-enum fill { F_MATRIX, F_EMBED, F_OUTPUT, F_ROUTER, F_ONES, F_DECAY, F_STEP };
+ * the decay and the time step of linear layers; small numbers that are added; numbers
+ * from 1 to 4; a quarter of ones, and numbers that leave pairs as they are; rows of
+ * different experts. */
+enum fill { F_MATRIX, F_EMBED, F_OUTPUT, F_ROUTER, F_ONES, F_DECAY, F_STEP, F_BIAS, F_FACTORS,
+            F_STILL, F_IDS };
 
 struct tensor {
     char name[64];

@@ -62,7 +62,7 @@ void mk_router(const struct model *m, const struct tensor *t, float *w, uint64_t
         energy += (double)m->common[i] * (double)m->common[i];
     /* The residual stream grows with depth, and the norm divides by that: by the
      * experts, in qwen35moe also by the shared one and the linear layers. */
-    rms = sqrt(1 + (c->arch == QWEN35MOE ? 0.4 : 0.06) * t->layer);
+    rms = sqrt(1 + (c->has & LINEAR ? 0.4 : 0.06) * t->layer);
     for (int64_t e = 0; e < c->experts; e++)
         mean += b[e] = normal_quantile(pick_probability(c, e, scale));
     for (int64_t e = c->experts - 1; e > 0; e--) { /* ranks in random order */

@@ -98,10 +98,8 @@ static int put(struct out *o, const void *data, size_t n)
 }
 
 /* Writes what is left, cuts the padding off and makes it last. */
-static int finish(struct out *o)
+static int finish(struct out *o, int64_t total)
 {
-    int64_t total = o->at + (int64_t)o->filled;
-
     if (send_off(o) < 0 || wait_for(o, o->cur ^ 1) < 0)
         return -1;
     if (ftruncate(o->fd, total) != 0 || fsync(o->fd) != 0)
@@ -109,7 +107,7 @@ static int finish(struct out *o)
     return 0;
 }
 
-static int create(struct out *o, const char *part, int64_t total)
+static int create(struct out *o, const char *part, int64_t total, bool hollow)
 {
     const int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
 
@@ -119,20 +117,37 @@ static int create(struct out *o, const char *part, int64_t total)
     if (o->fd < 0)
         return mk_fail("cannot create %s: %s", part, strerror(errno));
     /* Not all filesystems can reserve; those that can tell at once if it fits. */
-    if (fallocate(o->fd, 0, 0, total) != 0 && errno == ENOSPC)
+    if (!hollow && fallocate(o->fd, 0, 0, total) != 0 && errno == ENOSPC)
         return mk_fail("%s needs %" PRId64 " bytes, more than the disk has free", o->path, total);
     for (int i = 0; i < 2; i++)
         o->buf[i] = mk_need(aligned_alloc(SECTOR, CHUNK_BYTES));
     return 0;
 }
 
-static float small_value(enum fill f, uint64_t *s)
+static float small_value(const struct model *m, enum fill f, uint64_t *s)
 {
     switch (f) {
     case F_DECAY: return -(float)exp(log(0.5) + synth_uniform(s) * log(16)); /* -8..-0.5 */
     case F_STEP: return (float)(-5 + 2 * synth_uniform(s));  /* softplus: 0.007..0.05 */
-    default: return 1;
+    case F_BIAS: return (float)(0.6 * synth_uniform(s) - 0.3);
+    case F_FACTORS: return (float)(1 + 3 * synth_uniform(s));
+    default: return m->c.vary_norms ? (float)(0.5 + synth_uniform(s)) : 1;
     }
+}
+
+/* Rows of experts, of which none is there twice. */
+static void fill_ids(const struct model *m, const struct tensor *t, int32_t *ids, uint64_t *s)
+{
+    for (uint64_t r = 0; r < t->ne[1]; r++, ids += t->ne[0])
+        for (uint64_t i = 0; i < t->ne[0]; i++) {
+            bool taken;
+            do {
+                ids[i] = (int32_t)(synth_next(s) % (uint64_t)m->c.experts);
+                taken = false;
+                for (uint64_t k = 0; k < i; k++)
+                    taken |= ids[k] == ids[i];
+            } while (taken);
+        }
 }
 
 /* A tensor of floats that is not plain random. */
@@ -143,9 +158,12 @@ static int write_whole(struct out *o, const struct model *m, const struct tensor
 
     if (t->fill == F_ROUTER)
         mk_router(m, t, w, &s);
+    else if (t->fill == F_IDS)
+        fill_ids(m, t, (int32_t *)(void *)w, &s);
     else
         for (uint64_t i = 0; i < t->bytes / 4; i++)
-            w[i] = small_value(t->fill, &s);
+            w[i] = t->fill == F_STILL ? (4 * i < t->bytes / 4 ? 1 : 1e30f)
+                                      : small_value(m, t->fill, &s);
     status = put(o, w, t->bytes);
     free(w);
     return status;
@@ -217,8 +235,8 @@ int mk_write(struct model *m, const char *path)
     total = (int64_t)head.n;
     for (size_t i = 0; i < m->n; i++)
         total += (int64_t)align_up(m->t[i].bytes, MK_ALIGN);
-    if (create(&o, part, total) < 0 || put(&o, head.p, head.n) < 0 || write_tensors(&o, m) < 0 ||
-        finish(&o) < 0)
+    if (create(&o, part, total, m->c.hollow) < 0 || put(&o, head.p, head.n) < 0 ||
+        (!m->c.hollow && write_tensors(&o, m) < 0) || finish(&o, total) < 0)
         goto out;
     if (rename(part, path) != 0) {
         mk_fail("cannot rename %s to %s: %s", part, path, strerror(errno));

@@ -4,13 +4,13 @@
  * itself.
  *
  * What can be told: values that are not finite, weights that are all zero, long
- * runs of zeros (a download that was never finished) and text (a web page in
- * the place of data). A bit that flipped gives another plausible weight: only
+ * runs of zeros (a download that was never finished), rows of zeros in routers, and
+ * text (a web page in the place of data). A bit that flipped gives another plausible weight: only
  * the sum tells, compared with the one that was published.
  *
  * Memory: one buffer, and a list with an entry for each matrix of each expert.
  */
-#include "model/model_internal.h"
+#include "weights/weights_internal.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -22,25 +22,31 @@
 #include <unistd.h>
 
 enum {
-    STEP = 1 << 20,     /* bytes of a read */
-    ELEMENTS = 4096,    /* decoded at a time */
-    BLOCK_MAX = 512,    /* bytes; no type has larger ones */
-    TEXT_RUN = 256,     /* bytes that are text before it is no chance */
-    ZERO_RUN = 64 << 10 /* and zeros */
+    STEP = 1 << 20,      /* bytes of a read */
+    ELEMENTS = 4096,     /* decoded at a time */
+    BLOCK_MAX = 512,     /* bytes; no type has larger ones */
+    TEXT_RUN = 256,      /* bytes that are text before it is no chance */
+    ZERO_RUN = 64 << 10, /* and zeros; in a smaller matrix a quarter of it */
+    ZERO_RUN_NORM = 512, /* of a norm's weights, where a few may be zero */
+    ZERO_RUN_LEAST = 64
 };
 
 struct span { /* a matrix, of an expert or alone */
     int64_t begin, end; /* in the file */
     const char *name;
     enum dtype type;
-    int expert; /* -1: of no expert */
-    bool may_be_zero, has_zero_rows;
+    enum verify_kind kind;
+    bool may_be_zero;
+    int64_t n_in, n_rows; /* its rows have n_in elements */
+    int expert;           /* -1: of no expert */
 };
 
 /* What was seen of the span under way. */
 struct seen {
     int64_t n, n_bad, first_bad; /* elements; that are not finite */
-    bool decodes, nonzero;
+    int64_t n_zero, n_zero_rows, first_zero_row; /* of a norm, of a router */
+    int64_t hole_least;                          /* bytes of a run of zeros that are told */
+    bool decodes, nonzero, row_nonzero;
     int64_t text_at, text_n, zero_at, zero_n; /* runs that last now */
     int64_t text, text_end, hole, hole_end;   /* the first text, the longest zeros; end 0: none */
     char quote[41];
@@ -55,8 +61,8 @@ struct empties {
 };
 
 struct checker {
-    const struct model *m;
-    const struct model_check *c;
+    const struct weights *w;
+    const struct weights_verify *c;
     struct span *spans;
     int64_t n_spans, cap_spans;
     struct seen seen;
@@ -93,7 +99,8 @@ static void tell_empties(struct checker *k)
     else if (z->first == z->last)
         snprintf(text, sizeof(text), "tensor '%s', expert %d is all zeros", z->name, z->first);
     else
-        snprintf(text, sizeof(text), "tensor '%s', experts %d to %d are all zeros", z->name, z->first, z->last);
+        snprintf(text, sizeof(text), "tensor '%s', experts %d to %d are all zeros", z->name,
+                 z->first, z->last);
     z->name = NULL;
     found(k, text);
 }
@@ -109,6 +116,26 @@ static void add_empty(struct checker *k, const struct span *s)
     *z = (struct empties){s->name, s->expert, s->expert};
 }
 
+/* Zeros where weights are; not where everything is zero. */
+static void tell_zeros(struct checker *k, const struct span *s, const char *name)
+{
+    const struct seen *x = &k->seen;
+    char text[320];
+    if (s->kind == VERIFY_ROUTER && x->n_zero_rows)
+        snprintf(text, sizeof(text),
+                 "%s: %" PRId64 " of %" PRId64 " rows are all zeros, the first is number %" PRId64,
+                 name, x->n_zero_rows, s->n_rows, x->first_zero_row);
+    else if (x->hole_end)
+        snprintf(text, sizeof(text), "%s is zero from byte %" PRId64 " to %" PRId64 " of the file",
+                 name, x->hole, x->hole_end);
+    else if (s->kind == VERIFY_NORM && x->n_zero >= MAX(x->n / 4, (int64_t)1))
+        snprintf(text, sizeof(text), "%s: %" PRId64 " of %" PRId64 " values are zero", name,
+                 x->n_zero, x->n);
+    else
+        return;
+    found(k, text);
+}
+
 static void tell_span(struct checker *k, const struct span *s)
 {
     const struct seen *x = &k->seen;
@@ -120,30 +147,47 @@ static void tell_span(struct checker *k, const struct span *s)
         tell_empties(k);
     name_span(s, name, sizeof(name));
     if (x->n_bad) {
-        snprintf(text, sizeof(text), "%s: %" PRId64 " of %" PRId64 " values are not finite, the first is number %" PRId64,
+        snprintf(text, sizeof(text),
+                 "%s: %" PRId64 " of %" PRId64
+                 " values are not finite, the first is number %" PRId64,
                  name, x->n_bad, x->n, x->first_bad);
         found(k, text);
     }
     if (x->text_end) {
-        snprintf(text, sizeof(text), "%s holds text from byte %" PRId64 " to %" PRId64 " of the file: \"%s\"", name, x->text,
-                 x->text_end, x->quote);
+        snprintf(text, sizeof(text),
+                 "%s holds text from byte %" PRId64 " to %" PRId64 " of the file: \"%s\"", name,
+                 x->text, x->text_end, x->quote);
         found(k, text);
     }
-    if (x->hole_end && !empty && !s->has_zero_rows) {
-        snprintf(text, sizeof(text), "%s is zero from byte %" PRId64 " to %" PRId64 " of the file", name, x->hole, x->hole_end);
-        found(k, text);
-    }
+    if (!empty)
+        tell_zeros(k, s, name);
 }
 
 /* ---- one span ---------------------------------------------------------------- */
 
-static void end_runs(struct seen *x)
+/* Of n bytes from `at` those that should not be zero. */
+static int64_t bytes_in_use(const struct checker *k, const struct span *s, int64_t at, int64_t n)
 {
+    int64_t row_bytes = (s->end - s->begin) / s->n_rows, sum = 0;
+    if (s->kind != VERIFY_VOCABULARY)
+        return n;
+    for (int64_t row = (at - s->begin) / row_bytes; s->begin + row * row_bytes < at + n; row++) {
+        int64_t begin = s->begin + row * row_bytes;
+        if (!k->c->row_may_be_zero || !k->c->row_may_be_zero(k->w, row))
+            sum += MIN(begin + row_bytes, at + n) - MAX(begin, at);
+    }
+    return sum;
+}
+
+static void end_runs(struct checker *k, const struct span *s)
+{
+    struct seen *x = &k->seen;
     if (x->text_n >= TEXT_RUN && !x->text_end) {
         x->text = x->text_at;
         x->text_end = x->text_at + x->text_n;
     }
-    if (x->zero_n >= ZERO_RUN && x->zero_n > x->hole_end - x->hole) {
+    if (x->zero_n >= x->hole_least && x->zero_n > x->hole_end - x->hole &&
+        bytes_in_use(k, s, x->zero_at, x->zero_n) >= x->hole_least) {
         x->hole = x->zero_at;
         x->hole_end = x->zero_at + x->zero_n;
     }
@@ -154,12 +198,14 @@ static bool is_text(uint8_t c)
     return (c >= 0x20 && c < 0x7f) || c == '\n' || c == '\r' || c == '\t';
 }
 
-static void look_at_bytes(struct seen *x, const uint8_t *p, size_t n, int64_t at)
+static void look_at_bytes(struct checker *k, const struct span *s, const uint8_t *p, size_t n,
+                          int64_t at)
 {
+    struct seen *x = &k->seen;
     for (size_t i = 0; i < n; i++) {
         bool text = is_text(p[i]), zero = p[i] == 0;
         if ((x->text_n && !text) || (x->zero_n && !zero))
-            end_runs(x);
+            end_runs(k, s);
         if (text && x->text_n == 0)
             x->text_at = at + (int64_t)i;
         if (zero && x->zero_n == 0)
@@ -173,13 +219,32 @@ static void look_at_bytes(struct seen *x, const uint8_t *p, size_t n, int64_t at
     }
 }
 
-static void look_at_values(struct checker *k, const struct span *s, const uint8_t *blocks, int64_t n)
+/* y: n more values, which begin with number `first`. */
+static void look_at_zeros(struct checker *k, const struct span *s, const float *y, int64_t n,
+                          int64_t first)
 {
     struct seen *x = &k->seen;
-    if (!dev_decode(s->type, k->y, blocks, n)) {
+    for (int64_t i = 0; i < n; i++) {
+        x->n_zero += y[i] == 0.0f;
+        x->row_nonzero |= y[i] != 0.0f;
+        if ((first + i + 1) % s->n_in != 0)
+            continue;
+        if (!x->row_nonzero && x->n_zero_rows++ == 0)
+            x->first_zero_row = (first + i) / s->n_in;
+        x->row_nonzero = false;
+    }
+}
+
+static void look_at_values(struct checker *k, const struct span *s, const uint8_t *blocks,
+                           int64_t n)
+{
+    struct seen *x = &k->seen;
+    if (!k->c->decode(s->type, k->y, blocks, n)) {
         x->decodes = false;
         return;
     }
+    if (s->kind == VERIFY_NORM || s->kind == VERIFY_ROUTER)
+        look_at_zeros(k, s, k->y, n, x->n);
     for (int64_t i = 0; i < n; i++) {
         x->nonzero |= k->y[i] != 0.0f;
         if (isfinite(k->y[i]))
@@ -215,7 +280,7 @@ static void look_at_blocks(struct checker *k, const struct span *s, const uint8_
 static void look(struct checker *k, const struct span *s, const uint8_t *p, size_t n, int64_t at)
 {
     struct seen *x = &k->seen;
-    look_at_bytes(x, p, n, at);
+    look_at_bytes(k, s, p, n, at);
     if (x->decodes)
         look_at_blocks(k, s, p, n);
     for (size_t i = 0; !x->decodes && i < n && !x->nonzero; i++)
@@ -238,19 +303,28 @@ static int add_span(struct checker *k, struct span s, struct err *e)
     return OK;
 }
 
-static bool name_ends(const char *name, const char *end)
+/* Bytes of a run of zeros that are told. */
+static int64_t hole_least(const struct span *s)
 {
-    size_t n = strlen(name), k = strlen(end);
-    return n >= k && strcmp(name + n - k, end) == 0;
+    int64_t quarter = MAX((s->end - s->begin) / 4, (int64_t)ZERO_RUN_LEAST);
+    if (s->may_be_zero)
+        return INT64_MAX;
+    return MIN(quarter, s->kind == VERIFY_NORM ? (int64_t)ZERO_RUN_NORM : (int64_t)ZERO_RUN);
 }
 
-/* The n matrices of a tensor, `stride` bytes apart. */
-static int add_tensor(struct checker *k, const struct gguf_tensor *t, int64_t stride, struct err *e)
+/* The n matrices of a tensor. */
+static int add_tensor(struct checker *k, const struct tensor *t, struct err *e)
 {
-    int64_t n = t->ne[2] > 1 ? t->ne[2] : 1, bytes = t->bytes / n;
-    struct span s = {.name = t->name, .type = t->type, .expert = -1,
-                     .may_be_zero = name_ends(t->name, ".bias"),
-                     .has_zero_rows = strcmp(t->name, "token_embd.weight") == 0 || strcmp(t->name, "output.weight") == 0};
+    int64_t n = t->ne[2] > 1 ? t->ne[2] : t->inside ? t->inside->ne[1] : 1, bytes = t->bytes / n;
+    int64_t stride = t->inside ? t->stride : bytes;
+    const bool vectors = t->inside && t->ne[2] == 1; /* of experts, packed */
+    struct span s = {.name = t->name,
+                     .type = t->type,
+                     .expert = -1,
+                     .may_be_zero = tensor_may_be_zero(t),
+                     .kind = k->c->kind ? k->c->kind(t) : VERIFY_PLAIN,
+                     .n_in = t->ne[0],
+                     .n_rows = vectors ? 1 : t->ne[1]};
     for (int64_t i = 0; i < n; i++) {
         s.begin = t->offset + i * stride;
         s.end = s.begin + bytes;
@@ -268,17 +342,12 @@ static int by_begin(const void *pa, const void *pb)
 
 static int list_spans(struct checker *k, int file, struct err *e)
 {
-    const struct model *m = k->m;
     k->n_spans = 0;
-    for (int64_t i = 0; i < gguf_n_tensors(m->gguf); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
-        int64_t n = t->ne[2] > 1 ? t->ne[2] : 1;
-        if (t->file == file && !packed_holds(&m->packed, t))
-            TRY(add_tensor(k, t, t->bytes / n, e));
+    for (int64_t i = 0; i < weights_n_tensors(k->w); i++) {
+        const struct tensor *t = weights_tensor(k->w, i);
+        if (t->file == file && !t->packs)
+            TRY(add_tensor(k, t, e));
     }
-    for (int i = 0; i < m->packed.n; i++)
-        if (m->packed.part[i].t.file == file)
-            TRY(add_tensor(k, &m->packed.part[i].t, m->packed.part[i].in->ne[0], e));
     if (k->n_spans)
         qsort(k->spans, (size_t)k->n_spans, sizeof(*k->spans), by_begin);
     return OK;
@@ -293,17 +362,19 @@ static void look_at_step(struct checker *k, int64_t at, int64_t n, int64_t *next
         const struct span *s = &k->spans[*next];
         int64_t from = MAX(s->begin, at), to = MIN(s->end, at + n);
         if (from == s->begin)
-            k->seen = (struct seen){.decodes = dtype_info(s->type)->block_bytes <= BLOCK_MAX};
+            k->seen = (struct seen){.decodes = dtype_info(s->type)->block_bytes <= BLOCK_MAX,
+                                    .hole_least = hole_least(s)};
         look(k, s, k->buf + (from - at), (size_t)(to - from), from);
         if (to < s->end)
             return;
-        end_runs(&k->seen);
+        end_runs(k, s);
         tell_span(k, s);
         ++*next;
     }
 }
 
-static int read_file(struct checker *k, int fd, const char *path, int64_t bytes, SHA2_CTX *sum, struct err *e)
+static int read_file(struct checker *k, int fd, const char *path, int64_t bytes, SHA2_CTX *sum,
+                     struct err *e)
 {
     int64_t next = 0;
     for (int64_t at = 0; at < bytes; at += STEP) {
@@ -327,14 +398,16 @@ static void check_end(struct checker *k, int64_t bytes)
     char text[128];
     if (bytes - end <= PACK_ALIGN)
         return;
-    snprintf(text, sizeof(text), "%" PRId64 " bytes follow the last tensor, from byte %" PRId64 " of the file", bytes - end, end);
+    snprintf(text, sizeof(text),
+             "%" PRId64 " bytes follow the last tensor, from byte %" PRId64 " of the file",
+             bytes - end, end);
     found(k, text);
 }
 
 static int check_file(struct checker *k, int file, struct err *e)
 {
-    const char *path = gguf_file_path(k->m->gguf, file);
-    int64_t bytes = gguf_file_bytes(k->m->gguf, file);
+    const char *path = weights_path(k->w, file);
+    int64_t bytes = weights_file_bytes(k->w, file);
     char hex[SHA256_DIGEST_STRING_LENGTH];
     uint8_t digest[SHA256_DIGEST_LENGTH];
     SHA2_CTX sum;
@@ -354,7 +427,8 @@ static int check_file(struct checker *k, int file, struct err *e)
     return OK;
 }
 
-int model_check_files(const struct model *m, const struct model_check *c, int64_t *n_found, struct err *e)
+int weights_verify(const struct weights *w, const struct weights_verify *v, int64_t *n_found,
+                   struct err *e)
 {
     struct checker *k = calloc(1, sizeof(*k));
     int rc = OK;
@@ -363,15 +437,15 @@ int model_check_files(const struct model *m, const struct model_check *c, int64_
     if (!k || !k->buf)
         rc = err_set(e, E_NOMEM, "no memory to check a file");
     if (rc == OK) {
-        k->m = m;
-        k->c = c;
-        for (int i = 0; i < gguf_n_files(m->gguf); i++)
-            k->total += gguf_file_bytes(m->gguf, i);
+        k->w = w;
+        k->c = v;
+        for (int i = 0; i < weights_n_files(w); i++)
+            k->total += weights_file_bytes(w, i);
     }
-    for (int i = 0; rc == OK && i < gguf_n_files(m->gguf); i++)
+    for (int i = 0; rc == OK && i < weights_n_files(w); i++)
         rc = check_file(k, i, e);
     if (rc == OK)
-        rc = model_unchanged(m, e);
+        rc = weights_unchanged(w, e);
     if (rc == OK)
         *n_found = k->n_found;
     if (k) {

@@ -7,7 +7,7 @@
  * another quantisation, another training and an unfinished copy; a single
  * flipped bit between samples it does not.
  */
-#include "model/model_internal.h"
+#include "weights/weights_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,10 +31,11 @@ static int compare(const struct pair *p, int64_t at, size_t n, const char *where
     TRY(os_read_exact(p->copy_fd, p->buf + STEP, n, at, p->copy, e));
     for (size_t i = 0; i < n; i++)
         if (p->buf[i] != p->buf[STEP + i])
-            return err_set(e, E_ARG,
-                           "mirror: %s differs from %s in the %s: byte %lld is 0x%02x, expected 0x%02x; "
-                           "copy the file again", p->copy, p->path, where, (long long)at + (long long)i,
-                           p->buf[STEP + i], p->buf[i]);
+            return err_set(
+                e, E_ARG,
+                "mirror: %s differs from %s in the %s: byte %lld is 0x%02x, expected 0x%02x; "
+                "copy the file again",
+                p->copy, p->path, where, (long long)at + (long long)i, p->buf[STEP + i], p->buf[i]);
     return OK;
 }
 
@@ -58,33 +59,38 @@ static int compare_samples(const struct pair *p, int64_t begin, struct err *e)
     return OK;
 }
 
-static int check_open(const struct model *m, int file, struct pair *p, struct err *e)
+static int check_open(const struct weights *w, int file, struct pair *p, struct err *e)
 {
-    int64_t got = os_file_size(p->copy_fd), header = gguf_header_bytes(m->gguf, file);
+    int64_t got = os_file_size(p->copy_fd), header = weights_header_bytes(w, file);
     if (os_same_file(p->copy, p->path) == OS_SAME)
-        return err_set(e, E_ARG, "mirror: %s is the model's own file %s, not a copy of it", p->copy, p->path);
+        return err_set(e, E_ARG, "mirror: %s is the model's own file %s, not a copy of it", p->copy,
+                       p->path);
     if (got != p->bytes)
-        return err_set(e, E_ARG, "mirror: %s has %lld bytes, expected the %lld of %s; copy the file again",
+        return err_set(e, E_ARG,
+                       "mirror: %s has %lld bytes, expected the %lld of %s; copy the file again",
                        p->copy, (long long)got, (long long)p->bytes, p->path);
     TRY(compare_header(p, header, e));
     return compare_samples(p, header, e);
 }
 
-static int check_copy(const struct model *m, int file, const char *copy, struct err *e)
+static int check_copy(const struct weights *w, int file, const char *copy, struct err *e)
 {
-    struct pair p = {.path = gguf_file_path(m->gguf, file), .copy = copy, .copy_fd = -1,
-                     .bytes = gguf_file_bytes(m->gguf, file)};
+    struct pair p = {.path = weights_path(w, file), .copy = copy, .copy_fd = -1,
+                     .bytes = weights_file_bytes(w, file)};
     int rc = p.fd = os_open_read(p.path, NULL, e);
     if (rc >= 0 && access(copy, F_OK) != 0)
-        rc = err_errno(e, E_ARG, errno, "mirror: %s, a copy of %s, cannot be found (a mirror has every file of the model "
-                       "under its name)", copy, p.path);
+        rc = err_errno(
+            e, E_ARG, errno,
+            "mirror: %s, a copy of %s, cannot be found (a mirror has every file of the model "
+            "under its name)",
+            copy, p.path);
     if (rc >= 0)
         rc = p.copy_fd = os_open_read(copy, NULL, e);
     p.buf = rc < 0 ? NULL : malloc(2 * STEP);
     if (rc >= 0 && !p.buf)
         rc = err_set(e, E_NOMEM, "mirror: no memory to compare %s", copy);
     if (rc >= 0)
-        rc = check_open(m, file, &p, e);
+        rc = check_open(w, file, &p, e);
     free(p.buf);
     if (p.fd >= 0)
         close(p.fd);
@@ -93,7 +99,7 @@ static int check_copy(const struct model *m, int file, const char *copy, struct 
     return rc < 0 ? rc : OK;
 }
 
-char *model_mirror_path(const char *folder, const char *path)
+char *weights_mirror_path(const char *folder, const char *path)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     size_t n = strlen(folder);
@@ -108,27 +114,27 @@ char *model_mirror_path(const char *folder, const char *path)
     return copy;
 }
 
-static int add_copy(struct model *m, const char *folder, struct ioq *q, int file, int ioq_file,
+static int add_copy(struct weights *w, const char *folder, struct ioq *q, int file, int ioq_file,
                     struct err *e)
 {
-    char *copy = model_mirror_path(folder, gguf_file_path(m->gguf, file));
+    char *copy = weights_mirror_path(folder, weights_path(w, file));
     if (!copy)
         return err_set(e, E_NOMEM, "mirror: no memory for a path in %s", folder);
     uint64_t stamp = os_file_stamp(copy);
-    int rc = check_copy(m, file, copy, e);
+    int rc = check_copy(w, file, copy, e);
     if (rc >= 0 && q)
         rc = ioq_add_mirror(q, ioq_file, copy, e);
     if (rc >= 0 && q)
-        rc = health_watch(m, copy, stamp, e);
+        rc = weights_watch(w, copy, stamp, e);
     free(copy);
     return rc < 0 ? rc : OK;
 }
 
-int model_add_mirrors(struct model *m, const char *const *folders, int n_folders, struct ioq *q,
+int weights_add_mirrors(struct weights *w, const char *const *folders, int n_folders, struct ioq *q,
                       const int *files, int n_files, struct err *e)
 {
     for (int k = 0; k < n_folders; k++)
         for (int i = 0; i < n_files; i++)
-            TRY(add_copy(m, folders[k], q, i, q ? files[i] : -1, e));
+            TRY(add_copy(w, folders[k], q, i, q ? files[i] : -1, e));
     return OK;
 }

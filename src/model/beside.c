@@ -1,0 +1,58 @@
+/*
+ * A network and experts side by side, as an ffn: both see what the mixer left, each
+ * through a norm of its own, and what each gives is normed before it is added
+ * (Gemma 4). The network is computed while the experts are read.
+ */
+#include "model/model_internal.h"
+
+#define AT(field) offsetof(struct layer, beside.field)
+static const struct weight_row rows[] = {
+    {.name = "pre_ffw_norm_2.weight", FLOATS, DIM_EMBD, DIM_1, AT(norm)},
+    {.name = "post_ffw_norm_2.weight", FLOATS, DIM_EMBD, DIM_1, AT(post_norm)},
+    {.name = "post_ffw_norm_1.weight", FLOATS, DIM_EMBD, DIM_1, AT(dense_post_norm)},
+};
+#undef AT
+
+static void bind(struct layer *l, const struct config *c, int layer)
+{
+    (void)c;
+    (void)layer;
+    l->beside = (struct beside){.norm = DEV_NONE};
+}
+
+static int64_t scratch(const struct layer *l)
+{
+    return dense_ffn_form.scratch(l);
+}
+
+/* What the network gives, normed, to where experts.c adds theirs. */
+static void meanwhile(struct step *s, const struct layer *l)
+{
+    struct model *m = s->m;
+    const int64_t n = m->c.n_embd;
+    const struct dev_ptr hidden = dense_ffn_hidden(s, l), branch = m->scratch.branch;
+    step_project(s, hidden, l->dense.width, DEV_NONE, 1,
+                 (const struct dev_mat *[]){&l->dense.down}, &branch);
+    m->dev->ops->norm(m->dev, &(struct dev_norm){
+        .x = branch, .weight = l->beside.dense_post_norm, .out = m->scratch.shared_y,
+        .n_tok = s->n_tok, .n = n, .x_stride = n, .out_stride = n, .eps = m->c.eps});
+}
+
+static int compute(struct step *s, int layer, struct err *e)
+{
+    return experts_form.compute(s, layer, e);
+}
+
+static void rehearse(struct step *s, struct layer *l,
+                     struct dev_ptr (*next)(void *user, size_t bytes), void *user)
+{
+    experts_form.rehearse(s, l, next, user);
+}
+
+static const struct trace_kind trace = {"expert layer", "layer", {"layer"}};
+
+const struct ffn_form beside_form = {
+    .name = "network and experts", .rows = rows, .n_rows = ARRAY_LEN(rows),
+    .parts = {&dense_ffn_form, &experts_form}, .trace = &trace, .bind = bind, .scratch = scratch,
+    .compute = compute, .meanwhile = meanwhile, .rehearse = rehearse,
+};
