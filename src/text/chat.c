@@ -1,217 +1,206 @@
 /*
- * chat: messages -> segments, in ChatML, the form of the Qwen family:
+ * chat: a conversation -> segments, by running the model's chat template
+ * (src/text/jinja).
  *
- *   <|im_start|>user\n{content}<|im_end|>\n ... <|im_start|>assistant\n
+ * A segment is either one special token, or all the text up to the next one: the
+ * template's own words and the contents between two tokens are tokenised together,
+ * as they are where the rendered text is tokenised as a whole. Only bytes that the
+ * template wrote are looked at for special tokens. Contents stay text: what spells
+ * a token in them, or together with what stands beside them, is none.
  *
- * Templates are not executed. What differs between models of the family is
- * read off the text of the template (chat_form_read): what is trimmed, what
- * becomes of the reasoning of earlier answers, and how the generation prompt
- * treats thinking.
- *
- * A segment is either one special token, or all the text up to the next one:
- * the template's own words and the contents between two tokens are tokenised
- * together, as they are where the rendered text is tokenised as a whole.
- * Contents stay text all the same: what spells a token in them is none.
+ * What follows from a template is found by running it: which segments later turns
+ * leave as they are (n_stable), here; and what it is like (probe.c).
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/jinja/jinja.h"
 #include "text/text_internal.h"
 
-/* ---- reading the template ---- */
+/* Of a file without a template. */
+static const char chatml[] =
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + "
+    "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% endif %}";
 
-/* Length of `word` at p, 0 if it is not there. A newline in `word` matches a
- * newline and also the two characters \n, as template strings spell it. */
-static size_t word_at(const char *p, size_t n, const char *word)
+/* ---- one rendering ---- */
+
+struct job {
+    const struct text *t;
+    const struct chat_request *q;
+    const struct chat_message *more; /* behind those of the request */
+    size_t n_more;
+    bool prompt;
+    enum chat_arguments arguments; /* of calls, as they are given to the template */
+    struct jbuf out;
+};
+
+static struct jval calls_value(struct jinja *j, const struct chat_message *m)
 {
-    size_t i = 0;
-    for (; *word; word++) {
-        if (i < n && p[i] == *word)
-            i++;
-        else if (*word == '\n' && i + 1 < n && p[i] == '\\' && p[i + 1] == 'n')
-            i += 2;
-        else
-            return 0;
+    struct jval list = jlist_new(j, m->n_calls);
+    for (size_t i = 0; i < m->n_calls; i++) {
+        const struct chat_call *c = &m->calls[i];
+        struct jval one = jdict_new(j), function = jdict_new(j);
+        jdict_set_c(j, function.dict, "name", jstring_c(j, c->name));
+        jdict_set_c(j, function.dict, "arguments", jstring_c(j, c->arguments));
+        jdict_set_c(j, one.dict, "type", jstring_c(j, "function"));
+        if (c->id && c->id[0])
+            jdict_set_c(j, one.dict, "id", jstring_c(j, c->id));
+        jdict_set_c(j, one.dict, "function", function);
+        jlist_add(j, list.list, one);
     }
-    return i;
+    return list;
 }
 
-/* The text after the first `word`, or {NULL, 0}. */
-static struct str after(struct str s, const char *word)
+static struct jval message_value(struct jinja *j, const struct chat_message *m)
 {
-    for (size_t i = 0; i < s.n; i++) {
-        size_t k = word_at(s.p + i, s.n - i, word);
-        if (k)
-            return (struct str){s.p + i + k, s.n - i - k};
-    }
-    return (struct str){NULL, 0};
+    static const char *const roles[] = {"system", "user", "assistant", "tool"};
+    struct jval v = jdict_new(j);
+    jdict_set_c(j, v.dict, "role", jstring_c(j, roles[m->role]));
+    jdict_set_c(j, v.dict, "content", jstring_c(j, m->content));
+    if (m->reasoning && m->role == CHAT_ASSISTANT)
+        jdict_set_c(j, v.dict, "reasoning_content", jstring_c(j, m->reasoning));
+    if (m->n_calls && m->role == CHAT_ASSISTANT)
+        jdict_set_c(j, v.dict, "tool_calls", calls_value(j, m));
+    if (m->name && m->role == CHAT_TOOL)
+        jdict_set_c(j, v.dict, "name", jstring_c(j, m->name));
+    if (m->call_id && m->role == CHAT_TOOL)
+        jdict_set_c(j, v.dict, "tool_call_id", jstring_c(j, m->call_id));
+    return v;
 }
 
-/* The text after the last `word`, or {NULL, 0}. */
-static struct str after_last(struct str s, const char *word)
+static _Noreturn void refuse(struct jinja *j, const char *what)
 {
-    struct str last = {NULL, 0};
-    for (struct str next = s; (next = after(next, word)).p;)
-        last = next;
-    return last;
+    j->status = E_ARG;
+    err_set(j->e, E_ARG, "%s", what);
+    longjmp(j->failed, 1);
 }
 
-static bool mentions(struct str s, const char *word)
+/* OpenAI's API has the arguments of a call as a text; many templates want an object, and some
+ * the text. What is an object already, or text, and what a template takes either way, stays.
+ * An object keeps the text that it was, and is written as that. */
+static void fit_arguments(struct jinja *j, const struct job *b, struct jval message)
 {
-    return after(s, word).p != NULL;
-}
-
-/* Whether contents are trimmed: a statement that sets `content`, or one that
- * writes a turn from it, applies the filter. (Trimming only inside tool calls,
- * as Qwen3-Coder's template does, is none.) */
-static bool reads_trim(struct str s)
-{
-    static const char *const trims[] = {"|trim", "| trim", ".strip()"};
-    for (size_t i = 0; i + 1 < s.n; i++) {
-        if (s.p[i] != '{' || (s.p[i + 1] != '%' && s.p[i + 1] != '{'))
+    static const struct json_form form = {0};
+    struct jval calls = jattr(j, message, jstring_c(j, "tool_calls").s);
+    for (size_t i = 0; calls.type == J_LIST && i < calls.list->n; i++) {
+        struct jval function = jattr(j, calls.list->v[i], jstring_c(j, "function").s);
+        struct jval v = jattr(j, function, jstring_c(j, "arguments").s);
+        struct jbuf text = {0};
+        if (function.type != J_DICT)
             continue;
-        char closing = s.p[i + 1] == '%' ? '%' : '}';
-        size_t begin = i + 2;
-        for (i = begin; i + 1 < s.n && !(s.p[i] == closing && s.p[i + 1] == '}');)
-            i++;
-        struct str one = {s.p + begin, i - begin};
-        bool turn = mentions(one, "<|im_start|>") && mentions(one, "content");
-        for (size_t k = 0; k < ARRAY_LEN(trims); k++)
-            if ((turn || mentions(one, "set content =")) && mentions(one, trims[k]))
-                return true;
-    }
-    return false;
-}
-
-/* The system message that a template writes where a conversation has none: the
- * text of a string literal with the whole turn in it. *n bytes of `s`, with
- * newlines spelt \n; NULL: there is none. */
-static const char *default_system(struct str s, size_t *n)
-{
-    while ((s = after(s, "<|im_start|>system\n")).p) {
-        size_t i = 0;
-        while (i < s.n && !strchr("'\"{", s.p[i]) && !word_at(s.p + i, s.n - i, "<|im_end|>\n"))
-            i++;
-        if (i > 0 && i < s.n && s.p[i] == '<') {
-            *n = i;
-            return s.p;
+        if (b->arguments == ARGUMENTS_OBJECT && v.type == J_STRING) {
+            jdict_set_c(j, function.dict, "arguments",
+                        jjson_keep(j, (struct str){v.s->p, v.s->n}, "the arguments of a call"));
+        } else if (b->arguments == ARGUMENTS_TEXT && v.type == J_DICT) {
+            json_write(j, &text, v, &form);
+            jdict_set_c(j, function.dict, "arguments", jstring_of(j, &text));
         }
     }
-    return NULL;
 }
 
-static int keep_system(struct str s, struct chat_form *f, struct err *e)
+/* {"messages": [...], ...}, of a list of messages or as it stands. */
+static struct jval read_conversation(struct jinja *j, const struct job *b)
 {
-    size_t n = 0;
-    const char *p = default_system(s, &n);
-    if (!p)
-        return OK;
-    f->system = malloc(n + 1);
-    if (!f->system)
-        return err_set(e, E_NOMEM, "no memory for the chat template's system message");
-    for (size_t i = 0; i < n;) {
-        size_t k = word_at(p + i, n - i, "\n");
-        f->system[f->n_system++] = k ? '\n' : p[i];
-        i += k ? k : 1;
+    struct jval v = jjson_read(j, b->q->json, "the conversation"), list = v;
+    if (v.type == J_LIST) {
+        v = jdict_new(j);
+        jdict_set_c(j, v.dict, "messages", list);
+    } else if (v.type == J_DICT) {
+        list = jattr(j, v, jstring_c(j, "messages").s);
     }
-    f->system[f->n_system] = '\0';
-    return OK;
-}
-
-/*
- * The part of a template behind its last mention of add_generation_prompt
- * writes the generation prompt. Seen in the wild:
- *   Qwen3.5            "<think>\n" or, thinking off, "<think>\n\n</think>\n\n"
- *   Qwen3 (2504)       nothing, or, thinking off, "<think>\n\n</think>\n\n":
- *                      the model writes <think> itself
- *   Qwen3-2507 Thinking  "<think>\n" only; thinking off is then forced with
- *                      the empty block, since nothing else stops it
- *   Qwen2, plain ChatML  nothing
- * A template that never mentions add_generation_prompt is taken for the first.
- *
- * The part before it writes the messages. Answers after the last question get
- * their reasoning back in a think block: Qwen3.5 each of them, Qwen3 the last
- * message and those that have reasoning, QwQ none.
- */
-int chat_form_read(struct str chat_template, struct chat_form *f, struct err *e)
-{
-    *f = (struct chat_form){0};
-    f->chatml = !chat_template.n || mentions(chat_template, "<|im_start|>");
-    f->thinking = mentions(chat_template, "<think>");
-    f->trims = reads_trim(chat_template);
-    f->system_first = mentions(chat_template, "System message must be at the beginning");
-    f->needs_user = mentions(chat_template, "No user query found");
-    TRY(keep_system(chat_template, f, e));
-    if (!f->thinking)
-        return OK;
-    struct str tail = after_last(chat_template, "add_generation_prompt");
-    struct str head = {chat_template.p, chat_template.n - tail.n};
-    f->splits = mentions(head, "split('</think>')") || mentions(head, "split(\"</think>\")");
-    f->keeps = mentions(head, "<think>\n");
-    f->sparing = mentions(head, "not loop.last and reasoning_content");
-    if (!tail.p)
-        f->opens = f->shuts = true;
-    while ((tail = after(tail, "<think>\n")).p) {
-        if (word_at(tail.p, tail.n, "\n</think>"))
-            f->shuts = true;
-        else
-            f->opens = true;
+    if (list.type != J_LIST)
+        refuse(j, "the conversation is neither a list of messages nor {\"messages\": [...]}");
+    for (size_t i = 0; i < list.list->n; i++) {
+        struct jval m = list.list->v[i];
+        if (m.type != J_DICT || jattr(j, m, jstring_c(j, "role").s).type != J_STRING)
+            refuse(j, "a message of the conversation is no object with a \"role\"");
+        fit_arguments(j, b, m);
     }
-    return OK;
+    if (!list.list->n)
+        refuse(j, "a conversation needs at least one message");
+    return v;
 }
 
-void chat_form_free(struct chat_form *f)
+/* Unless the conversation has a member of that name. */
+static void set_usual(struct jinja *j, struct jdict *globals, const char *name, struct jval v)
 {
-    free(f->system);
-    *f = (struct chat_form){0};
+    if (!jdict_get(j, globals, jstring_c(j, name)))
+        jdict_set_c(j, globals, name, v);
 }
 
-bool chat_has_thinking(const struct text *t)
+static struct jval read_tools(struct jinja *j, struct str json)
 {
-    return t->chat.thinking;
+    struct jval list = jjson_read(j, json, "the tools");
+    if (list.type != J_LIST)
+        refuse(j, "the tools are no list");
+    return list;
 }
 
-/* ---- rendering ---- */
-
-static struct str trim(struct str s)
+static struct jval token_value(struct jinja *j, const struct text *t, int32_t id)
 {
-    for (int k; s.n && (k = utf8_space(s.p, s.n)) > 0; s.n -= (size_t)k)
-        s.p += k;
-    while (s.n) {
-        size_t k = 1; /* to the start of the last character */
-        while (k < 4 && k < s.n && ((unsigned char)s.p[s.n - k] & 0xc0) == 0x80)
-            k++;
-        if (utf8_space(s.p + s.n - k, k) != (int)k)
-            break;
-        s.n -= k;
+    struct str s = id < 0 ? (struct str){"", 0} : text_sym(t, id);
+    return jstring(j, s.p, s.n, true);
+}
+
+static void work(struct jinja *j, void *user)
+{
+    struct job *b = user;
+    const struct chat_request *q = b->q;
+    struct jval globals, messages;
+    if (q->json.p) {
+        globals = read_conversation(j, b);
+        messages = jattr(j, globals, jstring_c(j, "messages").s);
+    } else {
+        globals = jdict_new(j);
+        messages = jlist_new(j, q->n + b->n_more);
+        for (size_t i = 0; i < q->n; i++) {
+            jlist_add(j, messages.list, message_value(j, &q->messages[i]));
+            fit_arguments(j, b, messages.list->v[i]);
+        }
+        jdict_set_c(j, globals.dict, "messages", messages);
+        if (q->tools.n)
+            jdict_set_c(j, globals.dict, "tools", read_tools(j, q->tools));
     }
-    return s;
+    for (size_t i = 0; i < b->n_more; i++)
+        jlist_add(j, messages.list, message_value(j, &b->more[i]));
+    set_usual(j, globals.dict, "bos_token", token_value(j, b->t, b->t->bos));
+    set_usual(j, globals.dict, "eos_token", token_value(j, b->t, b->t->eos));
+    set_usual(j, globals.dict, "add_generation_prompt", jbool(true));
+    if (!b->prompt)
+        jdict_set_c(j, globals.dict, "add_generation_prompt", jbool(false));
+    struct jval more = jattr(j, globals, jstring_c(j, "chat_template_kwargs").s);
+    for (size_t i = 0; more.type == J_DICT && i < more.dict->n; i++)
+        jdict_set(j, globals.dict, more.dict->e[i].key, more.dict->e[i].value);
+    if (q->think >= 0) {
+        jdict_set_c(j, globals.dict, "enable_thinking", jbool(q->think));
+        jdict_set_c(j, globals.dict, "thinking", jbool(q->think));
+    }
+    jglobals(j, globals.dict);
+    jdict_set_c(j, globals.dict, "messages", messages);
+    jinja_render(j, b->t->chat.source, globals.dict, &b->out);
 }
 
-static struct str strip_newlines(struct str s, bool left, bool right)
+/* Renders; the text is in b->out until jinja_end, which is due whatever is returned. */
+static int run(struct job *b, struct jinja *j, struct err *e)
 {
-    for (; left && s.n && s.p[0] == '\n'; s.n--)
-        s.p++;
-    while (right && s.n && s.p[s.n - 1] == '\n')
-        s.n--;
-    return s;
+    struct jinja_limits most = jinja_usual;
+    if (b->q->most_steps)
+        most.steps = b->q->most_steps;
+    if (b->q->most_bytes)
+        most.bytes = MIN(most.bytes, b->q->most_bytes);
+    b->out = (struct jbuf){0};
+    return jinja_run(j, &most, b->q->now, work, b, e);
 }
 
-/* Adds n bytes to the last segment, or as a new one. All segments' bytes lie one
- * after the other in r->text; p is set when the text no longer moves. */
+/* ---- text -> segments ---- */
+
+/* Adds n bytes to the last segment, or as a new one. */
 static int add(struct chat_render *r, const char *p, size_t n, bool markup)
 {
     bool joins = r->n_segs && !markup && !r->segs[r->n_segs - 1].markup;
     if (!n)
         return OK;
-    if (n > r->cap_text - r->n_text) {
-        size_t cap = r->cap_text + r->cap_text / 2 + n + 256;
-        char *text = realloc(r->text, cap);
-        if (!text)
-            return E_NOMEM;
-        r->text = text;
-        r->cap_text = cap;
-    }
     if (!joins && r->n_segs == r->cap_segs) {
         size_t cap = r->cap_segs * 2 + 16;
         struct text_segment *segs = realloc(r->segs, cap * sizeof *segs);
@@ -221,167 +210,181 @@ static int add(struct chat_render *r, const char *p, size_t n, bool markup)
         r->cap_segs = cap;
     }
     if (!joins)
-        r->segs[r->n_segs++] = (struct text_segment){NULL, 0, markup};
-    memcpy(r->text + r->n_text, p, n);
-    r->n_text += n;
+        r->segs[r->n_segs++] = (struct text_segment){p, 0, markup};
     r->segs[r->n_segs - 1].n += n;
     return OK;
 }
 
-static int add_content(struct chat_render *r, struct str s)
+/* How many of the bytes from `at` on are the template's own. */
+static size_t own_run(const struct jbuf *b, size_t at)
 {
-    return add(r, s.p, s.n, false);
+    const uint8_t *end = memchr(b->own + at, false, b->n - at);
+    return end ? (size_t)(end - b->own) - at : b->n - at;
 }
 
-/* Words of the template; a '<' begins a tag, which is one token if the
- * vocabulary has it, and else text. */
-static int add_words(const struct text *t, struct chat_render *r, const char *words)
+static int cut(const struct text *t, const struct jbuf *b, struct chat_render *r)
 {
-    while (*words) {
-        size_t n = *words == '<' ? strcspn(words, ">") + 1 : strcspn(words, "<");
-        int32_t id = vocab_special(t, words, n);
-        TRY(add(r, words, n, id >= 0 && text_sym(t, id).n == n));
-        words += n;
+    size_t begin = 0, i = 0;
+    r->text = malloc(b->n + 1);
+    if (!r->text)
+        return E_NOMEM;
+    if (b->n)
+        memcpy(r->text, b->p, b->n);
+    r->text[b->n] = '\0';
+    r->n_text = b->n;
+    while (i < b->n) {
+        size_t own = own_run(b, i), end = i + own;
+        while (i < end) {
+            int32_t id = vocab_special(t, r->text + i, end - i);
+            if (id < 0) {
+                i++;
+                continue;
+            }
+            size_t n = text_sym(t, id).n;
+            TRY(add(r, r->text + begin, i - begin, false));
+            TRY(add(r, r->text + i, n, true));
+            i += n;
+            begin = i;
+        }
+        while (i < b->n && !b->own[i])
+            i++;
     }
-    return OK;
+    return add(r, r->text + begin, i - begin, false);
 }
 
-/* The parts of an assistant's turn. A caller that kept a raw answer has both
- * in `content`: the answer stands behind the last </think>, the reasoning
- * before the first. */
-static void split_answer(const struct chat_form *f, const struct chat_message *m,
-                         struct str *reasoning, struct str *answer)
+/* The same of what a job gave, with calls as they were written. */
+static int cut_written(const struct job *b, struct chat_render *r)
 {
-    struct str content = {m->content, strlen(m->content)};
-    struct str before = {m->reasoning, m->reasoning ? strlen(m->reasoning) : 0};
-    content = f->trims ? trim(content) : content;
-    struct str rest = f->splits && !m->reasoning ? after(content, "</think>") : (struct str){0};
-    if (rest.p) {
-        before = (struct str){content.p, content.n - rest.n - (sizeof "</think>" - 1)};
-        before = strip_newlines(before, false, true);
-        struct str opened = after_last(before, "<think>");
-        before = strip_newlines(opened.p ? opened : before, true, false);
-        content = strip_newlines(after_last(content, "</think>"), true, false);
+    const struct chat_request *q = b->q;
+    bool any = false;
+    struct jbuf out;
+    for (size_t i = 0; i < q->n; i++)
+        any = any || q->messages[i].written;
+    if (!any)
+        return cut(b->t, &b->out, r);
+    TRY(written_put(b->t->chat.calls, q->messages, q->n, &b->out, &out));
+    int rc = cut(b->t, &out, r);
+    written_free(&out);
+    return rc;
+}
+
+static int render(struct job *b, struct chat_render *out, struct err *e)
+{
+    struct jinja j;
+    struct err why = {0}, again = {0};
+    int rc = run(b, &j, &why);
+    if (rc == E_UNSUPPORTED && b->arguments == ARGUMENTS_UNKNOWN) {
+        struct job other = *b;
+        other.arguments = ARGUMENTS_OBJECT;
+        jinja_end(&j);
+        rc = run(&other, &j, &again) == OK ? OK : rc;
+        b->out = other.out;
+        b->arguments = rc == OK ? ARGUMENTS_OBJECT : b->arguments;
     }
-    *reasoning = f->trims ? trim(before) : before;
-    *answer = content;
+    if (rc < 0)
+        err_set(e, rc, "%s", why.text);
+    if (rc == OK && cut_written(b, out) < 0)
+        rc = err_set(e, E_NOMEM, "no memory to render %zu bytes of chat", b->out.n);
+    jinja_end(&j);
+    if (rc < 0)
+        chat_render_free(out);
+    return rc;
 }
 
-/* in_progress: no user has spoken since, so the reasoning still counts. */
-static int add_answer(const struct text *t, struct chat_render *r, const struct chat_message *m,
-                      bool in_progress, bool last)
+/* ---- what stays ---- */
+
+static size_t common(const struct chat_render *a, const struct chat_render *b, size_t n)
 {
-    const struct chat_form *f = &t->chat;
-    struct str reasoning, content;
-    split_answer(f, m, &reasoning, &content);
-    if (in_progress && f->keeps && (!f->sparing || last || reasoning.n)) {
-        TRY(add_words(t, r, "<think>\n"));
-        TRY(add_content(r, f->trims ? reasoning : strip_newlines(reasoning, true, true)));
-        TRY(add_words(t, r, "\n</think>\n\n"));
-        content = f->trims ? content : strip_newlines(content, true, false);
-    }
-    return add_content(r, content);
+    size_t i = 0;
+    n = MIN(n, b->n_segs);
+    while (i < n && a->segs[i].markup == b->segs[i].markup && a->segs[i].n == b->segs[i].n &&
+           !memcmp(a->segs[i].p, b->segs[i].p, a->segs[i].n))
+        i++;
+    return i;
 }
 
-static int add_turn(const struct text *t, struct chat_render *r, const struct chat_message *m,
-                    bool in_progress, bool last)
+/* r->n_stable: the segments that are the same without the prompt, and in every way in
+ * which the conversation may go on that the template accepts. */
+static int find_stable(const struct job *job, struct chat_render *r, struct err *e)
 {
-    static const char *const heads[] = {
-        [CHAT_SYSTEM] = "<|im_start|>system\n",
-        [CHAT_USER] = "<|im_start|>user\n",
-        [CHAT_ASSISTANT] = "<|im_start|>assistant\n",
+    static const struct chat_message more[] = {
+        {.role = CHAT_USER, .content = "?"},
+        {.role = CHAT_ASSISTANT, .content = "!"},
+        {.role = CHAT_USER, .content = "?"},
+        {.role = CHAT_ASSISTANT, .content = "!", .reasoning = "."},
+        {.role = CHAT_USER, .content = "?"},
     };
-    struct str content = {m->content, strlen(m->content)};
-    TRY(add_words(t, r, heads[m->role]));
-    if (m->role == CHAT_ASSISTANT)
-        TRY(add_answer(t, r, m, in_progress, last));
-    else
-        TRY(add_content(r, t->chat.trims ? trim(content) : content));
-    return add_words(t, r, "<|im_end|>\n");
-}
-
-/* A user's message that asks something: templates count those that merely hand
- * in a tool's result to the answer in progress. */
-static bool is_query(const struct chat_form *f, const struct chat_message *m)
-{
-    static const char begin[] = "<tool_response>", end[] = "</tool_response>";
-    struct str s = {m->content, strlen(m->content)};
-    s = f->trims ? trim(s) : s;
-    return m->role == CHAT_USER &&
-           !(word_at(s.p, s.n, begin) && s.n >= sizeof end - 1 &&
-             !memcmp(s.p + s.n - (sizeof end - 1), end, sizeof end - 1));
-}
-
-static int add_all(const struct text *t, const struct chat_message *m, size_t n, bool think,
-                   struct chat_render *r)
-{
-    const struct chat_form *f = &t->chat;
-    size_t last_query = n - 1;
-    for (size_t i = 0; i < n; i++)
-        if (is_query(f, &m[i]))
-            last_query = i;
-    if (f->system && m[0].role != CHAT_SYSTEM) {
-        const struct chat_message system = {CHAT_SYSTEM, f->system, NULL};
-        TRY(add_turn(t, r, &system, false, false));
-        r->n_stable = r->n_segs;
+    static const struct {
+        size_t first, n;
+    } ways[] = {{0, 0}, {0, 1}, {1, 2}, {3, 2}};
+    size_t n = r->n_segs;
+    bool known = false;
+    for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
+        struct job one = *job;
+        struct chat_render later = {0};
+        struct err why = {0};
+        one.more = more + ways[i].first;
+        one.n_more = ways[i].n;
+        one.prompt = false;
+        int rc = render(&one, &later, &why);
+        if (rc == E_BUDGET || rc == E_NOMEM)
+            return err_set(e, rc, "%s", why.text);
+        if (rc < 0)
+            continue;
+        n = common(r, &later, n);
+        known = known || i > 0;
+        chat_render_free(&later);
     }
-    for (size_t i = 0; i < n; i++) {
-        bool in_progress = m[i].role == CHAT_ASSISTANT && i > last_query;
-        bool stable = r->n_stable == r->n_segs;
-        TRY(add_turn(t, r, &m[i], in_progress, i == n - 1));
-        /* The next question takes the reasoning out of a turn in progress. */
-        if (stable && !(in_progress && f->keeps))
-            r->n_stable = r->n_segs;
-    }
-    TRY(add_words(t, r, "<|im_start|>assistant\n"));
-    if (think && f->opens)
-        return add_words(t, r, "<think>\n");
-    if (!think && (f->opens || f->shuts))
-        return add_words(t, r, "<think>\n\n</think>\n\n");
+    r->n_stable = known ? n : 0;
     return OK;
 }
 
-static int check_messages(const struct chat_form *f, const struct chat_message *m, size_t n,
-                          struct err *e)
+/* ---- the interface ---- */
+
+static int check_messages(const struct chat_request *q, struct err *e)
 {
-    size_t n_queries = 0;
-    if (!n)
+    if (!q->n)
         return err_set(e, E_ARG, "a conversation needs at least one message");
-    for (size_t i = 0; i < n; i++) {
-        if (!m[i].content || (int)m[i].role < CHAT_SYSTEM || m[i].role > CHAT_ASSISTANT)
+    for (size_t i = 0; i < q->n; i++)
+        if (!q->messages[i].content || (int)q->messages[i].role < CHAT_SYSTEM ||
+            q->messages[i].role > CHAT_TOOL)
             return err_set(e, E_ARG, "message %zu has %s", i,
-                           m[i].content ? "an unknown role" : "no content");
-        if (m[i].role == CHAT_SYSTEM && i && f->system_first)
-            return err_set(e, E_ARG,
-                           "message %zu is a system message: in this model's chat form only the "
-                           "first can be", i);
-        n_queries += is_query(f, &m[i]);
-    }
-    if (!n_queries && f->needs_user)
-        return err_set(e, E_ARG,
-                       "none of the %zu messages is a user's question: this model's chat form "
-                       "needs one", n);
+                           q->messages[i].content ? "an unknown role" : "no content");
     return OK;
+}
+
+int chat_render_request(const struct text *t, const struct chat_request *q, struct chat_render *out,
+                        struct err *e)
+{
+    struct job b = {.t = t, .q = q, .prompt = !q->no_prompt, .arguments = t->chat.arguments};
+    if (!t->chat.source.n)
+        return err_set(e, E_UNSUPPORTED,
+                       "the model's chat form is not known (the file has no chat template, and its "
+                       "vocabulary lacks <|im_start|>): give one (--chat-template), or write the "
+                       "whole prompt yourself and send it as raw text");
+    if (!q->json.p)
+        TRY(check_messages(q, e));
+    chat_render_free(out);
+    TRY(render(&b, out, e));
+    int rc = find_stable(&b, out, e);
+    if (rc < 0)
+        chat_render_free(out);
+    return rc;
+}
+
+int chat_render_as(const struct text *t, const struct chat_request *q,
+                   enum chat_arguments arguments, struct chat_render *out, struct err *e)
+{
+    struct job b = {.t = t, .q = q, .prompt = !q->no_prompt, .arguments = arguments};
+    chat_render_free(out);
+    return render(&b, out, e);
 }
 
 int chat_render(const struct text *t, const struct chat_message *m, size_t n, bool think,
                 struct chat_render *out, struct err *e)
 {
-    if (!t->chat.chatml)
-        return err_set(e, E_UNSUPPORTED,
-                       "the model's chat form is not known (its template or vocabulary lacks "
-                       "<|im_start|>): write the whole prompt yourself and send it as raw text");
-    TRY(check_messages(&t->chat, m, n, e));
-    chat_render_free(out);
-    int rc = add_all(t, m, n, think, out);
-    if (rc < 0) {
-        chat_render_free(out);
-        return err_set(e, rc, "no memory to render %zu chat messages", n);
-    }
-    const char *p = out->text;
-    for (size_t i = 0; i < out->n_segs; p += out->segs[i++].n)
-        out->segs[i].p = p;
-    return OK;
+    const struct chat_request q = {.messages = m, .n = n, .think = think};
+    return chat_render_request(t, &q, out, e);
 }
 
 void chat_render_free(struct chat_render *r)
@@ -389,4 +392,52 @@ void chat_render_free(struct chat_render *r)
     free(r->segs);
     free(r->text);
     *r = (struct chat_render){0};
+}
+
+bool chat_begins_with_bos(const struct text *t, const struct chat_render *r)
+{
+    return r->n_segs && r->segs[0].markup && t->bos >= 0 &&
+           vocab_special(t, r->segs[0].p, r->segs[0].n) == t->bos;
+}
+
+/* ---- the form ---- */
+
+int chat_form_open(struct text *t, struct str chat_template, struct err *e)
+{
+    static const char start[] = "<|im_start|>", end[] = "<|im_end|>";
+    bool is_chatml = vocab_special(t, start, sizeof start - 1) >= 0 &&
+                     vocab_special(t, end, sizeof end - 1) >= 0;
+    if (!chat_template.n && is_chatml)
+        chat_template = (struct str){chatml, sizeof chatml - 1};
+    if (!chat_template.n)
+        return OK;
+    char *copy = malloc(chat_template.n);
+    if (!copy)
+        return err_set(e, E_NOMEM, "no memory for the chat template");
+    memcpy(copy, chat_template.p, chat_template.n);
+    t->chat.source = (struct str){copy, chat_template.n};
+    chat_probe(t, &t->chat);
+    return OK;
+}
+
+void chat_form_close(struct text *t)
+{
+    free((char *)(uintptr_t)t->chat.source.p);
+    t->chat.source = (struct str){NULL, 0};
+}
+
+bool chat_has_thinking(const struct text *t)
+{
+    return t->chat.thinking;
+}
+
+void chat_thinking_marks(const struct text *t, const char **begins, const char **ends)
+{
+    *begins = t->chat.begins;
+    *ends = t->chat.ends;
+}
+
+const struct call_row *chat_calls(const struct text *t)
+{
+    return t->chat.calls;
 }

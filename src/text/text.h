@@ -3,16 +3,23 @@
  *
  *   vocab.c    opens the vocabulary: strings, merges, special tokens
  *   unicode.c  white space, NFC (utf8proc)
- *   pretok.c   the pre-tokeniser patterns (PCRE2)
- *   bpe.c      encoding, decoding
- *   chat.c     chat forms
+ *   pretok.c   cuts text by patterns (PCRE2), those of pretok_forms.c
+ *   encode.c   encoding, decoding; bpe.c and spm.c merge
+ *   chat.c     conversations, by the model's chat template (jinja/)
+ *   written.c  calls as a model wrote them, in what the template writes
+ *   probe.c    what that template does, found by running it
+ *   calls/     answers -> text, reasoning, calls of tools
  *
  * The one safety rule: control tokens come only from segments marked as
  * markup. Text of a user can never become a control token; nor a user-defined
- * one (<think>, <tool_call>), which other programs match everywhere.
+ * one (<think>, <tool_call>), which other programs match everywhere. User-defined
+ * tokens of nothing but white space are matched everywhere here too.
  *
  * Bytes that are not UTF-8 survive encoding and decoding. Where the model was
  * trained on NFC (qwen2, qwen35, olmo) the rest of the text comes back in it.
+ * Where tokens are written with U+2581 for a blank (llama, gemma4) that character
+ * comes back as a blank, and models that put a blank before a text (llama) give it
+ * back as well: text_stream knows how to leave it out.
  *
  * After text_open an object is read-only and may be used from several
  * threads; a text_stream belongs to one thread.
@@ -21,6 +28,7 @@
 #define TEXT_H
 
 #include "base/base.h"
+#include "text/calls/calls.h" /* what an answer is read with */
 
 struct text;
 
@@ -39,8 +47,10 @@ struct text_config {
     int64_t n_tokens;
     const struct str *merges;
     int64_t n_merges;
+    const float *scores; /* (n_tokens) NULL: none */
     int64_t bos, eos, eot, eom;
-    int add_bos, add_eos; /* -1: absent, use the model's default */
+    /* 0 or 1; -1: absent, use the model's default */
+    int add_bos, add_eos, add_space_prefix, remove_extra_whitespaces;
     struct str chat_template; /* n = 0: none */
 };
 
@@ -81,19 +91,30 @@ int64_t text_token_id(const struct text *t, const char *text); /* -1: none */
 struct text_stream {
     char held[8];
     int n_held;
+    bool drops_blank; /* if the next byte is a blank it is left out */
 };
+/* For ids from a text's beginning: leaves out the blank that encoding put there. */
+void text_stream_begin(const struct text *t, struct text_stream *s);
 /* Appends `in` to what is held; writes complete bytes to out (room in.n + 8),
  * returns how many. Bytes that can never become valid UTF-8 are passed through.
  * flush: everything out. */
 size_t text_stream_push(struct text_stream *s, struct str in, bool flush, char *out);
 
 /* ---- chat.c ---- */
-enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT };
+enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT, CHAT_TOOL };
+struct chat_call {
+    const char *name, *arguments; /* arguments: JSON, an object */
+    const char *id;               /* NULL: none */
+};
 struct chat_message {
     enum chat_role role;
     const char *content;   /* terminated */
     const char *reasoning; /* assistant only; NULL: it stands in `content`, if anywhere,
                               before </think>; "": there is none */
+    const struct chat_call *calls; /* assistant only: (n_calls) */
+    size_t n_calls;
+    const char *written; /* assistant only: what the model wrote, whole; NULL: not known */
+    const char *name, *call_id; /* of a tool's result: which, of which call; NULL: unknown */
 };
 
 /* Segments of a rendered conversation; owns its text. Zero-initialise. A segment
@@ -104,12 +125,36 @@ struct chat_render {
     size_t n_stable; /* the first n_stable segments are the same in every later
                         turn of this conversation (all but the generation prompt) */
     char *text; /* of all segments, one after the other */
-    size_t n_text, cap_text;
+    size_t n_text;
 };
-/* think: the model may reason first (only for templates that know <think>). */
+
+/* What is rendered, and how. */
+struct chat_request {
+    struct str json; /* p not NULL: the conversation, a list of messages as OpenAI's API has
+                        them, or {"messages": [...], "tools": [...], ...}; in place of: */
+    const struct chat_message *messages;
+    size_t n;
+    struct str tools; /* beside `messages`: JSON, a list; n = 0: none */
+    int think;      /* 1, 0: reasoning on, off; -1: as the template does by itself */
+    bool no_prompt; /* ends behind the last message */
+    int64_t now;    /* seconds since 1970, for templates that write a date */
+    size_t most_bytes;  /* working memory; 0: no limit but the template's */
+    int64_t most_steps; /* 0: the usual number */
+};
+/* E_ARG: the template refuses the conversation, in its own words. E_UNSUPPORTED: it has
+ * something that is not known here, or goes on for ever. E_BUDGET: most_bytes. */
+int chat_render_request(const struct text *t, const struct chat_request *q,
+                        struct chat_render *out, struct err *e);
 int chat_render(const struct text *t, const struct chat_message *m, size_t n,
                 bool think, struct chat_render *out, struct err *e);
 void chat_render_free(struct chat_render *r);
-bool chat_has_thinking(const struct text *t); /* the template knows <think> */
+/* Whether the text begins with the token that text_encode would put in front. */
+bool chat_begins_with_bos(const struct text *t, const struct chat_render *r);
+bool chat_has_thinking(const struct text *t); /* the template has a place for reasoning */
+/* What a model writes around it; "": it has none. Borrowed. */
+void chat_thinking_marks(const struct text *t, const char **begins, const char **ends);
+/* How the template writes calls of tools, found by letting it write one; NULL: it writes
+ * none, or in a way that is not known here. */
+const struct call_row *chat_calls(const struct text *t);
 
 #endif

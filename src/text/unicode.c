@@ -29,6 +29,11 @@ size_t utf8_valid_prefix(const char *p, size_t n)
     return i;
 }
 
+size_t utf8_encode(uint32_t c, char out[4])
+{
+    return (size_t)utf8proc_encode_char((utf8proc_int32_t)c, (utf8proc_uint8_t *)out);
+}
+
 int utf8_space(const char *p, size_t n)
 {
     int length = utf8_sequence(p, n);

@@ -2,55 +2,27 @@
  * vocab: opens the tokeniser's tables from the metadata of a model file.
  *
  * Token strings are stored as the bytes they stand for: the file spells
- * ordinary tokens and merges with one character for each byte (GPT-2's map),
- * special ones as plain text. All strings lie in one pool, all look-ups go
- * through open addressing tables of 32-bit entries, so that a vocabulary of
- * 248,000 costs about 10 MB with its merges.
+ * ordinary tokens and merges as spell.c says, special ones as plain text. All
+ * strings lie in one pool, all look-ups go through open addressing tables of
+ * 32-bit entries, so that a vocabulary of 248,000 costs about 10 MB with its merges.
  *
  * The metadata is untrusted. What cannot be meant (a merge without a space, an
  * id outside the vocabulary) is an error; what merely has no effect (a merge
  * that no text can reach, a token listed twice) is passed over: of equal
  * tokens the first counts, of equal merges too.
+ *
+ * tokenizer.ggml.model is one of
+ *   gpt2    merges by rank, pre-tokeniser tokenizer.ggml.pre
+ *   gemma4  the same with the pre-tokeniser gemma4: tokens are text, not mapped bytes
+ *   llama   SentencePiece's: any two neighbours that are a token merge, the one with
+ *           the best score first; there is no pre-tokeniser
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "text/text_internal.h"
 
-enum { SLOT_NUMBER = (1 << 28) - 1, MAX_SYMBOLS = SLOT_NUMBER, MAP_END = 0x144 };
-
-/* ---- GPT-2's map between bytes and characters ---- */
-
-static bool maps_to_itself(unsigned byte)
-{
-    return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-}
-
-/* byte_of[c]: the byte that character c stands for, -1: none. */
-static void make_map(int16_t byte_of[MAP_END])
-{
-    unsigned next = 0x100;
-    for (int c = 0; c < MAP_END; c++)
-        byte_of[c] = -1;
-    for (unsigned byte = 0; byte < 256; byte++)
-        byte_of[maps_to_itself(byte) ? byte : next++] = (int16_t)byte;
-}
-
-/* Writes the bytes that the mapped text stands for to out (room s.n), returns
- * how many; -1 if some character is not in the map. */
-static int64_t unmap(const int16_t *byte_of, struct str s, char *out)
-{
-    int64_t n = 0;
-    for (size_t i = 0; i < s.n;) {
-        int length = utf8_sequence(s.p + i, s.n - i);
-        uint32_t c = length > 0 ? utf8_decode(s.p + i, length) : MAP_END;
-        if (c >= MAP_END || byte_of[c] < 0)
-            return -1;
-        out[n++] = (char)byte_of[c];
-        i += (size_t)length;
-    }
-    return n;
-}
+enum { SLOT_NUMBER = (1 << 28) - 1, MAX_SYMBOLS = SLOT_NUMBER };
 
 /* ---- tables ---- */
 
@@ -220,7 +192,8 @@ static int index_sym(struct text *t, int32_t sym, uint32_t hash, struct err *e)
 }
 
 /* The symbol with these bytes, made if it is new. */
-static int intern(struct text *t, const char *p, size_t n, uint32_t hash, int32_t *sym, struct err *e)
+static int intern(struct text *t, const char *p, size_t n, uint32_t hash, int32_t *sym,
+                  struct err *e)
 {
     *sym = slot_number(*sym_slot(t, p, n, hash));
     if (*sym >= 0)
@@ -234,42 +207,68 @@ static int intern(struct text *t, const char *p, size_t n, uint32_t hash, int32_
 
 /* ---- loading ---- */
 
-static bool is_special_type(int type)
+/* "[EMPTY_" id "]" in room[24]. */
+static struct str empty_name(int32_t id, char room[24])
 {
-    return type == TOKEN_CONTROL || type == TOKEN_USER || type == TOKEN_UNKNOWN;
+    char *p = room + 24;
+    *--p = ']';
+    for (int32_t left = id; left || *p == ']'; left /= 10)
+        *--p = (char)('0' + left % 10);
+    p -= 7;
+    memcpy(p, "[EMPTY_", 7);
+    return (struct str){p, (size_t)(room + 24 - p)};
 }
 
-static int load_token(struct text *t, const struct text_config *c, const int16_t *byte_of,
+/* A token whose type is checked, where tokens are spelt as text: returns whether it is
+ * one of the byte tokens, which goes to the pool as its byte. */
+static int load_byte_token(struct text *t, struct str s, int type, int32_t id, struct err *e)
+{
+    int byte = type == TOKEN_BYTE || type == TOKEN_NORMAL ? spell_byte_token(s) : -1;
+    if (type == TOKEN_BYTE && byte < 0)
+        return err_set(e, E_FORMAT,
+                       "token %d is '%.*s' and a byte in tokenizer.ggml.token_type: expected a "
+                       "name from <0x00> to <0xFF>", (int)id, (int)MIN(s.n, 64), s.p);
+    if (byte < 0)
+        return 0;
+    t->pool[t->pool_n] = (char)byte;
+    t->kind[id] = TOKEN_BYTE | KIND_OPAQUE;
+    if (t->byte_sym[byte] < 0)
+        t->byte_sym[byte] = id;
+    return 1;
+}
+
+static int load_token(struct text *t, const struct text_config *c, const struct spelling_map *map,
                       int32_t id, struct err *e)
 {
-    char empty[24];
+    char room[24];
     struct str s = c->tokens[id];
     int type = c->types ? c->types[id] : TOKEN_NORMAL;
+    bool as_text = map->how != SPELT_IN_BYTES, empty = !s.n;
     if (type == 0)
         type = TOKEN_NORMAL; /* "undefined" */
     if (type < 0 || type > TOKEN_BYTE)
         return err_set(e, E_FORMAT,
                        "token %d has type %d in tokenizer.ggml.token_type: expected 1 to 6",
                        (int)id, type);
-    if (!s.n) {
-        /* "[EMPTY_" id "]", digits from the right. */
-        char *p = empty + sizeof empty;
-        *--p = ']';
-        for (int32_t left = id; left || *p == ']'; left /= 10)
-            *--p = (char)('0' + left % 10);
-        p -= 7;
-        memcpy(p, "[EMPTY_", 7);
-        s = (struct str){p, (size_t)(empty + sizeof empty - p)};
-    }
+    if (empty)
+        s = empty_name(id, room);
     TRY(pool_room(t, s.n, e));
-    int64_t n = is_special_type(type) ? -1 : unmap(byte_of, s, t->pool + t->pool_n);
+    if (as_text) {
+        int is_byte = load_byte_token(t, s, type, id, e);
+        if (is_byte)
+            return is_byte < 0 ? is_byte : push_sym(t, 1, e);
+        if (type == TOKEN_USER && spell_is_blank(s))
+            type = TOKEN_NORMAL; /* merges build it, from any text */
+    }
+    int64_t n = -1;
+    if (!special_type(type) && !(as_text && empty))
+        n = spell_bytes(map, s, t->pool + t->pool_n);
     t->kind[id] = (uint8_t)(type | (n < 0 ? KIND_OPAQUE : 0));
     if (n < 0) {
         memcpy(t->pool + t->pool_n, s.p, s.n);
         n = (int64_t)s.n;
     }
-    TRY(push_sym(t, (size_t)n, e));
-    return OK;
+    return push_sym(t, (size_t)n, e);
 }
 
 /* Tokens [first, end), a block at most. */
@@ -287,7 +286,7 @@ static int index_tokens(struct text *t, int32_t first, int32_t end, struct err *
     return OK;
 }
 
-static int load_tokens(struct text *t, const struct text_config *c, const int16_t *byte_of,
+static int load_tokens(struct text *t, const struct text_config *c, const struct spelling_map *map,
                        struct err *e)
 {
     size_t total = 0;
@@ -300,8 +299,10 @@ static int load_tokens(struct text *t, const struct text_config *c, const int16_
     if (!t->off || !t->kind)
         return no_memory(e);
     t->n_tokens = (int32_t)c->n_tokens;
+    for (int i = 0; i < 256; i++)
+        t->byte_sym[i] = -1;
     for (int32_t id = 0; id < t->n_tokens; id++)
-        TRY(load_token(t, c, byte_of, id, e));
+        TRY(load_token(t, c, map, id, e));
 
     uint32_t slots = slots_for(c->n_tokens + 256);
     t->sym_slot = calloc(slots, sizeof *t->sym_slot);
@@ -312,7 +313,12 @@ static int load_tokens(struct text *t, const struct text_config *c, const int16_
         TRY(index_tokens(t, id, MIN(id + BLOCK, t->n_tokens), e));
     for (int i = 0; i < 256; i++) {
         char byte = (char)i;
-        TRY(intern(t, &byte, 1, hash_bytes(&byte, 1), &t->byte_sym[i], e));
+        if (map->how == SPELT_IN_BYTES)
+            TRY(intern(t, &byte, 1, hash_bytes(&byte, 1), &t->byte_sym[i], e));
+        else if (t->byte_sym[i] < 0)
+            return err_set(e, E_FORMAT,
+                           "tokenizer.ggml.tokens has no token <0x%02X>: expected one for each "
+                           "byte, for text that no other token covers", (unsigned)i);
     }
     return OK;
 }
@@ -328,8 +334,8 @@ struct merge_block {
 };
 
 /* Reads merge `rank` from its line in the file into place i. */
-static int read_merge(struct text *t, struct merge_block *b, int i, struct str s, const int16_t *byte_of,
-                      int32_t rank, struct err *e)
+static int read_merge(struct text *t, struct merge_block *b, int i, struct str s,
+                      const struct spelling_map *map, int32_t rank, struct err *e)
 {
     const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
     if (!space || space + 1 == s.p + s.n)
@@ -346,8 +352,9 @@ static int read_merge(struct text *t, struct merge_block *b, int i, struct str s
     }
     char *p = b->bytes + b->n;
     size_t left = (size_t)(space - s.p);
-    int64_t n_left = unmap(byte_of, (struct str){s.p, left}, p);
-    int64_t n_right = n_left < 0 ? -1 : unmap(byte_of, (struct str){space + 1, s.n - left - 1}, p + n_left);
+    int64_t n_left = spell_bytes(map, (struct str){s.p, left}, p);
+    int64_t n_right =
+        n_left < 0 ? -1 : spell_bytes(map, (struct str){space + 1, s.n - left - 1}, p + n_left);
     b->m[i].n = 0;
     if (n_right < 0)
         return OK;
@@ -361,7 +368,8 @@ static int read_merge(struct text *t, struct merge_block *b, int i, struct str s
     return OK;
 }
 
-static int enter_merge(struct text *t, const struct merge_block *b, int i, struct merge *m, struct err *e)
+static int enter_merge(struct text *t, const struct merge_block *b, int i, struct merge *m,
+                       struct err *e)
 {
     const char *p = b->bytes + b->m[i].at;
     size_t n_left = b->m[i].n_left, n = b->m[i].n;
@@ -374,12 +382,12 @@ static int enter_merge(struct text *t, const struct merge_block *b, int i, struc
 }
 
 /* Merges [first, end), a block at most. */
-static int load_block(struct text *t, struct merge_block *b, const struct text_config *c, int32_t first,
-                      int32_t end, const int16_t *byte_of, struct err *e)
+static int load_block(struct text *t, struct merge_block *b, const struct text_config *c,
+                      int32_t first, int32_t end, const struct spelling_map *map, struct err *e)
 {
     b->n = 0;
     for (int32_t rank = first; rank < end; rank++)
-        TRY(read_merge(t, b, rank - first, c->merges[rank], byte_of, rank, e));
+        TRY(read_merge(t, b, rank - first, c->merges[rank], map, rank, e));
     for (int32_t rank = first; rank < end; rank++)
         TRY(enter_merge(t, b, rank - first, &t->merges[rank], e));
     return OK;
@@ -405,7 +413,7 @@ static void index_merges(struct text *t, int32_t first, int32_t end)
     }
 }
 
-static int load_merges(struct text *t, const struct text_config *c, const int16_t *byte_of,
+static int load_merges(struct text *t, const struct text_config *c, const struct spelling_map *map,
                        struct err *e)
 {
     uint32_t slots = slots_for(c->n_merges);
@@ -419,7 +427,7 @@ static int load_merges(struct text *t, const struct text_config *c, const int16_
     int rc = OK;
     for (int32_t rank = 0; rank < t->n_merges && rc == OK; rank += BLOCK) {
         int32_t end = MIN(rank + BLOCK, t->n_merges);
-        rc = load_block(t, &b, c, rank, end, byte_of, e);
+        rc = load_block(t, &b, c, rank, end, map, e);
         if (rc == OK)
             index_merges(t, rank, end);
     }
@@ -427,135 +435,53 @@ static int load_merges(struct text *t, const struct text_config *c, const int16_
     return rc;
 }
 
-/* ---- special tokens ---- */
-
-/* Texts that end a generation in the models that have them. */
-static const char *const eog_texts[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
-    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
-    "<｜end▁of▁sentence｜>", "[e~[",
-    "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
-};
-
-static bool str_is(struct str s, const char *text)
+/* What holds for all symbols that text can become. */
+static void look_at_symbols(struct text *t)
 {
-    return strlen(text) == s.n && !memcmp(s.p, text, s.n);
-}
-
-static bool built_by_merge(const struct text *t, int32_t id)
-{
-    for (int32_t rank = 0; rank < t->n_merges; rank++)
-        if (t->merges[rank].result == id)
-            return true;
-    return false;
-}
-
-/*
- * Marks the end-of-generation set. A token with one of the texts ends a
- * generation and is a control token whatever its type in the file (some
- * converters forget), except where the merges build it: there it is an
- * ordinary word that a model may write, such as "</s>" in HTML.
- */
-static void mark_eog(struct text *t, const struct text_config *c)
-{
-    int32_t end = -1;
-    bool has_return = false, has_call = false;
-    for (int32_t id = 0; id < t->n_tokens; id++) {
-        struct str s = text_sym(t, id);
-        if (s.n < 4 || !memchr("<[_", s.p[0], 3))
+    t->cuts_at_blanks = t->pretok.form->spelling == SPELT_WITH_BARS;
+    t->longest = 1;
+    for (int32_t i = 0; i < t->n_syms; i++) {
+        struct str s = text_sym(t, i);
+        if (i < t->n_tokens && ((t->kind[i] & KIND_OPAQUE) || text_type(t, i) == TOKEN_UNUSED))
             continue;
-        bool found = false;
-        for (size_t i = 0; i < ARRAY_LEN(eog_texts) && !found; i++)
-            found = str_is(s, eog_texts[i]);
-        if (!found || (!is_special_type(text_type(t, id)) && built_by_merge(t, id)))
-            continue;
-        t->kind[id] = TOKEN_CONTROL | KIND_OPAQUE | KIND_EOG;
-        has_return |= str_is(s, "<|return|>");
-        has_call |= str_is(s, "<|call|>");
-        if (str_is(s, "<|end|>"))
-            end = id;
+        t->longest = (int32_t)MAX((size_t)t->longest, s.n);
+        for (size_t k = 1; k < s.n && t->cuts_at_blanks; k++)
+            if (s.p[k] == ' ' && s.p[k - 1] != ' ')
+                t->cuts_at_blanks = false;
     }
-    const int64_t named[] = {c->eos, c->eot, c->eom};
-    for (size_t i = 0; i < ARRAY_LEN(named); i++)
-        if (named[i] >= 0)
-            t->kind[named[i]] |= KIND_EOG;
-    /* gpt-oss: <|end|> closes a message, and more messages may follow. */
-    if (end >= 0 && has_return && has_call)
-        t->kind[end] &= (uint8_t)~KIND_EOG;
-}
-
-static int compare_special(const void *a, const void *b, void *arg)
-{
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    struct str s = text_sym(arg, x), r = text_sym(arg, y);
-    int order = memcmp(s.p, r.p, MIN(s.n, r.n));
-    if (order)
-        return order;
-    if (s.n != r.n)
-        return s.n < r.n ? -1 : 1;
-    return x < y ? -1 : x > y;
-}
-
-static int collect_special(struct text *t, struct err *e)
-{
-    int32_t n = 0;
-    for (int32_t id = 0; id < t->n_tokens; id++)
-        n += is_special_type(text_type(t, id));
-    t->special = malloc((size_t)MAX(n, 1) * sizeof *t->special);
-    if (!t->special)
-        return no_memory(e);
-    for (int32_t id = 0; id < t->n_tokens; id++)
-        if (is_special_type(text_type(t, id)))
-            t->special[t->n_special++] = id;
-    qsort_r(t->special, (size_t)n, sizeof *t->special, compare_special, t);
-    return OK;
-}
-
-/* First special token in [low, high) whose byte at `depth` is not below
- * `byte`; all of them agree in the bytes before and are longer than depth. */
-static int32_t first_from(const struct text *t, int32_t low, int32_t high, size_t depth,
-                          unsigned byte)
-{
-    while (low < high) {
-        int32_t mid = low + (high - low) / 2;
-        if ((unsigned char)text_sym(t, t->special[mid]).p[depth] < byte)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low;
-}
-
-int32_t vocab_special(const struct text *t, const char *p, size_t n)
-{
-    /* [low, high): those that begin with p[0 .. depth). The sorted order puts
-     * a token before all that it is the beginning of. */
-    int32_t low = 0, high = t->n_special, best = -1;
-    for (size_t depth = 0; low < high; depth++) {
-        if (depth && text_sym(t, t->special[low]).n == depth) {
-            best = t->special[low];
-            while (low < high && text_sym(t, t->special[low]).n == depth)
-                low++;
-        }
-        if (depth == n)
-            break;
-        unsigned byte = (unsigned char)p[depth];
-        low = first_from(t, low, high, depth, byte);
-        high = first_from(t, low, high, depth, byte + 1);
-    }
-    return best;
 }
 
 /* ---- open ---- */
 
+static bool is_spm(const struct text_config *c)
+{
+    return str_is(c->model, "llama");
+}
+
+static int check_model(const struct text_config *c, struct err *e)
+{
+    if (is_spm(c))
+        return c->scores ? OK
+                         : err_set(e, E_FORMAT,
+                                   "the tokeniser is SentencePiece's (tokenizer.ggml.model is "
+                                   "llama), but tokenizer.ggml.scores is missing");
+    if (!str_is(c->model, "gpt2") && !str_is(c->model, "gemma4"))
+        return err_set(e, E_UNSUPPORTED,
+                       "tokeniser '%.*s' (tokenizer.ggml.model) is not supported: expected gpt2 "
+                       "(byte-level BPE), gemma4 or llama (SentencePiece)",
+                       (int)MIN(c->model.n, 64), c->model.n ? c->model.p : "");
+    if (c->add_space_prefix > 0 || c->remove_extra_whitespaces > 0)
+        return err_set(e, E_UNSUPPORTED,
+                       "tokenizer.ggml.%s is true for the tokeniser '%.*s': that is supported for "
+                       "'llama' only", c->add_space_prefix > 0 ? "add_space_prefix"
+                                                               : "remove_extra_whitespaces",
+                       (int)c->model.n, c->model.p);
+    return OK;
+}
+
 static int check_config(const struct text_config *c, struct err *e)
 {
-    if (!str_is(c->model, "gpt2"))
-        return err_set(e, E_UNSUPPORTED,
-                       "tokeniser '%.*s' (tokenizer.ggml.model) is not supported: only byte-level "
-                       "BPE, called gpt2, is", (int)MIN(c->model.n, 64),
-                       c->model.n ? c->model.p : "");
+    TRY(check_model(c, e));
     if (c->n_tokens < 1 || c->n_tokens > MAX_SYMBOLS / 2 || !c->tokens)
         return err_set(e, E_FORMAT,
                        "tokenizer.ggml.tokens has %lld entries: expected 1 to %d",
@@ -589,27 +515,64 @@ static void trim_tables(struct text *t)
     }
 }
 
-static int open_tables(struct text *t, const struct text_config *c, struct err *e)
+static int open_pretok(struct text *t, const struct text_config *c, struct err *e)
 {
-    int16_t byte_of[MAP_END];
-    make_map(byte_of);
-    TRY(check_config(c, e));
-    TRY(pretok_open(c->pre, &t->pretok, e));
-    TRY(load_tokens(t, c, byte_of, e));
-    TRY(load_merges(t, c, byte_of, e));
-    mark_eog(t, c);
-    TRY(collect_special(t, e));
-    trim_tables(t);
-    /* Ids that the file does not name stay unset; llama.cpp's 11 for GPT-2's
-     * kind would make a comma the end of every generation. */
+    static const struct str gemma4 = {"gemma4", 6};
+    if (is_spm(c))
+        return pretok_open_form(pretok_sentence_pieces(), &t->pretok, e);
+    return pretok_open(str_is(c->model, "gemma4") ? gemma4 : c->pre, &t->pretok, e);
+}
+
+/* Ids that the file does not name stay unset, but those of SentencePiece, which
+ * numbers <unk>, <s>, </s> from 0. (llama.cpp's 11 for GPT-2's kind would make a comma
+ * the end of every generation.) */
+static void name_bounds(struct text_config *c)
+{
+    if (!is_spm(c))
+        return;
+    if (c->bos < 0 && c->n_tokens > 1)
+        c->bos = 1;
+    if (c->eos < 0 && c->n_tokens > 2)
+        c->eos = 2;
+}
+
+static int open_bounds(struct text *t, const struct text_config *c, struct err *e)
+{
+    const struct pretok_form *form = t->pretok.form;
     t->bos = (int32_t)c->bos;
     t->eos = (int32_t)c->eos;
-    t->add_bos = c->add_bos < 0 ? pretok_adds_bos(&t->pretok) : c->add_bos != 0;
+    t->add_bos = form->must_bos || (c->add_bos < 0 ? form->adds_bos : c->add_bos != 0);
     t->add_eos = c->add_eos > 0;
-    TRY(chat_form_read(c->chat_template, &t->chat, e));
-    static const char start[] = "<|im_start|>", end[] = "<|im_end|>";
-    if (vocab_special(t, start, sizeof start - 1) < 0 || vocab_special(t, end, sizeof end - 1) < 0)
-        t->chat.chatml = false;
+    t->blank_first = is_spm(c) && c->add_space_prefix != 0;
+    t->squeezes = c->remove_extra_whitespaces > 0;
+    if (form->must_bos && t->bos < 0)
+        return err_set(e, E_FORMAT,
+                       "texts of the tokeniser '%s' begin with a token that "
+                       "tokenizer.ggml.bos_token_id should name, but it is missing",
+                       form->names[0]);
+    return OK;
+}
+
+static int open_tables(struct text *t, const struct text_config *given, struct err *e)
+{
+    struct text_config c = *given;
+    struct spelling_map map;
+    TRY(check_config(&c, e));
+    name_bounds(&c);
+    TRY(open_pretok(t, &c, e));
+    spell_make(t->pretok.form->spelling, &map);
+    TRY(load_tokens(t, &c, &map, e));
+    if (is_spm(&c)) {
+        TRY(spm_rank(t, c.scores, e));
+        c.n_merges = 0;
+    }
+    TRY(load_merges(t, &c, &map, e));
+    special_mark_ends(t, &c);
+    TRY(special_collect(t, e));
+    look_at_symbols(t);
+    trim_tables(t);
+    TRY(open_bounds(t, &c, e));
+    TRY(chat_form_open(t, c.chat_template, e));
     return OK;
 }
 
@@ -639,8 +602,10 @@ void text_close(struct text *t)
     free(t->sym_slot);
     free(t->merges);
     free(t->merge_slot);
-    free(t->special);
-    chat_form_free(&t->chat);
+    free(t->score_rank);
+    free(t->special.id);
+    free(t->blank.id);
+    chat_form_close(t);
     free(t);
 }
 
@@ -663,6 +628,8 @@ int64_t text_bytes(const struct text *t)
                (size_t)t->n_tokens + ((size_t)t->sym_mask + 1) * sizeof *t->sym_slot +
                (size_t)t->n_merges * sizeof *t->merges +
                ((size_t)t->merge_mask + 1) * sizeof *t->merge_slot +
-               (size_t)t->n_special * sizeof *t->special + t->chat.n_system;
+               ((size_t)t->special.n + (size_t)t->blank.n) * sizeof(int32_t) +
+               (t->score_rank ? (size_t)t->n_tokens * sizeof *t->score_rank : 0) +
+               t->chat.source.n;
     return (int64_t)n + pretok_bytes(&t->pretok);
 }
