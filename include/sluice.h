@@ -7,13 +7,27 @@
  *  - Functions return 0 or a negative sluice_status and fill `err` (may be
  *    NULL) with one sentence. The library prints nothing, reads no
  *    environment variable and never exits.
+ *  - A list comes with its length: a negative one, or no list (NULL) where it is
+ *    above 0, gives SLUICE_E_ARG.
+ *  - Objects (sluice, sluice_session and the like) and places for results must be
+ *    there, unless it is said that they may be NULL: that is not looked at.
+ *  - A thread that calls should have 128 KiB of stack.
  *  - A `sluice` (an opened model) and its sessions are used from one thread at
  *    a time: the thread that calls does the driving, an internal pool computes.
+ *  - A callback may ask (getters, sluice_tokenize, sluice_piece); it must not append to,
+ *    generate with, reset or free a session of the same `sluice`: it is in the middle of
+ *    a step. What is to follow follows when the function has returned.
  *  - Where a model's bytes lie (memory, cache, disk) never changes a result:
  *    the same file, ids, options of exactness and seed give the same bits with
  *    any memory budget, thread count, reader and instruction set.
  *  - Strings are UTF-8. Pointers returned by a getter are valid until the
  *    next call on the same object unless stated.
+ *  - A host may run with a newer library than it was compiled for: what it does not
+ *    know has its default, and its structs are read and written as far as it knows
+ *    them. With an older one, too, as long as it sets nothing that the library lacks.
+ *    For that the size of each struct goes along. Options begin with it, and their
+ *    _init function sets it. Functions that take another struct are inline and pass it
+ *    (SLUICE_SIZED, see "sizes" at the end, which is for other languages than C).
  */
 #ifndef SLUICE_H
 #define SLUICE_H
@@ -27,6 +41,7 @@ extern "C" {
 #endif
 
 #define SLUICE_API __attribute__((visibility("default")))
+#define SLUICE_SIZED static inline
 #define SLUICE_VERSION "0.1.0"
 
 typedef struct sluice sluice;                 /* an opened model */
@@ -44,18 +59,19 @@ typedef enum sluice_status {
     SLUICE_E_STATE = -8        /* not possible now, for example: context full */
 } sluice_status;
 
-typedef struct sluice_error {
+typedef struct sluice_error { /* never changes */
     int code;
     char text[600]; /* names and strings of files in it are escaped: safe to print */
 } sluice_error;
 
 /* ---- opening ----------------------------------------------------------- */
 
-/* Which experts the routers picked, as sluice_set_route_callback tells it. */
+/* Which experts the routers picked, as sluice_set_route_callback tells it. Never changes. */
 typedef struct sluice_routing {
     int n_layers, n_used;
     int64_t n_tokens;
-    const int32_t *experts; /* (n_tokens, n_layers, n_used), -1 after the last where fewer were picked */
+    const int32_t *experts; /* (n_tokens, n_layers, n_used), -1 after the last where there
+                               are fewer */
 } sluice_routing;
 
 enum {
@@ -64,23 +80,26 @@ enum {
 };
 
 typedef struct sluice_options {
+    size_t size;           /* of this struct as the host knows it; sluice_options_init sets it */
     const char *model;     /* path of the GGUF file (first shard of a split one) */
     uint64_t memory_bytes; /* budget, see "the memory plan"; 0: what machine and cgroup allow */
-    int threads;           /* 0: one per processor; at most 4 for each of them, or 16 */
+    int threads;           /* 0: one per processor; at most 4 for each, or 16 (sluice_most) */
     int context;           /* longest session in tokens; 0: the model's, as far as memory allows */
     int chunk;             /* tokens of a prompt computed together, at most 65536; 0: chosen */
-    const char *cpu;       /* instruction set; NULL or "auto": the best (sluice_choice names them) */
+    const char *cpu;       /* instruction set; NULL or "auto": the best (sluice_choice has all) */
     const char *io;        /* NULL or "auto", "uring", "pread" */
     const char *policy;    /* eviction policy; NULL: default (sluice_choice names them) */
-    int lookahead;         /* experts of the next layer guessed and read ahead, half as many of the one after, at
-                              most 64; SLUICE_LOOKAHEAD_AUTO or SLUICE_LOOKAHEAD_NONE */
+    int lookahead;         /* experts of the next layer guessed and read ahead, half as many of
+                              the one after, at most 64; SLUICE_LOOKAHEAD_AUTO or
+                              SLUICE_LOOKAHEAD_NONE */
     bool exact;            /* float activations and F32 KV cache instead of 8-bit and F16 */
     bool kv_f32;           /* F32 KV cache */
-    bool tokenizer_only;   /* open no weights: tokenising works, sessions do not. The budget counts all the same */
+    bool tokenizer_only;   /* open no weights: tokenising works, sessions do not. The budget
+                              counts all the same */
     /* Called often while something takes long; non-zero cancels it. `what` is
      * "load"; "prompt", in tokens; "token", before each layer of a token that is
-     * generated; "pack", "check", in bytes; "probe", where how much is left is
-     * not known. May be NULL. */
+     * generated; "step", before each layer of a sluice_step; "pack", "check", in bytes;
+     * "probe", where how much is left is not known. May be NULL. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *user;
     /* Folders with a copy of every file of the model, on other drives: reads
@@ -103,9 +122,13 @@ typedef struct sluice_options {
     /* Memory of your own that the budget has to cover too, for example a large
      * prompt; allocated already or not. See sluice_hold. */
     int64_t held_bytes;
+    /* A chat template (Jinja) in place of the file's; NULL: the file's own. */
+    const char *chat_template;
 } sluice_options;
 
-SLUICE_API void sluice_options_init(sluice_options *o);
+/* Begin with this: every option has its default, 0, and `size` is set. SLUICE_E_ARG:
+ * without a size nothing can be opened. */
+SLUICE_SIZED void sluice_options_init(sluice_options *o);
 SLUICE_API int sluice_open(const sluice_options *o, sluice **out, sluice_error *err);
 SLUICE_API void sluice_close(sluice *s); /* NULL is fine; sessions must be freed first */
 /* Ends the recording and writes the timeline now. sluice_close does it too, but
@@ -121,19 +144,23 @@ typedef struct sluice_file {
 /* Finds out, without opening the model, what would be refused: options out of
  * range, and a file to be written (`files`, o->timeline) that is a file of the
  * model, of a mirror, or another one of `files`, by whatever name or link. */
-SLUICE_API int sluice_check(const sluice_options *o, const sluice_file *files, int n_files,
-                            sluice_error *err);
+SLUICE_SIZED int sluice_check(const sluice_options *o, const sluice_file *files, int n_files,
+                              sluice_error *err);
 /* The i-th value that an option of text can have, the default first, NULL after
- * the last. option: "policy", "io" or "cpu", whose instruction sets come least first:
- * results are the same bits with any, and whether this processor has the one that is
- * asked for is found out when opening. */
+ * the last. option: "policy", "io", "calls" (of sluice_answer_options) or "cpu", whose
+ * instruction sets come least first: results are the same bits with any, and whether this
+ * processor has the one that is asked for is found out when opening. */
 SLUICE_API const char *sluice_choice(const char *option, int i);
+/* The largest value of an option of whole numbers: "threads", which depends on the
+ * machine, "chunk" or "lookahead"; 0 for any other. */
+SLUICE_API int64_t sluice_most(const char *option);
 
 SLUICE_API const char *sluice_version(void);
 
 /* Replaces the progress callback of the options. */
 SLUICE_API void sluice_set_progress(sluice *s,
-                                    int (*fn)(void *user, const char *what, int64_t done, int64_t total),
+                                    int (*fn)(void *user, const char *what, int64_t done,
+                                              int64_t total),
                                     void *user);
 
 typedef struct sluice_model_info {
@@ -147,8 +174,12 @@ typedef struct sluice_model_info {
     int n_experts, n_experts_used;
     bool has_thinking;            /* its chat form has a reasoning part */
     int64_t file_bytes, dense_bytes, expert_bytes; /* weights on disk by role */
+    const char *thinking_begins, *thinking_ends; /* what stands around reasoning, for example
+                                                    "<think>"; "" without has_thinking */
+    const char *calls; /* how its chat template writes calls of tools, for example "hermes"; "":
+                          not at all, or in a way that is not known */
 } sluice_model_info;
-SLUICE_API void sluice_info(const sluice *s, sluice_model_info *out);
+SLUICE_SIZED void sluice_info(const sluice *s, sluice_model_info *out);
 
 /* ---- the memory plan --------------------------------------------------- */
 
@@ -169,39 +200,58 @@ SLUICE_API void sluice_info(const sluice *s, sluice_model_info *out);
  * the floor and the limit that was seen.
  */
 
-typedef struct sluice_plan {
-    /* the lines of the plan, bytes; their sum is `budget` unless cache is full */
+/* The three parts of a plan never change: what comes in later versions stands behind
+ * them. Bytes, except where it says tokens. Where the budget is below the floor the lines are
+ * the floor's, but for `kv`, instead of which the floor has `kv_least`. */
+typedef struct sluice_memory {
+    /* the lines of the plan; their sum is `budget` unless the cache is full */
     int64_t process; /* program, libraries, tokeniser, thread stacks */
     int64_t dense;   /* weights that every token needs, as far as they stay in memory */
     int64_t state;   /* recurrent state, snapshots */
     int64_t kv;      /* KV cache at the start (it grows by taking from the expert cache) */
     int64_t scratch; /* activations of a chunk */
     int64_t cache;   /* expert cache */
+    /* what it is made from */
     int64_t budget;
+    int64_t budget_asked; /* memory_bytes of the options; `budget` is less where a limit cut it */
     bool budget_is_default;
+    int64_t floor;    /* smallest budget that works, rounded up so that it does next time too */
+    int64_t missing;  /* to the floor; 0: it fits */
+    int64_t kv_least; /* KV cache of the shortest context that a plan must have room for */
     int64_t cache_min, cache_full; /* smallest possible, and all experts */
-    int64_t floor;                 /* smallest budget that works, rounded up so that it does in the next run too */
     int64_t dense_full;            /* `dense` if all of it stayed */
-    int64_t kv_per_token;
-    int n_context;                 /* longest session this budget allows */
-    int chunk;
     int64_t machine_total, machine_available, cgroup_limit; /* INT64_MAX: no limit */
-    /* per decoded token */
+    /* what it allows */
+    int n_context; /* tokens: longest session this budget allows */
+    int64_t kv_per_token;
+    int chunk;         /* tokens of a prompt computed together */
+    int64_t text_most; /* of the longest text that context and budget have room for */
+} sluice_memory;
+
+/* Of a decoded token. Bytes, and hit rates as a share of 1. */
+typedef struct sluice_traffic {
     int64_t expert_bytes_per_token; /* of the picked experts */
     int64_t dense_bytes_per_token;  /* read from memory */
     int64_t dense_read_per_token;   /* read from the drive: dense weights that do not stay */
-    double hit_rate;                /* predicted for uniform routing, the worst there is */
-    double typical_hit_rate;        /* ... for routing as recorded from real models */
-    double recorded_hit_rate;       /* ... for sluice_options.routing; -1 without it */
-    bool packed;                    /* an expert is one read (sluice_pack), not one a matrix */
-    /* predicted speeds; 0 unless a probe was given */
-    double decode_tps, typical_tps, recorded_tps; /* with those hit rates */
-    double drive_gbs, memory_gbs;
-    double compute_s;               /* of a token, with everything in memory */
-    double pack_gain;               /* decode_tps of the packed file is so many times this one's; >= 1 */
+    double hit_rate;          /* predicted for uniform routing, the worst there is */
+    double typical_hit_rate;  /* ... for routing as recorded from real models */
+    double recorded_hit_rate; /* ... for sluice_options.routing; -1 without it */
+    bool packed;              /* an expert is one read (sluice_pack), not one a matrix */
+} sluice_traffic;
+
+/* Predicted; 0 unless a probe was given. */
+typedef struct sluice_speed {
+    double decode_tps, typical_tps, recorded_tps; /* tokens a second, with those hit rates */
+    double drive_gbs, memory_gbs; /* as probed, 10^9 bytes a second */
+    double compute_s;             /* seconds of a token, with everything in memory */
+    double pack_gain; /* decode_tps of the packed file is so many times this one's; >= 1 */
     bool limited_by_drive;
-    int64_t budget_asked;           /* memory_bytes of the options; `budget` is less where a limit cut it */
-    int64_t text_most;              /* bytes of the longest text that context and budget have room for */
+} sluice_speed;
+
+typedef struct sluice_plan {
+    sluice_memory memory;
+    sluice_traffic traffic;
+    sluice_speed speed;
 } sluice_plan;
 
 /* Text up to this size needs no sluice_hold: every plan has room for it. */
@@ -224,16 +274,17 @@ typedef struct sluice_probe_result {
 /* Measures drive (on the model file, read only), memory, and how long a token of
  * this model computes; takes about two seconds, and memory within the budget. Can be
  * cancelled by o->progress. */
-SLUICE_API int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err);
-/* Decoded tokens a second to be expected when `read_bytes` a token come from the drive. */
-SLUICE_API double sluice_predict(const sluice_probe_result *probe, double read_bytes);
+SLUICE_SIZED int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err);
+/* Decoded tokens a second to be expected when `read_bytes` a token come from the drive;
+ * 0: `probe` has no drive_gbs or no token_s to tell it from, or `read_bytes` is below 0. */
+SLUICE_SIZED double sluice_predict(const sluice_probe_result *probe, double read_bytes);
 
 /* Plans without loading. `probe` may be NULL: no speed is predicted. On
  * SLUICE_E_BUDGET the plan is filled in all the same. */
-SLUICE_API int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe,
-                                  sluice_plan *out, sluice_error *err);
+SLUICE_SIZED int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe,
+                                    sluice_plan *out, sluice_error *err);
 /* The plan of an opened model. */
-SLUICE_API void sluice_get_plan(const sluice *s, sluice_plan *out);
+SLUICE_SIZED void sluice_get_plan(const sluice *s, sluice_plan *out);
 
 /* From now on the caller holds `bytes` in all that the budget has to cover (at
  * first those of the options); the expert cache makes room or grows. SLUICE_E_BUDGET
@@ -262,26 +313,30 @@ typedef struct sluice_visitor {
 } sluice_visitor;
 /* Works for any valid GGUF file, also of families that cannot be run, and for one
  * part of a split model. */
-SLUICE_API int sluice_inspect(const char *path, const sluice_visitor *v, sluice_error *err);
+SLUICE_SIZED int sluice_inspect(const char *path, const sluice_visitor *v, sluice_error *err);
 
 typedef struct sluice_verifier {
     void (*on_file)(void *user, const char *path, int64_t bytes, const char *sha256);
-    /* one sentence about weights that are not finite, all zero, or text */
+    /* one sentence about weights that are not finite, zero where no model has zeros, or text */
     void (*on_finding)(void *user, const char *text);
-    int (*progress)(void *user, const char *what, int64_t done, int64_t total); /* may be NULL; non-zero cancels */
+    /* may be NULL; non-zero cancels */
+    int (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *user;
 } sluice_verifier;
 /* Reads a model's files from the first byte to the last, in little memory, and
  * looks for damage. *n_findings: how many sentences there were. A flipped bit is
  * not seen: compare the sums with those that were published. */
-SLUICE_API int sluice_verify(const char *path, const sluice_verifier *c, int64_t *n_findings, sluice_error *err);
+SLUICE_SIZED int sluice_verify(const char *path, const sluice_verifier *c, int64_t *n_findings,
+                               sluice_error *err);
 
 /* ---- packing ------------------------------------------------------------ */
 
 typedef struct sluice_pack_options {
+    size_t size;     /* of this struct as the host knows it; sluice_pack_options_init sets it */
     const char *out; /* the file to write; NULL: the model's own file is replaced */
     bool force;      /* `out` may be there already and is replaced */
 } sluice_pack_options;
+SLUICE_SIZED void sluice_pack_options_init(sluice_pack_options *p); /* all 0 */
 
 typedef struct sluice_pack_result {
     bool was_packed;        /* the file was packed already (out == NULL): nothing was done */
@@ -303,8 +358,8 @@ typedef struct sluice_pack_result {
  * one file and cannot be replaced. A file that is written, or the name that it has
  * meanwhile, must not be one of the model's. `out` may be NULL in the result.
  */
-SLUICE_API int sluice_pack(const sluice_options *o, const sluice_pack_options *p,
-                           sluice_pack_result *out, sluice_error *err);
+SLUICE_SIZED int sluice_pack(const sluice_options *o, const sluice_pack_options *p,
+                             sluice_pack_result *out, sluice_error *err);
 
 /* ---- text --------------------------------------------------------------- */
 
@@ -328,19 +383,138 @@ SLUICE_API int sluice_piece(const sluice *s, int32_t id, bool special, const cha
                             size_t *n_bytes, sluice_error *err);
 SLUICE_API bool sluice_is_end(const sluice *s, int32_t id); /* ends a generation */
 
+/* Ids as they come -> text in whole characters: a token may end in the middle of one,
+ * whose bytes are then held back. Bytes that can never become UTF-8 pass through. Holds
+ * no more than the longest token. Freed before its model. */
+typedef struct sluice_text_stream sluice_text_stream;
+SLUICE_API int sluice_text_stream_new(const sluice *s, sluice_text_stream **out, sluice_error *err);
+SLUICE_API void sluice_text_stream_free(sluice_text_stream *t); /* NULL is fine */
+/* What comes is a text from its beginning, not the continuation of one: some tokenisers
+ * put a blank before a text, and it is left out. */
+SLUICE_API void sluice_text_stream_begin(sluice_text_stream *t);
+/* The text that became complete with this id, maybe none; valid until the next call. */
+SLUICE_API int sluice_text_stream_put(sluice_text_stream *t, int32_t id, const char **text,
+                                      size_t *n_bytes, sluice_error *err);
+/* What is held back still; the stream is then as new. */
+SLUICE_API void sluice_text_stream_end(sluice_text_stream *t, const char **text, size_t *n_bytes);
+
+/* A call of a tool. Never changes. */
+typedef struct sluice_tool_call {
+    const char *name;
+    const char *arguments; /* JSON, an object */
+    const char *id;        /* NULL or "": it has none */
+} sluice_tool_call;
+
 typedef struct sluice_message {
-    const char *role;      /* "system", "user", "assistant" */
-    const char *content;
+    const char *role;      /* "system", "user", "assistant", "tool" */
+    const char *content;   /* of a tool: what it gave. NULL: none, beside calls */
     const char *reasoning; /* of an assistant; "": there was none; NULL: if it stands in the
                               content, the model's chat form may divide that at </think> */
+    const sluice_tool_call *calls; /* of an assistant: what it called, (n_calls) */
+    size_t n_calls;
+    const char *written;        /* of an assistant: what the model wrote, as sluice_answer_message
+                                   has it: where the chat template would write its calls in
+                                   another form, they stay in this one. NULL: not known */
+    const char *name, *call_id; /* of a tool: which it was, and for which call; NULL: not told */
 } sluice_message;
 
 /* The ids of a conversation in the model's chat form, up to where the
  * assistant's next answer begins. *n_stable: how many ids stay the same when
  * the conversation goes on. */
-SLUICE_API int sluice_chat_ids(const sluice *s, const sluice_message *m, size_t n_messages,
-                               bool think, int32_t **ids, int64_t *n_ids, int64_t *n_stable,
-                               sluice_error *err);
+SLUICE_SIZED int sluice_chat_ids(const sluice *s, const sluice_message *m, size_t n_messages,
+                                 bool think, int32_t **ids, int64_t *n_ids, int64_t *n_stable,
+                                 sluice_error *err);
+
+/*
+ * A conversation, and how it becomes text: the model's chat template is run on it. What
+ * stands in a message, a tool or any other member never becomes a control token; only
+ * the template's own text does. A template is untrusted: it has limits on steps, depth,
+ * memory and output. SLUICE_E_ARG: it refuses the conversation, in its own words.
+ * SLUICE_E_UNSUPPORTED: it has something that sluice does not know, or there is none.
+ */
+typedef struct sluice_chat {
+    size_t size, message_size; /* sluice_chat_init sets them */
+    /* JSON as OpenAI's API has it: a list of messages, or {"messages": [...], "tools":
+     * [...]}. Every other member becomes a variable of the template, too. NULL: `messages` */
+    const char *json;
+    size_t n_bytes;
+    const sluice_message *messages;
+    size_t n_messages;
+    int think;      /* 1, 0: reasoning on, off, where the template knows the difference (it sees
+                       enable_thinking and thinking); -1: as it does by itself */
+    bool no_prompt; /* end behind the last message, without the beginning of an answer */
+    int64_t now;    /* seconds since 1970, for templates that write the date; 0: the clock's */
+    /* Beside `messages`: JSON, the list of tools as OpenAI's API has it. NULL: none. */
+    const char *tools;
+    size_t n_tools_bytes;
+} sluice_chat;
+SLUICE_SIZED void sluice_chat_init(sluice_chat *c); /* think -1, all else 0 */
+/* The text. *text is to be freed, and terminated. */
+SLUICE_API int sluice_chat_text(const sluice *s, const sluice_chat *c, char **text,
+                                size_t *n_bytes, sluice_error *err);
+/* Its ids; as sluice_chat_ids. The token in front that the file asks for is added unless
+ * the template writes it. */
+SLUICE_API int sluice_chat_encode(const sluice *s, const sluice_chat *c, int32_t **ids,
+                                  int64_t *n_ids, int64_t *n_stable, sluice_error *err);
+
+/* ---- answers ------------------------------------------------------------- */
+
+/*
+ * An answer as it comes -> text, reasoning and calls of tools (docs/tools.md):
+ *
+ *     sluice_answer_options_init(&o); o.prompt = ids; o.n_prompt = n; o.tools = ...
+ *     sluice_answer_new(s, &o, &a, &err);
+ *     after each sluice_answer_put(a, id, text, n_bytes, &err), and sluice_answer_end(a):
+ *         while (sluice_answer_next(a, &part, &err) > 0) ...
+ *     sluice_answer_message(a, &m, &err); to put it back into the conversation
+ *
+ * Half a call is never text: what may belong to one is held back. What turns out to be none
+ * (wrong JSON, longer than 256 KiB, cut off in its arguments) is text as it was written. White
+ * space beside reasoning and calls is left out. Answers are untrusted: reading one ends, takes
+ * time in proportion to its length, and up to 8 MiB for as long as a call is taken apart.
+ */
+typedef struct sluice_answer sluice_answer;
+typedef struct sluice_answer_options {
+    size_t size;           /* of this struct as the host knows it */
+    const int32_t *prompt; /* the ids that are answered: they tell whether reasoning is open.
+                              Borrowed by sluice_answer_new, like all of this */
+    int64_t n_prompt;
+    /* JSON, the list of tools, or an object that has it as "tools": what is written without a
+     * type gets that of the tool's schema. NULL: no calls are looked for. */
+    const char *tools;
+    size_t n_tools_bytes;
+    const char *calls; /* one of sluice_choice("calls", i); NULL: as the model's template writes */
+    const char *thinking_begins, *thinking_ends; /* NULL: the model's; "": none is looked for */
+} sluice_answer_options;
+SLUICE_SIZED void sluice_answer_options_init(sluice_answer_options *o); /* all 0 */
+/* s may be NULL where the options name everything and only text is put. */
+SLUICE_API int sluice_answer_new(const sluice *s, const sluice_answer_options *o,
+                                 sluice_answer **out, sluice_error *err);
+SLUICE_API void sluice_answer_free(sluice_answer *a); /* NULL is fine */
+/* What the callback of sluice_generate gets, or an id and what sluice_text_stream_put made of
+ * it: marks that are control tokens have no text and are known by their id. id -1: text only. */
+SLUICE_API int sluice_answer_put(sluice_answer *a, int32_t id, const char *text, size_t n_bytes,
+                                 sluice_error *err);
+SLUICE_API void sluice_answer_end(sluice_answer *a); /* nothing more comes */
+
+typedef enum sluice_part_kind {
+    SLUICE_PART_NONE,       /* nothing until more comes */
+    SLUICE_PART_TEXT,       /* `text`, in whole characters if what was put is */
+    SLUICE_PART_REASONING,  /* the same */
+    SLUICE_PART_CALL_BEGUN, /* a call of the tool `text`; if none follows, it comes as text */
+    SLUICE_PART_CALL        /* `call` */
+} sluice_part_kind;
+typedef struct sluice_part { /* what it points to is valid until the next call on the answer */
+    const char *text; /* not terminated */
+    size_t n_bytes;
+    const sluice_tool_call *call;
+    int64_t kind; /* sluice_part_kind */
+} sluice_part;
+/* The next part, whose kind is returned: above 0, or SLUICE_PART_NONE. */
+SLUICE_SIZED int sluice_answer_next(sluice_answer *a, sluice_part *part, sluice_error *err);
+/* All that was told so far, as an assistant's message; what it points to is the answer's, and
+ * valid until the next call on it. */
+SLUICE_SIZED int sluice_answer_message(sluice_answer *a, sluice_message *out, sluice_error *err);
 
 /* ---- sessions ----------------------------------------------------------- */
 
@@ -357,6 +531,18 @@ SLUICE_API const int32_t *sluice_session_ids(const sluice_session *s);
 SLUICE_API int sluice_session_sync(sluice_session *s, const int32_t *ids, int64_t n,
                                    int64_t n_stable, sluice_error *err);
 
+/* What sync does without computing: the session goes back to the longest part of `ids`
+ * (n >= 1) that it can go on from, and *n_kept says how many that are. They are less
+ * than n, so that computing the rest gives logits, unless it holds exactly `ids` and has
+ * their logits. Models with recurrent layers can go back to a snapshot and to the
+ * beginning only. */
+SLUICE_API int sluice_session_keep(sluice_session *s, const int32_t *ids, int64_t n,
+                                   int64_t *n_kept, sluice_error *err);
+/* Keeps a snapshot here, in place of the one that was kept: a place to go back to.
+ * Costs a copy of the recurrent state; without recurrent layers nothing, as the session
+ * can go back anywhere. SLUICE_E_STATE: a step failed, so that nothing is there to keep. */
+SLUICE_API int sluice_session_snapshot(sluice_session *s, sluice_error *err);
+
 /* Appends ids; on_logits (may be NULL) sees the logits of every appended
  * position, in order; non-zero cancels. */
 typedef int sluice_logits_fn(void *user, int64_t position, const float *logits, int n_vocab);
@@ -365,16 +551,19 @@ SLUICE_API int sluice_session_append(sluice_session *s, const int32_t *ids, int6
 /* Logits of the last position (n_vocab floats); NULL before any token. */
 SLUICE_API const float *sluice_session_logits(const sluice_session *s);
 
+/* How the next token is drawn. Range and, as sluice_sampling_init sets it, default. */
 typedef struct sluice_sampling {
-    float temperature;    /* 0: greedy */
-    int top_k;            /* 0: off */
-    float top_p;          /* 1: off; 0: the likeliest token */
-    float min_p;          /* 0: off */
-    float repeat_penalty; /* 1: off */
-    int repeat_window;    /* last tokens that the penalty looks at */
-    uint64_t seed;
+    size_t size;          /* of this struct as the host knows it */
+    float temperature;    /* 0 to 100; default 0: greedy */
+    int top_k;            /* the likeliest so many, 0 or more; default 0: all */
+    float top_p;          /* the likeliest that together have this share, 0 to 1; default 1: all;
+                             0: the likeliest token */
+    float min_p;          /* those at least this share of the likeliest, 0 to 1; default 0: all */
+    float repeat_penalty; /* of tokens that were there; above 0, to 100; default 1: none */
+    int repeat_window;    /* last tokens that the penalty looks at, 0 or more; default 64 */
+    uint64_t seed;        /* any; default 0 */
 } sluice_sampling;
-SLUICE_API void sluice_sampling_init(sluice_sampling *p); /* greedy */
+SLUICE_SIZED void sluice_sampling_init(sluice_sampling *p); /* greedy */
 
 /* Called for each new token with the text that became complete (whole UTF-8
  * characters; may be empty). Above 0 stops the generation after this token, below
@@ -393,6 +582,67 @@ typedef enum sluice_finish {
 SLUICE_API int sluice_generate(sluice_session *s, const sluice_sampling *p, int64_t max_tokens,
                                sluice_token_fn *on_token, void *user, sluice_finish *finish,
                                sluice_error *err);
+
+/* ---- several sessions together ------------------------------------------ */
+
+typedef struct sluice_span {
+    sluice_session *session;
+    const int32_t *ids; /* (n) to be appended; borrowed */
+    int64_t n;          /* at least 1 */
+    int64_t most;       /* of them in one step; 0: as many as there is room for */
+    /* Asked before each layer; non-zero ends this span (SLUICE_E_CANCELLED) and no
+     * other. May be NULL. */
+    int (*cancelled)(void *user, int layer);
+    void *user;
+    /* results */
+    int64_t done;       /* how many of ids the session holds now */
+    int status;         /* sluice_status, with its sentence: */
+    sluice_error error;
+} sluice_span;
+
+#define SLUICE_STEP_MOST 64 /* spans of a step */
+
+/*
+ * One pass through the model for several sessions, which reads each expert once for
+ * all of them. A step may take fewer tokens than the spans have: spans of one token
+ * come first, the rest of the room is shared among the longer ones; `done` says how
+ * far each came, and the next step goes on from there. A step takes the longer the more
+ * tokens are in it, whoever they belong to: `most` keeps a prompt from holding up those
+ * that decode, which then is computed in slices between their tokens.
+ *
+ * A span that is through has the logits of its last position (sluice_session_logits),
+ * and pays for them: a product with the whole output matrix, which is read once for up
+ * to 16 such spans (fewer where the plan has no room for as many rows of logits). One
+ * that is not through pays nothing. So a prompt is better cut by `most` than by giving
+ * parts of it, each of which would get logits that nobody wants.
+ *
+ * Each session gets the bits that it would have alone. What fails for one span (its
+ * context is full, a read failed that it needed, it was cancelled) ends that one:
+ * its session must be reset, synced or kept (sluice_session_keep); the others do not
+ * notice. When the model's files are no longer those that were opened, all spans fail
+ * that took part. Below 0 is returned when no step was possible at all; then no session
+ * has changed. The callback for progress is told "step", layer by layer, and cancels all
+ * spans.
+ */
+SLUICE_SIZED int sluice_step(sluice *s, sluice_span *spans, int n, sluice_error *err);
+
+/* Draws ids for one sequence. Not tied to a session: its state is what was drawn. */
+typedef struct sluice_sampler sluice_sampler;
+SLUICE_API int sluice_sampler_new(sluice *s, const sluice_sampling *p, sluice_sampler **out,
+                                  sluice_error *err);
+SLUICE_API void sluice_sampler_free(sluice_sampler *z); /* NULL is fine */
+/* The next id after what the session holds; SLUICE_E_STATE without logits. */
+SLUICE_API int sluice_sampler_next(sluice_sampler *z, const sluice_session *s, int32_t *id,
+                                   sluice_error *err);
+
+typedef struct sluice_session_stats {
+    int64_t n_steps;                      /* passes through the model that it took part in */
+    int64_t prompt_tokens, decode_tokens; /* in sluice_step a span of one token is decoding */
+    int64_t prompt_ns, decode_ns;         /* whole steps, whoever else took part */
+    int64_t read_bytes;                   /* its share of what was read, by tokens */
+} sluice_session_stats;
+/* Counted since the session was made. */
+SLUICE_SIZED void sluice_session_get_stats(const sluice_session *s, sluice_session_stats *out);
 
 /* ---- evaluation --------------------------------------------------------- */
 
@@ -423,7 +673,7 @@ typedef struct sluice_stats {
     int64_t memory_budget, memory_peak;
 } sluice_stats;
 /* Counted since opening or the last reset. */
-SLUICE_API void sluice_get_stats(const sluice *s, sluice_stats *out);
+SLUICE_SIZED void sluice_get_stats(const sluice *s, sluice_stats *out);
 SLUICE_API void sluice_reset_stats(sluice *s);
 
 /* Calls fn for each MoE layer computed: the experts picked for each token, in
@@ -437,6 +687,96 @@ SLUICE_API void sluice_set_route_callback(sluice *s, sluice_route_fn *fn, void *
  * only reads of copy N: 0 is the model, 1 the first mirror. */
 SLUICE_API int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int delay_ms,
                                    sluice_error *err);
+
+/* ---- sizes -------------------------------------------------------------- */
+
+/*
+ * What the inline functions above stand for. A size is that of the struct, of an array
+ * that of one element, as the host was compiled. Of a struct that is read, bytes that
+ * the library does not know must be 0; of one that is written, they become 0. A size
+ * that no version has is refused (SLUICE_E_ARG), and what returns no status writes
+ * nothing, or gives 0.
+ */
+SLUICE_API void sluice_options_init_sized(sluice_options *o, size_t size);
+SLUICE_SIZED void sluice_options_init(sluice_options *o)
+{ sluice_options_init_sized(o, sizeof(*o)); }
+SLUICE_API void sluice_pack_options_init_sized(sluice_pack_options *p, size_t size);
+SLUICE_SIZED void sluice_pack_options_init(sluice_pack_options *p)
+{ sluice_pack_options_init_sized(p, sizeof(*p)); }
+SLUICE_API void sluice_sampling_init_sized(sluice_sampling *p, size_t size);
+SLUICE_SIZED void sluice_sampling_init(sluice_sampling *p)
+{ sluice_sampling_init_sized(p, sizeof(*p)); }
+SLUICE_API int sluice_check_sized(const sluice_options *o, const sluice_file *files, int n_files,
+                                  size_t file_size, sluice_error *err);
+SLUICE_SIZED int sluice_check(const sluice_options *o, const sluice_file *files, int n_files,
+                              sluice_error *err)
+{ return sluice_check_sized(o, files, n_files, sizeof(*files), err); }
+SLUICE_API void sluice_info_sized(const sluice *s, sluice_model_info *out, size_t size);
+SLUICE_SIZED void sluice_info(const sluice *s, sluice_model_info *out)
+{ sluice_info_sized(s, out, sizeof(*out)); }
+SLUICE_API int sluice_probe_sized(const sluice_options *o, sluice_probe_result *out, size_t size,
+                                  sluice_error *err);
+SLUICE_SIZED int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err)
+{ return sluice_probe_sized(o, out, sizeof(*out), err); }
+SLUICE_API double sluice_predict_sized(const sluice_probe_result *probe, size_t size,
+                                       double read_bytes);
+SLUICE_SIZED double sluice_predict(const sluice_probe_result *probe, double read_bytes)
+{ return sluice_predict_sized(probe, sizeof(*probe), read_bytes); }
+SLUICE_API int sluice_plan_memory_sized(const sluice_options *o, const sluice_probe_result *probe,
+                                        size_t probe_size, sluice_plan *out, size_t size,
+                                        sluice_error *err);
+SLUICE_SIZED int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe,
+                                    sluice_plan *out, sluice_error *err)
+{ return sluice_plan_memory_sized(o, probe, sizeof(*probe), out, sizeof(*out), err); }
+SLUICE_API void sluice_get_plan_sized(const sluice *s, sluice_plan *out, size_t size);
+SLUICE_SIZED void sluice_get_plan(const sluice *s, sluice_plan *out)
+{ sluice_get_plan_sized(s, out, sizeof(*out)); }
+SLUICE_API int sluice_inspect_sized(const char *path, const sluice_visitor *v, size_t size,
+                                    sluice_error *err);
+SLUICE_SIZED int sluice_inspect(const char *path, const sluice_visitor *v, sluice_error *err)
+{ return sluice_inspect_sized(path, v, sizeof(*v), err); }
+SLUICE_API int sluice_verify_sized(const char *path, const sluice_verifier *c, size_t size,
+                                   int64_t *n_findings, sluice_error *err);
+SLUICE_SIZED int sluice_verify(const char *path, const sluice_verifier *c, int64_t *n_findings,
+                               sluice_error *err)
+{ return sluice_verify_sized(path, c, sizeof(*c), n_findings, err); }
+SLUICE_API int sluice_pack_sized(const sluice_options *o, const sluice_pack_options *p,
+                                 sluice_pack_result *out, size_t size, sluice_error *err);
+SLUICE_SIZED int sluice_pack(const sluice_options *o, const sluice_pack_options *p,
+                             sluice_pack_result *out, sluice_error *err)
+{ return sluice_pack_sized(o, p, out, sizeof(*out), err); }
+SLUICE_API int sluice_chat_ids_sized(const sluice *s, const sluice_message *m, size_t n_messages,
+                                     size_t message_size, bool think, int32_t **ids,
+                                     int64_t *n_ids, int64_t *n_stable, sluice_error *err);
+SLUICE_SIZED int sluice_chat_ids(const sluice *s, const sluice_message *m, size_t n_messages,
+                                 bool think, int32_t **ids, int64_t *n_ids, int64_t *n_stable,
+                                 sluice_error *err)
+{ return sluice_chat_ids_sized(s, m, n_messages, sizeof(*m), think, ids, n_ids, n_stable, err); }
+SLUICE_API void sluice_chat_init_sized(sluice_chat *c, size_t size, size_t message_size);
+SLUICE_SIZED void sluice_chat_init(sluice_chat *c)
+{ sluice_chat_init_sized(c, sizeof(*c), sizeof(sluice_message)); }
+SLUICE_API void sluice_answer_options_init_sized(sluice_answer_options *o, size_t size);
+SLUICE_SIZED void sluice_answer_options_init(sluice_answer_options *o)
+{ sluice_answer_options_init_sized(o, sizeof(*o)); }
+SLUICE_API int sluice_answer_next_sized(sluice_answer *a, sluice_part *part, size_t size,
+                                        sluice_error *err);
+SLUICE_SIZED int sluice_answer_next(sluice_answer *a, sluice_part *part, sluice_error *err)
+{ return sluice_answer_next_sized(a, part, sizeof(*part), err); }
+SLUICE_API int sluice_answer_message_sized(sluice_answer *a, sluice_message *out, size_t size,
+                                           sluice_error *err);
+SLUICE_SIZED int sluice_answer_message(sluice_answer *a, sluice_message *out, sluice_error *err)
+{ return sluice_answer_message_sized(a, out, sizeof(*out), err); }
+SLUICE_API int sluice_step_sized(sluice *s, sluice_span *spans, int n, size_t span_size,
+                                 sluice_error *err);
+SLUICE_SIZED int sluice_step(sluice *s, sluice_span *spans, int n, sluice_error *err)
+{ return sluice_step_sized(s, spans, n, sizeof(*spans), err); }
+SLUICE_API void sluice_session_get_stats_sized(const sluice_session *s, sluice_session_stats *out,
+                                               size_t size);
+SLUICE_SIZED void sluice_session_get_stats(const sluice_session *s, sluice_session_stats *out)
+{ sluice_session_get_stats_sized(s, out, sizeof(*out)); }
+SLUICE_API void sluice_get_stats_sized(const sluice *s, sluice_stats *out, size_t size);
+SLUICE_SIZED void sluice_get_stats(const sluice *s, sluice_stats *out)
+{ sluice_get_stats_sized(s, out, sizeof(*out)); }
 
 #ifdef __cplusplus
 }

@@ -1,31 +1,12 @@
 /*
- * One answer as it comes from sluice_generate: reasoning is told apart from
- * the answer at <think> and </think>, both are collected, and shown if wanted.
- *
- * Tags may arrive in pieces, so text that could begin one is held back in
- * `pending` until it is known. A tag may also be a control token, whose text
- * the engine does not pass on; it is then recognised by its id.
+ * One answer as it comes from sluice_generate: sluice_answer tells text, reasoning and calls
+ * of tools apart; all are collected, and shown if wanted: reasoning always between <think>
+ * and </think>, a call as a line of JSON.
  */
 #include "cli.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static const char tag_open[] = "<think>", tag_close[] = "</think>";
-enum { LEN_OPEN = sizeof(tag_open) - 1, LEN_CLOSE = sizeof(tag_close) - 1 };
-
-enum {
-    START,   /* nothing but white space yet: reasoning or answer? */
-    LEAD,    /* reasoning, its leading white space */
-    REASON,  /* reasoning */
-    GAP,     /* white space between reasoning and answer */
-    CONTENT  /* the answer */
-};
-
-static bool is_space(char c)
-{
-    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
-}
 
 /* ---- showing ----------------------------------------------------------------- */
 
@@ -63,153 +44,73 @@ static void add(struct answer *w, struct text_buf *b, const char *p, size_t n)
     show(w, p, n);
 }
 
-/* ---- telling apart -------------------------------------------------------------- */
-
-static void drop(struct text_buf *b, size_t n)
+/* A call as OpenAI's API has it. One to which the model gave no id gets one of a form that
+ * every chat template takes. */
+static json_t *call_json(const struct answer *w, const sluice_tool_call *c)
 {
-    memmove(b->p, b->p + n, b->n - n);
-    b->n -= n;
-    b->p[b->n] = '\0';
+    char made[32];
+    snprintf(made, sizeof(made), "call%05zu", json_array_size(w->calls) % 100000);
+    return json_pack("{s:o, s:s, s:{s:o, s:o}}", "id",
+                     c->id && c->id[0] ? json_bytes(c->id, strlen(c->id)) : json_string(made),
+                     "type", "function", "function", "name", json_bytes(c->name, strlen(c->name)),
+                     "arguments", json_bytes(c->arguments, strlen(c->arguments)));
 }
 
-static bool drop_spaces(struct text_buf *b)
+static void show_call(struct answer *w, const sluice_tool_call *c)
 {
-    size_t n = 0;
-    while (n < b->n && is_space(b->p[n]))
-        n++;
-    drop(b, n);
-    return b->n > 0;
-}
-
-/* How many of the last bytes could be the beginning of </think>. */
-static size_t held_back(const struct text_buf *b)
-{
-    size_t k = b->n < LEN_CLOSE - 1 ? b->n : LEN_CLOSE - 1;
-    for (; k > 0; k--)
-        if (memcmp(b->p + b->n - k, tag_close, k) == 0)
-            return k;
-    return 0;
-}
-
-static bool step_start(struct answer *w)
-{
-    struct text_buf *b = &w->pending;
-    size_t skip = 0;
-    while (skip < b->n && is_space(b->p[skip]))
-        skip++;
-    size_t n = b->n - skip;
-    if (n < LEN_OPEN && memcmp(b->p + skip, tag_open, n) == 0)
-        return false; /* still open, also when there is nothing yet */
-    if (n >= LEN_OPEN && memcmp(b->p + skip, tag_open, LEN_OPEN) == 0) {
-        drop(b, skip + LEN_OPEN);
-        w->state = LEAD;
-    } else {
-        w->state = CONTENT;
-    }
-    return true;
-}
-
-static bool step_reason(struct answer *w, bool last)
-{
-    struct text_buf *b = &w->pending;
-    char *end = b->n ? memmem(b->p, b->n, tag_close, LEN_CLOSE) : NULL;
-    size_t n = end ? (size_t)(end - b->p) : b->n - (last ? 0 : held_back(b));
-    add(w, &w->reasoning, b->p, n);
-    drop(b, end ? n + LEN_CLOSE : n);
-    if (end) {
-        show_reasoning_end(w);
-        w->state = GAP;
-    }
-    return end != NULL;
-}
-
-/* Does what can be done with the pending text; false: more is needed. */
-static bool step(struct answer *w, bool last)
-{
-    struct text_buf *b = &w->pending;
-    switch (w->state) {
-    case START:
-        if (last)
-            w->state = CONTENT;
-        return last || step_start(w);
-    case LEAD:
-        if (!drop_spaces(b))
-            return false;
-        if (b->n < LEN_CLOSE && !last && memcmp(b->p, tag_close, b->n) == 0)
-            return false;
-        if (b->n < LEN_CLOSE || memcmp(b->p, tag_close, LEN_CLOSE) != 0) {
-            show_reasoning_begin(w);
-            w->state = REASON;
-        } else { /* the model chose not to reason */
-            drop(b, LEN_CLOSE);
-            w->state = GAP;
-        }
-        return true;
-    case REASON:
-        return step_reason(w, last);
-    case GAP:
-        w->state = drop_spaces(b) ? CONTENT : GAP;
-        return w->state == CONTENT;
-    default:
-        add(w, &w->content, b->p, b->n);
-        b->n = 0;
-        return false;
-    }
-}
-
-static void take(struct answer *w, const char *p, size_t n)
-{
-    if (!buf_add(&w->pending, p, n)) {
+    json_t *j = call_json(w, c);
+    if (!j || json_array_append(w->calls, j) != 0) {
+        json_decref(j);
         w->no_memory = true;
         return;
     }
-    while (step(w, false))
-        ;
+    if (!w->print) {
+        json_decref(j);
+        return;
+    }
+    if (w->last && w->last != '\n')
+        show(w, "\n", 1);
+    if (json_print(j) != ST_OK)
+        w->no_memory = true;
+    w->last = '\n';
 }
 
-/* The tag that a silent token stands for, or NULL. */
-static const char *silent_tag(const struct answer *w, int32_t id)
+static void take_part(struct answer *w, const sluice_part *p)
 {
-    const char *p;
-    size_t n;
-    if (w->state == CONTENT || sluice_piece(w->s, id, true, &p, &n, NULL) < 0)
-        return NULL;
-    if (n == LEN_CLOSE && memcmp(p, tag_close, n) == 0)
-        return tag_close;
-    return n == LEN_OPEN && memcmp(p, tag_open, n) == 0 ? tag_open : NULL;
+    bool reasons = p->kind == SLUICE_PART_REASONING;
+    if (reasons && !w->reasons)
+        show_reasoning_begin(w);
+    if (!reasons && w->reasons)
+        show_reasoning_end(w);
+    w->reasons = reasons;
+    if (reasons)
+        add(w, &w->reasoning, p->text, p->n_bytes);
+    else if (p->kind == SLUICE_PART_TEXT)
+        add(w, &w->content, p->text, p->n_bytes);
+    else if (p->kind == SLUICE_PART_CALL)
+        show_call(w, p->call);
+}
+
+static void take_parts(struct answer *w)
+{
+    sluice_part p;
+    int rc;
+    while ((rc = sluice_answer_next(w->parts, &p, NULL)) > 0)
+        take_part(w, &p);
+    w->no_memory = w->no_memory || rc < 0;
 }
 
 /* ---- the interface ------------------------------------------------------------------ */
 
-/* Whether the prompt ends inside a reasoning part. The tags, if any, stand
- * among its last few tokens. */
-static bool prompt_opens(const sluice *s, const int32_t *ids, int64_t n)
+int answer_begin(struct answer *w, const sluice *s, const sluice_answer_options *o, bool print)
 {
-    struct text_buf tail = {0};
-    bool open = false;
-    for (int64_t i = n > 12 ? n - 12 : 0; i < n; i++) {
-        const char *p;
-        size_t len;
-        if (sluice_piece(s, ids[i], true, &p, &len, NULL) == 0)
-            (void)buf_add(&tail, p, len);
+    sluice_error e = {0};
+    *w = (struct answer){.print = print, .calls = json_array()};
+    if (sluice_answer_new(s, o, &w->parts, &e) < 0) {
+        answer_free(w);
+        return fail(&e);
     }
-    for (const char *p = tail.p; p && *p; p++) {
-        if (strncmp(p, tag_open, LEN_OPEN) == 0)
-            open = true;
-        else if (strncmp(p, tag_close, LEN_CLOSE) == 0)
-            open = false;
-    }
-    buf_free(&tail);
-    return open;
-}
-
-int answer_begin(struct answer *w, const sluice *s, const int32_t *prompt, int64_t n_prompt,
-                 bool split, bool print)
-{
-    *w = (struct answer){.s = s, .print = print, .state = CONTENT};
-    if (split)
-        w->state = prompt_opens(s, prompt, n_prompt) ? LEAD : START;
-    if (!buf_add(&w->pending, "", 0) || !buf_add(&w->reasoning, "", 0) || !buf_add(&w->content, "", 0)) {
+    if (!w->calls || !buf_add(&w->reasoning, "", 0) || !buf_add(&w->content, "", 0)) {
         answer_free(w);
         return no_memory();
     }
@@ -237,11 +138,9 @@ int answer_token(void *answer, int32_t id, const char *text, size_t n_bytes)
         return -1; /* nothing more is shown */
     if (!add_id(w, id))
         w->no_memory = true;
-    const char *tag = n_bytes ? NULL : silent_tag(w, id);
-    if (tag)
-        take(w, tag, strlen(tag));
-    else
-        take(w, text, n_bytes);
+    if (sluice_answer_put(w->parts, id, text, n_bytes, NULL) < 0)
+        w->no_memory = true;
+    take_parts(w);
     if (w->print)
         out_flush();
     return interrupted() || out_failed() || w->no_memory;
@@ -249,14 +148,12 @@ int answer_token(void *answer, int32_t id, const char *text, size_t n_bytes)
 
 int answer_end(struct answer *w)
 {
-    while (step(w, true))
-        ;
-    if (w->state == REASON)
+    sluice_answer_end(w->parts);
+    take_parts(w);
+    if (w->reasons)
         show_reasoning_end(w);
     else if (w->last != '\n')
         show(w, "\n", 1);
-    while (w->reasoning.n && is_space(w->reasoning.p[w->reasoning.n - 1]))
-        w->reasoning.p[--w->reasoning.n] = '\0';
     if (w->print)
         out_flush();
     return w->no_memory ? no_memory() : ST_OK;
@@ -264,7 +161,8 @@ int answer_end(struct answer *w)
 
 void answer_free(struct answer *w)
 {
-    buf_free(&w->pending);
+    sluice_answer_free(w->parts);
+    json_decref(w->calls);
     buf_free(&w->reasoning);
     buf_free(&w->content);
     free(w->ids);

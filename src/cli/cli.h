@@ -78,12 +78,12 @@ struct args {
     int threads, ctx, chunk, lookahead;
     int exact;
     /* the answer */
-    const char *system;
+    const char *system, *messages, *chat_template;
     int n_predict, top_k, repeat_window;
     double temp, top_p, min_p, repeat_penalty;
     uint64_t seed;
     int think; /* -1: as the model likes it, 0: off, 1: on */
-    int raw, markup;
+    int raw, markup, chat, show_prompt;
     /* input and output of the other commands */
     int json, stats, decode, no_probe, only_tensors, only_meta, check, all, replace, force;
     const char *tokens, *qa, *ids, *out;
@@ -101,8 +101,8 @@ enum option_kind {
     O_FILES,  /* struct texts: may be given several times */
     O_CHOICE, /* one of the words in `choices`, separated by '|'; NULL: sluice_choice has them.
                * low: 1 where they are not the same on every machine, so not for the man page */
-    O_LOOKAHEAD, /* a number, or a word for one of the constants SLUICE_LOOKAHEAD_* */
-    O_INT,    /* int, low..high */
+    O_LOOKAHEAD, /* the same, or a word for one of the constants SLUICE_LOOKAHEAD_* */
+    O_INT,    /* int, low..high; high 0: sluice_most knows */
     O_SEED,   /* uint64_t below 2^63, so that every JSON reader gives it back */
     O_SIZE,   /* bytes with a unit, uint64_t */
     O_REAL,   /* double, low..high */
@@ -133,6 +133,8 @@ const struct option_row *options_table(size_t *n);
 int options_parse(struct args *a, unsigned command, const char *command_name, int max_words,
                   int argc, char **argv);
 bool options_given(const struct args *a, const char *name);
+/* The largest number that an option takes. */
+int64_t option_most(const struct option_row *o);
 /* The words that an O_CHOICE takes, separated by '|'. */
 struct choices { char s[160]; };
 struct choices option_choices(const struct option_row *o);
@@ -173,7 +175,7 @@ int cmd_pack(const struct args *a);
 
 /* ---- units.c -------------------------------------------------------------- */
 
-/* "64M", "1.5G", "12GiB", "900k", "5GB": K, M, G, T alone or with iB are powers
+/* "64M", "1.5G", ".5G", "12 GiB", "900k", "5GB": K, M, G, T alone or with iB are powers
  * of 1024, with B powers of 1000. False for anything else and above 2^63-1. */
 bool parse_size(const char *s, uint64_t *bytes);
 bool parse_int(const char *s, int64_t low, int64_t high, int64_t *v);
@@ -195,12 +197,13 @@ void buf_free(struct text_buf *b);
 
 struct size_text { char s[32]; };
 struct size_text show_size(int64_t bytes); /* "61.2 MiB" */
-struct size_text show_size_up(int64_t bytes); /* ... rounded up: parse_size gives at least `bytes` */
+struct size_text show_size_up(int64_t bytes); /* ... rounded up: parsed, at least `bytes` */
 double ratio(double a, double b);          /* a / b, 0 when b is 0 */
 
 /* ---- term.c --------------------------------------------------------------- */
 
-bool term_open_standard(void); /* first of all: descriptors 0 to 2 are open afterwards; false: they cannot be */
+/* First of all: descriptors 0 to 2 are open afterwards; false: they cannot be. */
+bool term_open_standard(void);
 void term_init(void);
 /* A model's own text: bytes as they are, but to a terminal what it would obey is
  * escaped. A character may come in parts. */
@@ -216,6 +219,7 @@ bool out_failed(void);
 /* Flushes; the status to exit with when everything else gave `status`. */
 int out_finish(int status);
 bool out_is_terminal(void);
+bool term_closed(int fd); /* of 0 to 2: the caller had closed it */
 bool out_dims(void); /* stdout is a terminal that shows colours */
 
 /* "sluice: " and a sentence on stderr; erases the progress line first. What a
@@ -242,7 +246,7 @@ void progress_end(void);
 /* ---- signals.c ------------------------------------------------------------ */
 
 void signals_init(void);
-/* SIGINT, SIGTERM or SIGHUP came; a second one ends the program. */
+/* A signal came that ends programs; a second one ends this at once. */
 bool interrupted(void);
 bool terminated(void);      /* one that is not Ctrl-C */
 void interrupt_clear(void); /* forgets Ctrl-C, for a conversation that goes on */
@@ -288,6 +292,7 @@ int json_print(json_t *j);
 json_t *json_number(double v); /* null when not finite */
 /* Bytes as a string; what is not UTF-8 becomes U+FFFD. */
 json_t *json_bytes(const char *p, size_t n);
+json_t *json_text(const char *s); /* the same of a string; null for NULL */
 json_t *json_ids(const int32_t *ids, int64_t n);
 json_t *json_stats(const sluice_stats *s);
 json_t *json_plan(const sluice_plan *p);
@@ -321,9 +326,31 @@ int model_open_tokenizer(const struct args *a, struct model *m);
 /* Closes, and writes what was recorded; the status to go on with when everything
  * before gave `status`. */
 int model_close(struct model *m, int status);
-/* How many tokens the model knows, without loading it. */
-int model_vocabulary(const struct args *a, int *n_vocab);
+/* How many tokens the model knows, without loading it; with model_open's want_context
+ * a refusal names what that needs. */
+int model_vocabulary(const struct args *a, int want_context, int *n_vocab);
 bool is_stdout(const char *path); /* "-" */
+
+/* ---- conversation.c ------------------------------------------------------- */
+
+/* What is asked; its texts are the caller's, but for `json`. */
+struct conversation {
+    sluice_chat chat;
+    sluice_message messages[2];
+    char *json; /* of --messages; NULL: there is none */
+};
+int conversation_check(const struct args *a); /* ST_USAGE: complained */
+/* --messages, or --system and `text`. To be freed whatever is returned. */
+int conversation_begin(const struct args *a, const char *text, struct conversation *c);
+void conversation_free(struct conversation *c);
+/* Prints what the model would be given. */
+int conversation_show(const struct args *a, const struct model *m, const struct conversation *c);
+/* Says when --think or --no-think changes nothing. */
+void conversation_tell(const struct args *a, const struct model *m);
+/* The conversation's tools as part of what an answer to it looks like. */
+void conversation_tools(const struct conversation *c, sluice_answer_options *o);
+/* The text of --chat-template, to be freed; NULL without it. */
+int conversation_template(const struct args *a, char **text);
 
 /* ---- routing.c ----------------------------------------------------------- */
 
@@ -349,20 +376,18 @@ void stats_line(const sluice_stats *s);
 /* One answer in the making. Begin, pass answer_token to sluice_generate, end;
  * free when no longer needed. */
 struct answer {
-    const sluice *s;
+    sluice_answer *parts;
     bool print; /* on stdout, as it is made */
-    int state;
+    bool reasons; /* the last part was reasoning */
     char last; /* last byte printed */
     bool no_memory;
-    struct text_buf pending; /* not yet told apart */
     struct text_buf reasoning, content;
+    json_t *calls; /* of tools, as OpenAI's API has them */
     int32_t *ids;
     int64_t n_ids, cap_ids;
 };
-/* prompt: the ids generated from; they tell whether the reasoning is already
- * open. split: look for reasoning at all. */
-int answer_begin(struct answer *w, const sluice *s, const int32_t *prompt, int64_t n_prompt,
-                 bool split, bool print);
+/* s: NULL: all is text but for what the options name. */
+int answer_begin(struct answer *w, const sluice *s, const sluice_answer_options *o, bool print);
 int answer_token(void *answer, int32_t id, const char *text, size_t n_bytes);
 int answer_end(struct answer *w); /* prints the last newline */
 void answer_free(struct answer *w);

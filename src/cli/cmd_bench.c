@@ -237,9 +237,11 @@ static json_t *json_numbers(const struct numbers *n, const sluice_probe_result *
         "cpu_per_token_s", n->cpu_per_token);
     if (j && probe && probe->drive_gbs > 0) {
         json_object_set_new(j, "fraction_of_limit", json_number(fraction_of_limit(n, probe)));
-        json_object_set_new(j, "fraction_of_reachable", json_number(fraction_of_reachable(n, probe)));
+        json_object_set_new(j, "fraction_of_reachable",
+                            json_number(fraction_of_reachable(n, probe)));
+        double predicted = sluice_predict(probe, n->gb_per_token * 1e9);
         json_object_set_new(j, "predicted_tps",
-                            json_number(sluice_predict(probe, n->gb_per_token * 1e9)));
+                            predicted > 0 ? json_number(predicted) : json_null());
     }
     return j;
 }
@@ -283,19 +285,24 @@ static void print_text(const struct bench *b, const struct numbers *n,
     bool drive = probe && probe->drive_gbs > 0;
     out_printf("prompt %.1f tok/s | decode %.2f tok/s | %.4f GB read per token | ", n->prompt_tps,
                n->decode_tps, n->gb_per_token);
-    if (n->hit_rate < 0)
+    if (n->hit_rate < 0 && s->n_experts_native)
         out_printf("hit rate - | ");
-    else
+    else if (s->n_experts_native)
         out_printf("hit rate %.1f %% | ", 100 * n->hit_rate);
     if (drive)
-        out_printf("drive %.2f GB/s probed%s, %.2f achieved | %.0f %% of the limit (%.0f %% of what can overlap) | ",
+        out_printf("drive %.2f GB/s probed%s, %.2f achieved | %.0f %% of the limit "
+                   "(%.0f %% of what can overlap) | ",
                    probe->drive_gbs, probe->direct ? "" : " (through the page cache)",
-                   n->achieved_gbs, 100 * fraction_of_limit(n, probe), 100 * fraction_of_reachable(n, probe));
+                   n->achieved_gbs, 100 * fraction_of_limit(n, probe),
+                   100 * fraction_of_reachable(n, probe));
     else
         out_printf("drive %.2f GB/s achieved | ", n->achieved_gbs);
-    out_printf("loaded %s at %.2f GB/s | ", show_size(s->load_bytes).s, ratio((double)s->load_bytes, (double)s->load_ns));
-    out_printf("experts %d of %d | peak memory %s of %s\n", s->n_experts_used, s->n_experts_native,
-               show_size(sluice_memory_peak()).s, show_size(s->memory_budget).s);
+    out_printf("loaded %s at %.2f GB/s | ", show_size(s->load_bytes).s,
+               ratio((double)s->load_bytes, (double)s->load_ns));
+    if (s->n_experts_native)
+        out_printf("experts %d of %d | ", s->n_experts_used, s->n_experts_native);
+    out_printf("peak memory %s of %s\n", show_size(sluice_memory_peak()).s,
+               show_size(s->memory_budget).s);
 }
 
 /* ---- the command ------------------------------------------------------------------------- */

@@ -16,7 +16,6 @@ struct chat {
     const struct args *a;
     struct model m;
     sluice_sampling sampling;
-    bool think;
     sluice_message *messages; /* strings owned; [0] is the system message if there is one */
     size_t n, cap;
 };
@@ -93,7 +92,11 @@ static int generate(struct chat *c, const int32_t *ids, int64_t n)
     sluice_error e = {0};
     sluice_finish finish = SLUICE_FINISH_STOPPED;
     struct answer w;
-    int status = answer_begin(&w, c->m.s, ids, n, c->m.info.has_thinking, true);
+    sluice_answer_options o;
+    sluice_answer_options_init(&o);
+    o.prompt = ids;
+    o.n_prompt = n;
+    int status = answer_begin(&w, c->m.s, &o, true);
     if (status != ST_OK)
         return status;
     int rc = sluice_generate(c->m.session, &c->sampling, c->a->n_predict, answer_token, &w,
@@ -116,11 +119,16 @@ static int answer(struct chat *c, const char *text)
     size_t before = c->n;
     int32_t *ids = NULL;
     int64_t n = 0, n_stable = 0;
+    sluice_chat chat;
     sluice_error e = {0};
     sluice_reset_stats(c->m.s);
     int status = say(c, "user", text, NULL);
+    sluice_chat_init(&chat);
+    chat.messages = c->messages;
+    chat.n_messages = c->n;
+    chat.think = c->a->think;
     if (status == ST_OK &&
-        (sluice_chat_ids(c->m.s, c->messages, c->n, c->think, &ids, &n, &n_stable, &e) < 0 ||
+        (sluice_chat_encode(c->m.s, &chat, &ids, &n, &n_stable, &e) < 0 ||
          sluice_session_sync(c->m.session, ids, n, n_stable, &e) < 0))
         status = fail(&e);
     progress_end();
@@ -219,8 +227,11 @@ static void greet(const struct chat *c)
     if (!line_editing())
         return;
     utf8_show_all(name, sizeof(name), named, strlen(named), 0);
-    note("%s, %d experts of which %d answer, context of %d tokens. /help lists commands.", name,
-         i->n_experts, i->n_experts_used, i->n_context);
+    if (i->n_experts)
+        note("%s, %d experts of which %d answer, context of %d tokens. /help lists commands.", name,
+             i->n_experts, i->n_experts_used, i->n_context);
+    else
+        note("%s, context of %d tokens. /help lists commands.", name, i->n_context);
 }
 
 /* Does what the line asks. At a terminal a failed turn is told and the
@@ -278,7 +289,7 @@ static int chat_progress(void *user, const char *what, int64_t done, int64_t tot
 
 int cmd_chat(const struct args *a)
 {
-    struct chat c = {.a = a, .think = a->think != 0};
+    struct chat c = {.a = a};
     line_init();
     int status = model_open(a, 0, &c.m);
     if (status == ST_OK) {
@@ -286,9 +297,8 @@ int cmd_chat(const struct args *a)
         c.sampling = sampling_from(a);
         status = start_over(&c, a->system);
     }
-    if (status == ST_OK && a->think == 1 && !c.m.info.has_thinking)
-        complain("this model has no reasoning part; --think changes nothing");
     if (status == ST_OK) {
+        conversation_tell(a, &c.m);
         greet(&c);
         status = loop(&c);
     }

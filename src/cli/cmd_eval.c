@@ -146,11 +146,12 @@ static int eval_tokens_file(const struct args *a)
     int n_vocab, status = token_file_read(a->tokens, &f);
     int context = a->context ? a->context : f.context ? f.context : 1024;
     if (status == ST_OK && a->ctx && a->ctx < context) {
-        complain("windows of %d tokens do not fit --ctx %d; choose a smaller --context", context, a->ctx);
+        complain("windows of %d tokens do not fit --ctx %d; choose a smaller --context", context,
+                 a->ctx);
         status = ST_USAGE;
     }
     if (status == ST_OK)
-        status = model_vocabulary(a, &n_vocab);
+        status = model_vocabulary(a, context, &n_vocab);
     if (status == ST_OK && !input_take(json_array_size(f.tokens) * sizeof(*ids)))
         status = input_too_much(a->tokens);
     if (status == ST_OK)
@@ -299,13 +300,15 @@ static int print_logits(const struct args *a, const struct model *m, int64_t n_i
         json_decref(list);
         return ST_OK;
     }
-    return json_print(json_pack("{sI sI si ss* so}", "positions", (json_int_t)n_ids,
+    return json_print(json_pack("{sI sI si so* so}", "positions", (json_int_t)n_ids,
                                 "positions_written",
                                 (json_int_t)(a->out ? (a->all ? n_ids : 1) : 0), "vocabulary",
-                                m->info.n_vocab, "out", a->out, "top", list));
+                                m->info.n_vocab, "out", a->out ? json_text(a->out) : NULL, "top",
+                                list));
 }
 
-static int compute(const struct args *a, struct model *m, struct sink *s, const int32_t *ids, int64_t n)
+static int compute(const struct args *a, struct model *m, struct sink *s, const int32_t *ids,
+                   int64_t n)
 {
     sluice_error e = {0};
     bool each = a->out && a->all;
@@ -324,21 +327,24 @@ static int ids_wanted(const struct args *a, int32_t **ids, int64_t *n)
     size_t n_bytes;
     if (strcmp(a->ids, "-") == 0 && !(text = read_all_stdin(false, &n_bytes)))
         return interrupted() ? ST_INTERRUPTED : ST_FAIL;
-    if (text && !input_take(n_bytes * 2)) { /* an id and its separator take two bytes of text, and four as a number */
+    /* An id and its separator take two bytes of text, and four as a number. */
+    if (text && !input_take(n_bytes * 2)) {
         free(text);
         return input_too_much("--ids");
     }
-    int status = ids_of_text("--ids: ", text ? text : a->ids, text ? n_bytes : strlen(a->ids), ids, n);
+    int status = ids_of_text("--ids: ", text ? text : a->ids, text ? n_bytes : strlen(a->ids),
+                             ids, n);
     free(text);
     return status;
 }
 
 static int check_ids(const struct args *a, const int32_t *ids, int64_t n)
 {
-    int n_vocab, status = model_vocabulary(a, &n_vocab);
+    int n_vocab, status = model_vocabulary(a, 0, &n_vocab);
     for (int64_t i = 0; i < n && status == ST_OK; i++)
         if (ids[i] >= n_vocab) {
-            complain("--ids: %d is no token of this model, whose ids end at %d", ids[i], n_vocab - 1);
+            complain("--ids: %d is no token of this model, whose ids end at %d", ids[i],
+                     n_vocab - 1);
             status = ST_USAGE;
         }
     return status;

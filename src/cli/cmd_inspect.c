@@ -161,6 +161,14 @@ static void print_sizes(const struct inspection *in)
     out_printf("  %-10s %-8s %6" PRId64 " tensors %12s\n", "all", "", n, show_size(bytes).s);
 }
 
+/* Names in it may have line breaks, and it is one line all the same. */
+static void print_record(const char *before, const char *text)
+{
+    out_printf("%s", before);
+    out_name(text, 0);
+    out_printf("\n");
+}
+
 static void print_notes(const struct inspection *in)
 {
     size_t i;
@@ -168,7 +176,7 @@ static void print_notes(const struct inspection *in)
     if (json_array_size(in->notes))
         out_printf("Notes\n");
     json_array_foreach(in->notes, i, item)
-        out_printf("  %s\n", json_string_value(item));
+        print_record("  ", json_string_value(item));
 }
 
 static json_t *sizes_json(const struct inspection *in)
@@ -213,10 +221,12 @@ static void on_file(void *user, const char *path, int64_t bytes, const char *sha
 {
     struct check *c = user;
     progress_end();
-    if (!c->json)
-        out_printf("%s  %s\n", sha256, path);
-    json_array_append_new(c->files, json_pack("{so sI ss}", "path", json_bytes(path, strlen(path)), "bytes",
-                                              (json_int_t)bytes, "sha256", sha256));
+    if (!c->json) {
+        out_printf("%s", sha256);
+        print_record("  ", path);
+    }
+    json_array_append_new(c->files, json_pack("{so sI ss}", "path", json_bytes(path, strlen(path)),
+                                              "bytes", (json_int_t)bytes, "sha256", sha256));
 }
 
 static void on_finding(void *user, const char *text)
@@ -224,14 +234,15 @@ static void on_finding(void *user, const char *text)
     struct check *c = user;
     progress_end();
     if (!c->json)
-        out_printf("damaged: %s\n", text);
+        print_record("damaged: ", text);
     json_array_append_new(c->findings, json_bytes(text, strlen(text)));
 }
 
 static int check_files(const struct args *a, const char *path)
 {
     struct check c = {.files = json_array(), .findings = json_array(), .json = a->json};
-    sluice_verifier k = {.on_file = on_file, .on_finding = on_finding, .progress = progress_tell, .user = &c};
+    sluice_verifier k = {
+        .on_file = on_file, .on_finding = on_finding, .progress = progress_tell, .user = &c};
     sluice_error e = {0};
     int64_t n = 0;
     int rc = sluice_verify(path, &k, &n, &e), status = ST_OK;

@@ -14,7 +14,8 @@ static int check_usage(const struct args *a)
     else if (a->word && a->replace)
         complain("--replace writes no other file, but \"%s\" is named", a->word);
     else if (a->word && strcmp(a->word, "-") == 0)
-        complain("a packed file cannot be written to standard output; a file that is called - is ./-");
+        complain("a packed file cannot be written to standard output; "
+                 "a file that is called - is ./-");
     else if (a->word && !*a->word)
         complain("the name of the file to write is empty");
     else if (a->replace && !a->model)
@@ -30,7 +31,7 @@ static int tell(const struct args *a, const char *path, const sluice_pack_result
 {
     const char *written = a->replace ? path : a->word;
     if (a->json)
-        return json_print(json_pack("{ss sb sI sI si sI}", "file", written, "was_packed",
+        return json_print(json_pack("{so sb sI sI si sI}", "file", json_text(written), "was_packed",
                                     r->was_packed, "bytes_before", (json_int_t)r->bytes_before,
                                     "bytes_after", (json_int_t)r->bytes_after, "layers",
                                     r->n_layers, "expert_bytes", (json_int_t)r->expert_bytes));
@@ -48,7 +49,7 @@ int cmd_pack(const struct args *a)
 {
     char path[PATH_MAX];
     sluice_options o;
-    sluice_pack_options p = {.out = a->replace ? NULL : a->word, .force = a->force};
+    sluice_pack_options p;
     sluice_pack_result r;
     sluice_error e = {0};
     int status = check_usage(a);
@@ -56,6 +57,9 @@ int cmd_pack(const struct args *a)
         status = model_options(a, path, &o);
     if (status != ST_OK)
         return status;
+    sluice_pack_options_init(&p);
+    p.out = a->replace ? NULL : a->word;
+    p.force = a->force;
     int rc = sluice_pack(&o, &p, &r, &e);
     progress_end();
     return rc < 0 ? fail_asked(&e) : tell(a, path, &r);

@@ -38,30 +38,30 @@ static int check_options(const struct args *a)
                  a->system ? "system" : a->think ? "think" : "no-think");
         return ST_USAGE;
     }
+    if (a->raw && (a->messages || a->show_prompt || a->chat_template)) {
+        complain("--raw uses no chat form, so --%s has no place in it",
+                 a->messages ? "messages" : a->show_prompt ? "show-prompt" : "chat-template");
+        return ST_USAGE;
+    }
     if (a->markup && !a->raw) {
         complain("--markup needs --raw: in the chat form text never becomes a control token");
         return ST_USAGE;
     }
-    return ST_OK;
+    return conversation_check(a);
 }
 
-static int prompt_ids(const struct args *a, const struct model *m, const char *text, size_t n,
-                      int32_t **ids, int64_t *n_ids, int64_t *n_stable)
+static int prompt_ids(const struct args *a, const struct model *m, const struct conversation *c,
+                      const char *text, size_t n, int32_t **ids, int64_t *n_ids, int64_t *n_stable)
 {
     sluice_error e = {0};
-    sluice_message messages[2];
-    size_t k = 0;
+    int rc;
     *n_stable = 0;
-    if (a->raw) {
-        if (sluice_tokenize(m->s, text, n, a->markup, ids, n_ids, &e) < 0)
-            return fail(&e);
-    } else {
-        if (a->system)
-            messages[k++] = (sluice_message){.role = "system", .content = a->system};
-        messages[k++] = (sluice_message){.role = "user", .content = text};
-        if (sluice_chat_ids(m->s, messages, k, a->think != 0, ids, n_ids, n_stable, &e) < 0)
-            return fail(&e);
-    }
+    if (a->raw)
+        rc = sluice_tokenize(m->s, text, n, a->markup, ids, n_ids, &e);
+    else
+        rc = sluice_chat_encode(m->s, &c->chat, ids, n_ids, n_stable, &e);
+    if (rc < 0)
+        return fail(&e);
     if (*n_ids == 0) {
         complain("the prompt gives no token");
         return ST_FAIL;
@@ -80,19 +80,28 @@ static int print_json(const struct model *m, const struct answer *w, int64_t n_p
                           "ids", json_ids(w->ids, w->n_ids), "prompt_tokens",
                           (json_int_t)n_prompt, "finish", finish_name(finish), "seed",
                           (json_int_t)p->seed, "stats", json_stats(&s));
+    if (j && json_array_size(w->calls) && json_object_set(j, "tool_calls", w->calls) != 0) {
+        json_decref(j);
+        return no_memory();
+    }
     return json_print(j);
 }
 
-static int generate(const struct args *a, struct model *m, const int32_t *ids, int64_t n_ids,
-                    int64_t n_stable)
+static int generate(const struct args *a, struct model *m, const struct conversation *c,
+                    const int32_t *ids, int64_t n_ids, int64_t n_stable)
 {
     sluice_error e = {0};
     sluice_finish finish = SLUICE_FINISH_STOPPED;
     sluice_sampling p = sampling_from(a);
+    sluice_answer_options o;
     struct answer w;
+    sluice_answer_options_init(&o);
+    o.prompt = ids;
+    o.n_prompt = n_ids;
+    conversation_tools(c, &o);
     if (sluice_session_sync(m->session, ids, n_ids, n_stable, &e) < 0)
         return fail(&e);
-    int status = answer_begin(&w, m->s, ids, n_ids, !a->raw && m->info.has_thinking, !a->json);
+    int status = answer_begin(&w, a->raw ? NULL : m->s, &o, !a->json);
     if (status != ST_OK)
         return status;
     int rc = sluice_generate(m->session, &p, a->n_predict, answer_token, &w, &finish, &e);
@@ -112,26 +121,36 @@ static int generate(const struct args *a, struct model *m, const int32_t *ids, i
     return status == ST_OK && interrupted() ? ST_INTERRUPTED : status;
 }
 
+static int answer(const struct args *a, struct model *m, const struct conversation *c,
+                  const char *text, size_t n)
+{
+    int32_t *ids = NULL;
+    int64_t n_ids, n_stable;
+    conversation_tell(a, m);
+    int status = prompt_ids(a, m, c, text, n, &ids, &n_ids, &n_stable);
+    if (status == ST_OK)
+        status = generate(a, m, c, ids, n_ids, n_stable);
+    sluice_free(ids);
+    return status;
+}
+
 int cmd_run(const struct args *a)
 {
     struct model m = {0};
+    struct conversation c = {.json = NULL};
     char *text = NULL;
     size_t n = 0;
-    int32_t *ids = NULL;
-    int64_t n_ids, n_stable;
     int status = check_options(a);
-    if (status == ST_OK)
+    if (status == ST_OK && !a->messages)
         status = read_prompt(a, &text, &n);
     if (status == ST_OK)
-        status = model_open(a, 0, &m);
-    if (status == ST_OK && a->think == 1 && !m.info.has_thinking)
-        complain("this model has no reasoning part; --think changes nothing");
+        status = conversation_begin(a, text, &c);
     if (status == ST_OK)
-        status = prompt_ids(a, &m, text, n, &ids, &n_ids, &n_stable);
+        status = a->show_prompt ? model_open_tokenizer(a, &m) : model_open(a, 0, &m);
     if (status == ST_OK)
-        status = generate(a, &m, ids, n_ids, n_stable);
-    sluice_free(ids);
+        status = a->show_prompt ? conversation_show(a, &m, &c) : answer(a, &m, &c, text, n);
     status = model_close(&m, status);
+    conversation_free(&c);
     free(text);
     return status;
 }

@@ -32,12 +32,12 @@ static struct {
 static void take_plan(const sluice_plan *p)
 {
     /* plan holds no model, whatever it plans for */
-    int64_t others = in.a->command == C_PLAN ? p->process : p->floor;
+    int64_t others = in.a->command == C_PLAN ? p->memory.process : p->memory.floor;
     in.planned = true;
-    in.room = p->budget > others ? p->budget - others : 0;
-    in.text_most = p->text_most;
-    in.budget = p->budget;
-    in.n_context = p->n_context;
+    in.room = p->memory.budget > others ? p->memory.budget - others : 0;
+    in.text_most = p->memory.text_most;
+    in.budget = p->memory.budget;
+    in.n_context = p->memory.n_context;
 }
 
 static void make_plan(void)
@@ -111,7 +111,8 @@ int input_too_much(const char *what)
 {
     if (in.error.code)
         return fail_asked(&in.error);
-    complain("%s: more than fits the memory budget of %s beside the model; raise --memory or give less at once",
+    complain("%s: more than fits the memory budget of %s beside the model; raise --memory or give "
+             "less at once",
              what, show_size(in.budget).s);
     return ST_FAIL;
 }
@@ -162,12 +163,15 @@ int input_text_too_long(const char *what)
     if (in.error.code)
         return fail_asked(&in.error);
     if (in.n_context)
-        complain("%s: text beyond %lld bytes does not fit the context of %d tokens and the memory budget of %s; give a "
+        complain("%s: text beyond %lld bytes does not fit the context of %d tokens and the memory "
+                 "budget of %s; give a "
                  "shorter text, or raise --memory or --ctx",
                  what, (long long)in.text_most, in.n_context, show_size(in.budget).s);
     else
-        complain("%s: text beyond %lld bytes cannot be tokenised at once in the memory budget of %s; give it in parts or "
-                 "raise --memory", what, (long long)in.text_most, show_size(in.budget).s);
+        complain("%s: text beyond %lld bytes cannot be tokenised at once in the memory budget of "
+                 "%s; give it in parts or "
+                 "raise --memory",
+                 what, (long long)in.text_most, show_size(in.budget).s);
     return ST_FAIL;
 }
 
@@ -176,8 +180,10 @@ static bool room_for(struct text_buf *b, const char *chunk, size_t n, bool zeros
 {
     const char *zero = zeros ? NULL : memchr(chunk, 0, n);
     if (zero)
-        complain("standard input holds a zero byte at %zu, where text is expected", b->n + (size_t)(zero - chunk));
-    else if ((int64_t)(b->n + n) > SLUICE_TEXT_FREE && (int64_t)(b->n + n) > input_text_most(b->n + n))
+        complain("standard input holds a zero byte at %zu, where text is expected",
+                 b->n + (size_t)(zero - chunk));
+    else if ((int64_t)(b->n + n) > SLUICE_TEXT_FREE &&
+             (int64_t)(b->n + n) > input_text_most(b->n + n))
         input_text_too_long("standard input");
     else if (!input_take(n))
         input_too_much("standard input");
@@ -224,13 +230,16 @@ static struct {
     size_t line_bytes; /* of the last line, which count until the next is read */
 } lines;
 
-/* More bytes in `lines`; false: the end, or a signal. */
-static bool refill(void)
+/* More bytes in `lines`; false: the end, a signal, or *failed (complained). */
+static bool refill(bool *failed)
 {
     ssize_t n = -1;
     errno = EINTR;
     while (n < 0 && errno == EINTR && !interrupted())
         n = read(STDIN_FILENO, lines.buf, sizeof(lines.buf));
+    *failed = n < 0 && !interrupted();
+    if (*failed)
+        complain("reading standard input failed: %s", strerror(errno));
     lines.at = 0;
     lines.n = n > 0 && !interrupted() ? (size_t)n : 0;
     return lines.n > 0;
@@ -242,7 +251,7 @@ bool read_stdin_line(struct text_buf *b, bool *refused)
     *refused = false;
     input_give(lines.line_bytes);
     lines.line_bytes = 0;
-    while (!end && (lines.at < lines.n || refill())) {
+    while (!end && (lines.at < lines.n || refill(refused))) {
         end = memchr(lines.buf + lines.at, '\n', lines.n - lines.at);
         size_t n = end ? (size_t)(end - lines.buf) - lines.at : lines.n - lines.at;
         if (!room_for(b, lines.buf + lines.at, n, false)) {
@@ -252,5 +261,5 @@ bool read_stdin_line(struct text_buf *b, bool *refused)
         lines.line_bytes += n;
         lines.at += n + (end != NULL);
     }
-    return b->p != NULL && !interrupted();
+    return b->p != NULL && !*refused && !interrupted();
 }

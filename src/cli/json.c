@@ -57,6 +57,11 @@ json_t *json_bytes(const char *p, size_t n)
     return j;
 }
 
+json_t *json_text(const char *s)
+{
+    return s ? json_bytes(s, strlen(s)) : json_null();
+}
+
 json_t *json_ids(const int32_t *ids, int64_t n)
 {
     json_t *j = json_array();
@@ -110,8 +115,11 @@ static json_t *json_limit(int64_t bytes)
     return bytes == INT64_MAX ? json_null() : json_integer(bytes);
 }
 
-json_t *json_plan(const sluice_plan *p)
+json_t *json_plan(const sluice_plan *plan)
 {
+    const sluice_memory *p = &plan->memory;
+    const sluice_traffic *t = &plan->traffic;
+    const sluice_speed *s = &plan->speed;
     json_t *j = json_pack(
         "{sI sI sI sI sI sI sI sb sI sI sI sI si si sI sI so sI sI sI sI sf sf sb}",
         "process", (json_int_t)p->process,
@@ -131,39 +139,40 @@ json_t *json_plan(const sluice_plan *p)
         "machine_total", (json_int_t)p->machine_total,
         "machine_available", (json_int_t)p->machine_available,
         "cgroup_limit", json_limit(p->cgroup_limit),
-        "expert_bytes_per_token", (json_int_t)p->expert_bytes_per_token,
-        "dense_bytes_per_token", (json_int_t)p->dense_bytes_per_token,
-        "dense_read_per_token", (json_int_t)p->dense_read_per_token,
+        "expert_bytes_per_token", (json_int_t)t->expert_bytes_per_token,
+        "dense_bytes_per_token", (json_int_t)t->dense_bytes_per_token,
+        "dense_read_per_token", (json_int_t)t->dense_read_per_token,
         "dense_full", (json_int_t)p->dense_full,
-        "hit_rate", p->hit_rate,
-        "typical_hit_rate", p->typical_hit_rate,
-        "packed", p->packed);
-    if (j && p->recorded_hit_rate >= 0)
-        json_object_set_new(j, "recorded_hit_rate", json_real(p->recorded_hit_rate));
-    if (j && p->decode_tps > 0)
-        json_object_set_new(j, "predicted",
-                            json_pack("{sf sf sf sf so ss sf}", "decode_tps", p->decode_tps, "typical_tps",
-                                      p->typical_tps, "compute_s", p->compute_s, "drive_gbs",
-                                      p->drive_gbs, "memory_gbs", measured(p->memory_gbs), "limit",
-                                      p->limited_by_drive ? "drive" : "memory", "pack_gain",
-                                      p->pack_gain));
-    if (j && p->recorded_tps > 0)
-        json_object_set_new(json_object_get(j, "predicted"), "recorded_tps", json_real(p->recorded_tps));
+        "hit_rate", t->hit_rate,
+        "typical_hit_rate", t->typical_hit_rate,
+        "packed", t->packed);
+    if (j && p->missing > 0) {
+        json_object_set_new(j, "kv_least", json_integer(p->kv_least));
+        json_object_set_new(j, "missing", json_integer(p->missing));
+    }
+    if (j && t->recorded_hit_rate >= 0)
+        json_object_set_new(j, "recorded_hit_rate", json_real(t->recorded_hit_rate));
+    if (j && s->decode_tps > 0)
+        json_object_set_new(
+            j, "predicted",
+            json_pack("{sf sf sf sf so ss sf}", "decode_tps", s->decode_tps, "typical_tps",
+                      s->typical_tps, "compute_s", s->compute_s, "drive_gbs", s->drive_gbs,
+                      "memory_gbs", measured(s->memory_gbs), "limit",
+                      s->limited_by_drive ? "drive" : "memory", "pack_gain", s->pack_gain));
+    if (j && s->recorded_tps > 0)
+        json_object_set_new(json_object_get(j, "predicted"), "recorded_tps",
+                            json_real(s->recorded_tps));
     return j;
 }
 
 json_t *json_probe(const sluice_probe_result *p)
 {
-    return json_pack("{so so so sI sI sb so so sf sf}", "drive_gbs", measured(p->drive_gbs), "drive_gbs_big",
-                     measured(p->drive_gbs_big), "drive_gbs_packed", measured(p->drive_gbs_packed), "block_bytes",
-                     (json_int_t)p->block_bytes, "packed_bytes", (json_int_t)p->packed_bytes,
-                     "direct", p->direct, "memory_gbs", measured(p->memory_gbs), "dot_gbs", measured(p->dot_gbs),
-                     "token_s", p->token_s, "output_s", p->output_s);
-}
-
-static json_t *text_or_null(const char *s)
-{
-    return s ? json_bytes(s, strlen(s)) : json_null();
+    return json_pack("{so so so sI sI sb so so sf sf}", "drive_gbs", measured(p->drive_gbs),
+                     "drive_gbs_big", measured(p->drive_gbs_big), "drive_gbs_packed",
+                     measured(p->drive_gbs_packed), "block_bytes", (json_int_t)p->block_bytes,
+                     "packed_bytes", (json_int_t)p->packed_bytes, "direct", p->direct, "memory_gbs",
+                     measured(p->memory_gbs), "dot_gbs", measured(p->dot_gbs), "token_s",
+                     p->token_s, "output_s", p->output_s);
 }
 
 json_t *json_model(const sluice *s)
@@ -172,12 +181,12 @@ json_t *json_model(const sluice *s)
     sluice_info(s, &i);
     return json_pack(
         "{so so so sb so so si si si si si si si si sb sI sI sI}",
-        "arch", text_or_null(i.arch),
-        "name", text_or_null(i.name),
-        "quantization", text_or_null(i.quantization),
+        "arch", json_text(i.arch),
+        "name", json_text(i.name),
+        "quantization", json_text(i.quantization),
         "packed", i.packed,
-        "cpu", text_or_null(i.cpu),
-        "io", text_or_null(i.io),
+        "cpu", json_text(i.cpu),
+        "io", json_text(i.io),
         "threads", i.threads,
         "layers", i.n_layers,
         "embedding", i.n_embd,
@@ -217,11 +226,12 @@ json_t *json_read(const char *path)
     json_error_t e;
     struct source src = {.f = fopen(path, "re")};
     if (!src.f) {
-        complain("unable to open %s: %s", path, strerror(errno));
+        if (!interrupted()) /* a pipe waits for its writer */
+            complain("unable to open %s: %s", path, strerror(errno));
         return NULL;
     }
     json_t *j = json_load_callback(read_source, &src, JSON_REJECT_DUPLICATES, &e);
-    if (src.error)
+    if (src.error && !interrupted())
         complain("reading %s failed: %s", path, strerror(src.error));
     else if (!j && (src.too_much || input_refused()))
         input_too_much(path);

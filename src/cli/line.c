@@ -32,7 +32,7 @@ static struct {
     EditLine *el;
     History *past;
     const char *prompt;
-    int columns;     /* of the terminal, as libedit knows it */
+    int columns;     /* of the terminal; libedit takes it for 80 where there is only one */
     int pushed_back; /* a byte read too far; 0: none */
     int64_t n_read; /* characters of the line */
     bool too_long;
@@ -71,6 +71,19 @@ bool line_history(char *path, size_t size)
     return n >= 0 && (size_t)n < size;
 }
 
+/* Whether the file is one that libedit wrote, or empty: any other is somebody's data,
+ * which the first line would replace. */
+static bool is_history(const char *path)
+{
+    static const char begins[] = "_HiStOrY_V2_\n";
+    char head[sizeof(begins)] = "";
+    FILE *f = fopen(path, "rb");
+    size_t n = f ? fread(head, 1, sizeof(begins) - 1, f) : 1;
+    if (f)
+        fclose(f);
+    return n == 0 || memcmp(head, begins, sizeof(begins) - 1) == 0;
+}
+
 /* Without a place to keep it there is no history file; nobody is bothered. */
 static void history_begin(void)
 {
@@ -82,16 +95,37 @@ static void history_begin(void)
         return;
     }
     make_folders(line.history);
-    if (stat(line.history, &st) == 0 && (!S_ISREG(st.st_mode) || st.st_size > HISTORY_BYTES)) {
-        complain("warning: %s is no history of at most %d bytes: none is kept", line.history, HISTORY_BYTES);
+    if (stat(line.history, &st) == 0 &&
+        (!S_ISREG(st.st_mode) || st.st_size > HISTORY_BYTES || !is_history(line.history))) {
+        complain("warning: %s is no history of at most %d bytes: it is left alone, and none is "
+                 "kept",
+                 line.history, HISTORY_BYTES);
         line.history[0] = '\0';
         return;
     }
     history(line.past, &ev, H_LOAD, line.history);
 }
 
-/* Written after every line, so that no way of ending loses it. What people ask
- * is nobody else's business: the file is its owner's alone. */
+/* A file beside it takes its place when it is whole, so that a full disk loses nothing.
+ * What people ask is nobody else's business: the file is its owner's alone. */
+static void history_save(void)
+{
+    char part[sizeof(line.history) + 8], *real = realpath(line.history, NULL);
+    const char *to = real ? real : line.history;
+    HistEvent ev;
+    const int n = snprintf(part, sizeof(part), "%s.XXXXXX", to);
+    const bool fits = n > 0 && (size_t)n < sizeof(part) && (!real || is_history(to));
+    const int fd = fits ? mkstemp(part) : -1;
+    FILE *f = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    bool whole = f && history(line.past, &ev, H_SAVE_FP, f) >= 0 && fflush(f) == 0 && !ferror(f);
+    if (f)
+        whole = fclose(f) == 0 && whole;
+    if (fd >= 0 && (!whole || rename(part, to) != 0))
+        unlink(part);
+    free(real);
+}
+
+/* Written after every line, so that no way of ending loses it. */
 static void history_keep(const char *text)
 {
     HistEvent ev;
@@ -100,9 +134,7 @@ static void history_keep(const char *text)
     history(line.past, &ev, H_ENTER, text);
     if (!line.history[0])
         return;
-    mode_t old = umask(077);
-    (void)history(line.past, &ev, H_SAVE, line.history);
-    umask(old);
+    history_save();
 }
 
 /* ---- reading ------------------------------------------------------------------- */
@@ -110,7 +142,7 @@ static void history_keep(const char *text)
 static int terminal_columns(void)
 {
     struct winsize w;
-    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 1 ? w.ws_col : 80;
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
 }
 
 /* Rows between the prompt and the cursor on a terminal of so many columns. */
@@ -139,6 +171,7 @@ static void redraw(void)
 {
     int before = rows_above(line.columns), columns = terminal_columns();
     int after = rows_above(columns), up = before < after ? before : after;
+    int believed = line.columns > 1 ? before : rows_above(80);
     el_resize(line.el);
     if (columns == line.columns)
         return;
@@ -147,7 +180,7 @@ static void redraw(void)
     if (up > 0)
         printf("\033[%dA", up);
     printf("\033[J");
-    for (int i = 0; i < before; i++)
+    for (int i = 0; i < believed; i++)
         printf("\n");
     fflush(stdout);
     el_set(line.el, EL_REFRESH);
@@ -247,11 +280,14 @@ static char *give_prompt(EditLine *el)
 static void bind_keys(void)
 {
     static const char *const keys[][2] = {
-        {"^I", "ed-insert"},                {"^R", "em-inc-search-prev"},       {"\\e[1~", "ed-move-to-beg"}, {"\\e[4~", "ed-move-to-end"},
-        {"\\e[7~", "ed-move-to-beg"},       {"\\e[8~", "ed-move-to-end"}, {"\\e[H", "ed-move-to-beg"},
-        {"\\e[F", "ed-move-to-end"},        {"\\e[3~", "ed-delete-next-char"},
-        {"\\e[1;5C", "em-next-word"},       {"\\e[1;5D", "ed-prev-word"}, {"\\e[5C", "em-next-word"},
-        {"\\e[5D", "ed-prev-word"},         {"\\e\\e[C", "em-next-word"}, {"\\e\\e[D", "ed-prev-word"},
+        {"^I", "ed-insert"},          {"^R", "em-inc-search-prev"},
+        {"\\e[1~", "ed-move-to-beg"}, {"\\e[4~", "ed-move-to-end"},
+        {"\\e[7~", "ed-move-to-beg"}, {"\\e[8~", "ed-move-to-end"},
+        {"\\e[H", "ed-move-to-beg"},  {"\\e[F", "ed-move-to-end"},
+        {"\\e[3~", "ed-delete-next-char"},
+        {"\\e[1;5C", "em-next-word"}, {"\\e[1;5D", "ed-prev-word"},
+        {"\\e[5C", "em-next-word"},   {"\\e[5D", "ed-prev-word"},
+        {"\\e\\e[C", "em-next-word"}, {"\\e\\e[D", "ed-prev-word"},
     };
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         el_set(line.el, EL_BIND, keys[i][0], keys[i][1], NULL);

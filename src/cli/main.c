@@ -50,11 +50,12 @@ static const struct command table[] = {
      "  sluice logits --ids 1,2,3 --all --out logits.f32\n"},
     {"bench", C_BENCH, cmd_bench, NULL, "measure speed",
      "Computes a prompt of random ids, another one in each repetition and the same ones each time, "
-     "and generates after it. Prints prompt and decode speed, GB read per token, cache hit rate, what "
-     "the drive gives in a probe and what it gave here, the fraction of the limit, experts used of "
-     "native, peak memory of the budget. The limit is the time per token if only the slower one of "
-     "drive (bytes read at the probed speed) and processor (a token computed from memory) counted; in "
-     "brackets, if besides nothing could be read during the output matrix, which says what comes next.",
+     "and generates after it. Prints prompt and decode speed, GB read per token, cache hit rate, "
+     "what the drive gives in a probe and what it gave here, the fraction of the limit, experts "
+     "used of native, peak memory of the budget. The limit is the time per token if only the "
+     "slower one of drive (bytes read at the probed speed) and processor (a token computed from "
+     "memory) counted; in brackets, if besides nothing could be read during the output matrix, "
+     "which says what comes next.",
      "  sluice bench -m MODEL.gguf --memory 12G\n"
      "  sluice bench -p 1024 -n 32 -r 5 --json\n"},
     {"probe", C_PROBE, cmd_probe, "MODEL", "measure drive and memory",

@@ -5,6 +5,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/random.h>
@@ -63,13 +64,19 @@ int model_path(const struct args *a, char *path)
                 return ST_OK;
         }
     complain("no model is named (-m MODEL or SLUICE_MODEL) and the built-in one was found neither "
-             "at %s/%s nor at %s/%s nor at %s/%s", folder, places[0], folder, places[1], folder, places[2]);
+             "at %s/%s nor at %s/%s nor at %s/%s",
+             folder, places[0], folder, places[1], folder, places[2]);
     return ST_FAIL;
 }
 
+/* Where a command opens or plans twice, it is told once. */
 static void tell_warning(void *user, const char *text)
 {
+    static char last[sizeof(((sluice_error *)0)->text)];
     (void)user;
+    if (strcmp(text, last) == 0)
+        return;
+    snprintf(last, sizeof(last), "%s", text);
     complain("warning: %s", text);
 }
 
@@ -112,10 +119,16 @@ int model_plan(const struct args *a, sluice_plan *p, sluice_error *e)
     return sluice_plan_memory(&o, NULL, p, e);
 }
 
-static int open_with(const sluice_options *o, struct model *m)
+static int open_with(const struct args *a, sluice_options *o, struct model *m)
 {
     sluice_error e = {0};
+    char *chat_template;
+    int status = conversation_template(a, &chat_template);
+    if (status != ST_OK)
+        return status;
+    o->chat_template = chat_template;
     int rc = sluice_open(o, &m->s, &e);
+    free(chat_template);
     progress_end();
     if (rc < 0)
         return fail_asked(&e);
@@ -138,7 +151,7 @@ int model_open(const struct args *a, int want_context, struct model *m)
     if (a->record_routing)
         status = routing_begin(m, a->record_routing);
     if (status == ST_OK)
-        status = open_with(&o, m);
+        status = open_with(a, &o, m);
     return status == ST_OK && m->routing ? routing_record(m) : status;
 }
 
@@ -150,15 +163,34 @@ int model_open_tokenizer(const struct args *a, struct model *m)
     if (status != ST_OK)
         return status;
     o.tokenizer_only = true;
-    return open_with(&o, m);
+    return open_with(a, &o, m);
 }
 
-int model_vocabulary(const struct args *a, int *n_vocab)
+int model_vocabulary(const struct args *a, int want_context, int *n_vocab)
 {
-    struct model m = {0};
-    int status = model_open_tokenizer(a, &m);
-    *n_vocab = m.info.n_vocab;
-    return model_close(&m, status);
+    char path[PATH_MAX];
+    sluice_options o;
+    sluice_plan p;
+    sluice_model_info info;
+    sluice_error e = {0}, why = {0};
+    sluice *s;
+    int status = model_options(a, path, &o);
+    if (status != ST_OK)
+        return status;
+    if (o.context == 0)
+        o.context = want_context;
+    o.tokenizer_only = true;
+    int rc = sluice_open(&o, &s, &e);
+    progress_end();
+    o.tokenizer_only = false; /* the floor that is told is not the tokeniser's */
+    if (rc == SLUICE_E_BUDGET && sluice_plan_memory(&o, NULL, &p, &why) < 0)
+        e = why;
+    if (rc < 0)
+        return fail_asked(&e);
+    sluice_info(s, &info);
+    sluice_close(s);
+    *n_vocab = info.n_vocab;
+    return ST_OK;
 }
 
 int model_close(struct model *m, int status)
@@ -209,15 +241,17 @@ sluice_sampling sampling_from(const struct args *a)
 
 void stats_line(const sluice_stats *s)
 {
-    char hits[32] = "-";
+    char experts[96] = "", hits[32] = "-";
     if (s->experts_requested)
         snprintf(hits, sizeof(hits), "%.1f %%",
                  100 * (double)s->expert_hits / (double)s->experts_requested);
-    note("prompt %lld tokens, %.1f tok/s | decode %lld tokens, %.1f tok/s | %.4f GB read per token "
-         "| cache hit rate %s | experts %d of %d | peak memory %s of %s",
+    if (s->n_experts_native)
+        snprintf(experts, sizeof(experts), " | cache hit rate %s | experts %d of %d", hits,
+                 s->n_experts_used, s->n_experts_native);
+    note("prompt %lld tokens, %.1f tok/s | decode %lld tokens, %.1f tok/s | %.4f GB read per token"
+         "%s | peak memory %s of %s",
          (long long)s->prompt_tokens, ratio((double)s->prompt_tokens * 1e9, (double)s->prompt_ns),
          (long long)s->decode_tokens, ratio((double)s->decode_tokens * 1e9, (double)s->decode_ns),
-         ratio((double)s->decode_read_bytes / 1e9, (double)s->decode_tokens), hits,
-         s->n_experts_used, s->n_experts_native, show_size(s->memory_peak).s,
-         show_size(s->memory_budget).s);
+         ratio((double)s->decode_read_bytes / 1e9, (double)s->decode_tokens), experts,
+         show_size(s->memory_peak).s, show_size(s->memory_budget).s);
 }

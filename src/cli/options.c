@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define AT(field) offsetof(struct args, field)
 #define C_OPEN (C_RUN | C_CHAT | C_EVAL | C_LOGITS | C_BENCH)
@@ -27,14 +28,16 @@ static const struct option_row table[] = {
     {"model", 'm', O_FILE, G_MODEL, C_ALL, AT(model), "MODEL", NULL, 0, 0, NULL, "SLUICE_MODEL",
      "GGUF file to use (of a split model its first file); without it the built-in model, "
      "a pocket dictionary"},
-    {"memory", 0, O_SIZE, G_MODEL, C_ENGINE | C_TOKENIZE, AT(memory), "SIZE", NULL, 1, 0, NULL, "SLUICE_MEMORY",
+    {"memory", 0, O_SIZE, G_MODEL, C_ENGINE | C_TOKENIZE, AT(memory), "SIZE", NULL, 1, 0, NULL,
+     "SLUICE_MEMORY",
      "most memory that the whole process may hold, for example 64M, 1.5G or 12GiB (K, M, G, T: "
      "powers of 1024; kB, MB, GB, TB: of 1000); without it what machine and cgroup allow"},
-    {"threads", 't', O_INT, G_MODEL, C_ENGINE, AT(threads), "N", NULL, 1, 1024, NULL,
-     "SLUICE_THREADS", "threads that compute; without it one per processor"},
+    {"threads", 't', O_INT, G_MODEL, C_ENGINE, AT(threads), "N", NULL, 1, 0, NULL, "SLUICE_THREADS",
+     "threads that compute, at most 4 for each processor, or 16 where that is more; without it "
+     "one per processor"},
     {"ctx", 'c', O_INT, G_MODEL, C_PLANNED, AT(ctx), "N", NULL, 1, MAX_INT, NULL, NULL,
      "longest session in tokens; without it the model's, as far as memory allows"},
-    {"chunk", 0, O_INT, G_MODEL, C_PLANNED, AT(chunk), "N", NULL, 1, 1 << 16, NULL, NULL,
+    {"chunk", 0, O_INT, G_MODEL, C_PLANNED, AT(chunk), "N", NULL, 1, 0, NULL, NULL,
      "tokens of a prompt that are computed together; without it chosen by the memory plan"},
     {"cpu", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(cpu), "SET", NULL, 1, 0, NULL, NULL,
      "instruction set of the kernels, one of those that --help lists; the results are the same "
@@ -47,7 +50,7 @@ static const struct option_row table[] = {
      "times; changes speed only"},
     {"policy", 0, O_CHOICE, G_MODEL, C_PLANNED, AT(policy), "NAME", NULL, 0, 0, NULL, NULL,
      "which expert leaves a full cache first; changes speed only"},
-    {"lookahead", 0, O_LOOKAHEAD, G_MODEL, C_OPEN, AT(lookahead), "N", "auto", 1, 64, NULL, NULL,
+    {"lookahead", 0, O_LOOKAHEAD, G_MODEL, C_OPEN, AT(lookahead), "N", "auto", 1, 0, NULL, NULL,
      "experts of the next layer, and half as many of the one after, that are guessed and read "
      "ahead while the drive is idle, 1 to 64; auto: as many as pay, none or 0: none; changes "
      "speed only"},
@@ -76,11 +79,21 @@ static const struct option_row table[] = {
     {"seed", 0, O_SEED, G_ANSWER, C_TALK, AT(seed), "N", NULL, 0, 0, NULL, NULL,
      "start of the random numbers: the same file, prompt, options and seed give the same "
      "answer; without it one is drawn (--json shows it)"},
-    {"system", 0, O_TEXT, G_ANSWER, C_TALK, AT(system), "TEXT", NULL, 0, 0, NULL, NULL,
-     "system message that the conversation starts with"},
-    {"think", 0, O_FLAG, G_ANSWER, C_TALK, AT(think), NULL, NULL, 1, 0, NULL, NULL,
+    {"system", 0, O_TEXT, G_ANSWER, C_TALK | C_TOKENIZE, AT(system), "TEXT", NULL, 0, 0, NULL, NULL,
+     "system message that the conversation starts with (tokenize: with --chat)"},
+    {"messages", 0, O_FILE, G_ANSWER, C_RUN | C_TOKENIZE, AT(messages), "FILE", NULL, 0, 0, NULL,
+     NULL,
+     "a whole conversation in place of a prompt: JSON as OpenAI's API has it, a list of messages "
+     "or {\"messages\": [...], \"tools\": [...]}"},
+    {"chat-template", 0, O_FILE, G_ANSWER, C_TALK | C_TOKENIZE, AT(chat_template), "FILE", NULL, 0,
+     0, NULL, NULL, "chat template (Jinja) to use in place of the model's own"},
+    {"show-prompt", 0, O_FLAG, G_ANSWER, C_RUN, AT(show_prompt), NULL, NULL, 1, 0, NULL, NULL,
+     "print the text that the model would be given, and compute nothing"},
+    {"chat", 0, O_FLAG, G_ANSWER, C_TOKENIZE, AT(chat), NULL, NULL, 1, 0, NULL, NULL,
+     "the ids that the model would be given for TEXT as a user's message"},
+    {"think", 0, O_FLAG, G_ANSWER, C_TALK | C_TOKENIZE, AT(think), NULL, NULL, 1, 0, NULL, NULL,
      "let the model reason before it answers (the default for models that can)"},
-    {"no-think", 0, O_FLAG, G_ANSWER, C_TALK, AT(think), NULL, NULL, 0, 0, NULL, NULL,
+    {"no-think", 0, O_FLAG, G_ANSWER, C_TALK | C_TOKENIZE, AT(think), NULL, NULL, 0, 0, NULL, NULL,
      "answer without reasoning first"},
     {"raw", 0, O_FLAG, G_ANSWER, C_RUN, AT(raw), NULL, NULL, 1, 0, NULL, NULL,
      "continue the prompt as it is, without the model's chat form; the token that the file wants "
@@ -130,7 +143,8 @@ static const struct option_row table[] = {
      "record what each thread and the drive did when, and write it to FILE in the Chrome trace "
      "event format (Perfetto and chrome://tracing show it); takes 8 MiB, which hold some 100000 "
      "spans: what comes later is left out, with a warning"},
-    {"record-routing", 0, O_FILE, G_OUTPUT, C_TALK | C_BENCH, AT(record_routing), "FILE", NULL, 0, 0, NULL, NULL,
+    {"record-routing", 0, O_FILE, G_OUTPUT, C_TALK | C_BENCH, AT(record_routing), "FILE", NULL, 0,
+     0, NULL, NULL,
      "write to FILE which experts the routers picked for each generated token, one JSON object a "
      "line; plan --routing predicts from it"},
     {"meta", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(only_meta), NULL, NULL, 1, 0, NULL, NULL,
@@ -139,7 +153,8 @@ static const struct option_row table[] = {
      "only the tensors"},
     {"check", 0, O_FLAG, G_OUTPUT, C_INSPECT, AT(check), NULL, NULL, 1, 0, NULL, NULL,
      "read the files from the first byte to the last instead: print the SHA-256 of each, and the "
-     "weights that are not finite, all zero, or text; status 1 if there are any"},
+     "weights that are not finite, zero where no model has zeros, or text; status 1 if there are "
+     "any"},
     {"replace", 0, O_FLAG, G_OUTPUT, C_PACK, AT(replace), NULL, NULL, 1, 0, NULL, NULL,
      "put the packed file in the model's place; until it is whole, on the drive and read back, "
      "the old one stays, so both need room for that time"},
@@ -149,13 +164,19 @@ static const struct option_row table[] = {
      "print one JSON value instead of text"},
 
     /* ---- environment variables that are no option's ---- */
-    {.kind = O_ENV, .env = "XDG_STATE_HOME", .commands = C_CHAT,
+    {.kind = O_ENV,
+     .env = "XDG_STATE_HOME",
+     .commands = C_CHAT,
      .help = "folder under which chat keeps its history, in sluice/history; without it "
              "~/.local/state"},
     {.kind = O_ENV, .env = "HOME", .commands = C_CHAT, .help = "where ~ is"},
-    {.kind = O_ENV, .env = "NO_COLOR", .commands = C_TALK,
+    {.kind = O_ENV,
+     .env = "NO_COLOR",
+     .commands = C_TALK,
      .help = "when set, reasoning is not dimmed"},
-    {.kind = O_ENV, .env = "TERM", .commands = C_TALK,
+    {.kind = O_ENV,
+     .env = "TERM",
+     .commands = C_TALK,
      .help = "kind of terminal; nothing is dimmed on a dumb one"},
 };
 
@@ -202,6 +223,11 @@ const char *option_preset(const struct option_row *o)
     return o->kind == O_CHOICE && !o->choices ? sluice_choice(o->name, 0) : o->preset;
 }
 
+int64_t option_most(const struct option_row *o)
+{
+    return o->high == 0 ? sluice_most(o->name) : (int64_t)o->high;
+}
+
 static bool is_choice(const struct option_row *o, const char *v)
 {
     struct choices c = option_choices(o);
@@ -217,7 +243,7 @@ static bool is_choice(const struct option_row *o, const char *v)
 /* No machine has so little that it must be told in bytes: a unit was forgotten. */
 static bool lacks_unit(const char *v, uint64_t bytes)
 {
-    return bytes < 1 << 20 && v[strspn(v, ".0123456789")] == '\0';
+    return bytes < 1 << 20 && v[strspn(v, ".0123456789 \t")] == '\0';
 }
 
 /* "-" would be a file of that name, and whoever writes it means a stream. */
@@ -241,7 +267,7 @@ static bool parse_lookahead(const struct option_row *o, const char *v, int *n)
         *n = SLUICE_LOOKAHEAD_AUTO;
     else if (strcmp(v, "none") == 0 || strcmp(v, "0") == 0)
         *n = SLUICE_LOOKAHEAD_NONE;
-    else if (parse_int(v, (int64_t)o->low, (int64_t)o->high, &i))
+    else if (parse_int(v, (int64_t)o->low, option_most(o), &i))
         *n = (int)i;
     else
         return false;
@@ -272,7 +298,7 @@ static bool store(const struct option_row *o, struct args *a, const char *v)
     case O_LOOKAHEAD:
         return parse_lookahead(o, v, (int *)field);
     case O_INT:
-        if (!parse_int(v, (int64_t)o->low, (int64_t)o->high, &i))
+        if (!parse_int(v, (int64_t)o->low, option_most(o), &i))
             return false;
         *(int *)field = (int)i;
         return true;
@@ -297,60 +323,66 @@ static bool store(const struct option_row *o, struct args *a, const char *v)
     return false;
 }
 
-static void refuse_size(const char *where, const char *v)
+static void refuse_size(const char *where, const char *v, const char *more)
 {
+    enum { MANY = 1024 }; /* of a unit, where the one before is meant */
     uint64_t u;
-    if (parse_size(v, &u) && u > 0 && lacks_unit(v, u))
-        complain("%s: \"%s\" is a number of bytes; did you mean %sG?", where, v, v);
+    double n;
+    if (parse_size(v, &u) && lacks_unit(v, u) && parse_real(v, 0, MANY * MANY, &n) && n > 0)
+        complain("%s: \"%s\" is a number of bytes; did you mean %s%c?%s", where, v, v,
+                 n < MANY ? 'G' : 'M', more);
     else
-        complain("%s: \"%s\" is not a size such as 64M, 1.5G or 12GiB", where, v);
+        complain("%s: \"%s\" is not a size such as 64M, 1.5G or 12GiB%s", where, v, more);
 }
 
 /* The sentence about a value that `store` refused. `where`: "--memory" or the
- * environment variable. */
-static void refuse_value(const struct option_row *o, const char *where, const char *v)
+ * environment variable; `more`: what to try, or "". */
+static void refuse_value(const struct option_row *o, const char *where, const char *v,
+                         const char *more)
 {
     switch (o->kind) {
     case O_CHOICE:
-        complain("%s: \"%s\" is not one of %s", where, v, option_choices(o).s);
+        complain("%s: \"%s\" is not one of %s%s", where, v, option_choices(o).s, more);
         break;
     case O_FILE:
     case O_FILES:
         if (!v[0])
-            complain("%s: the name is empty", where);
+            complain("%s: the name is empty%s", where, more);
         else if (!is_file(o, v))
-            complain("%s: - is no name here; a file that is called so is ./-", where);
+            complain("%s: - is no name here; a file that is called so is ./-%s", where, more);
         else
-            complain("%s: \"%s\" is one too many, at most %d are possible", where, v, MAX_TEXTS);
+            complain("%s: \"%s\" is one too many, at most %d are possible%s", where, v, MAX_TEXTS,
+                     more);
         break;
     case O_LOOKAHEAD:
-        complain("%s: \"%s\" is not auto, none or a whole number from %.0f to %.0f", where, v, o->low,
-                 o->high);
+        complain("%s: \"%s\" is not auto, none or a whole number from %.0f to %lld%s", where, v,
+                 o->low, (long long)option_most(o), more);
         break;
     case O_INT:
-        if (o->high >= MAX_INT)
-            complain("%s: \"%s\" is not a whole number from %.0f on", where, v, o->low);
+        if (o->high >= MAX_INT && v[strspn(v, "0123456789")] != '\0')
+            complain("%s: \"%s\" is not a whole number from %.0f on%s", where, v, o->low, more);
         else
-            complain("%s: \"%s\" is not a whole number from %.0f to %.0f", where, v, o->low,
-                     o->high);
+            complain("%s: \"%s\" is not a whole number from %.0f to %lld%s", where, v, o->low,
+                     (long long)option_most(o), more);
         break;
     case O_SEED:
-        complain("%s: \"%s\" is not a whole number below 2^63", where, v);
+        complain("%s: \"%s\" is not a whole number below 2^63%s", where, v, more);
         break;
     case O_SIZE:
-        refuse_size(where, v);
+        refuse_size(where, v, more);
         break;
     default:
-        complain("%s: \"%s\" is not a number from %g to %g", where, v, o->low, o->high);
+        complain("%s: \"%s\" is not a number from %g to %g%s", where, v, o->low, o->high, more);
         break;
     }
 }
 
-static int take_value(struct args *a, size_t row, const char *where, const char *v)
+static int take_value(struct args *a, size_t row, const char *where, const char *v,
+                      const char *more)
 {
     if (store(&table[row], a, v))
         return ST_OK;
-    refuse_value(&table[row], where, v);
+    refuse_value(&table[row], where, v, more);
     return ST_USAGE;
 }
 
@@ -381,12 +413,21 @@ static size_t distance(const char *x, const char *y)
     return row[ny];
 }
 
+/* Two neighbouring letters stand the wrong way round, and nothing else is wrong. */
+static bool is_swapped(const char *x, const char *y)
+{
+    while (*x && *x == *y)
+        x++, y++;
+    return *x && *y && x[1] && x[0] == y[1] && x[1] == y[0] && strcmp(x + 2, y + 2) == 0;
+}
+
+/* Of a short word two other letters leave too little. */
 const char *nearest_word(const char *word, const char *const *words, size_t n)
 {
     const char *best = NULL;
-    size_t near = strlen(word) > 2 ? 3 : 2; /* two letters swapped are two steps */
+    size_t near = strlen(word) > 5 ? 3 : 2;
     for (size_t i = 0; i < n; i++) {
-        size_t d = distance(word, words[i]);
+        size_t d = is_swapped(word, words[i]) ? 1 : distance(word, words[i]);
         if (d < near) {
             near = d;
             best = words[i];
@@ -424,7 +465,8 @@ static void hint(const struct cursor *c, const char *arg, char s[160])
     bool long_one = strlen(arg) > 40;
     s[0] = '\0';
     if (c->max_words)
-        snprintf(s, 160, "; what begins with - and is no option goes after --: sluice %s -- \"%.*s%s\"",
+        snprintf(s, 160,
+                 "; what begins with - and is no option goes after --: sluice %s -- \"%.*s%s\"",
                  c->command_name, 40, arg, long_one ? "..." : "");
 }
 
@@ -449,13 +491,16 @@ static void refuse_name(const struct cursor *c, const char *name, const char *ar
         complain("--%s is not an option of \"sluice %s\"; see \"sluice %s --help\"", name,
                  command_name, command_name);
     else if (near)
-        complain("unknown option --%s; did you mean --%s?", name, near);
+        complain("unknown option --%s; did you mean --%s?%s", name, near,
+                 strchr(arg, ' ') ? more : "");
     else
         complain("unknown option --%s; see \"sluice %s --help\"%s", name, command_name, more);
 }
 
-/* `value`: what follows '=' or the letter; NULL: the next argument has it. */
-static int take_option(struct cursor *c, int row, const char *where, const char *value)
+/* `value`: what follows '=' or the letter; NULL: the next argument has it. `more`: what
+ * to try where it is none. */
+static int take_option(struct cursor *c, int row, const char *where, const char *value,
+                       const char *more)
 {
     if (table[row].kind == O_FLAG && value) {
         complain("%s takes no value", where);
@@ -469,7 +514,7 @@ static int take_option(struct cursor *c, int row, const char *where, const char 
         value = c->argv[++c->i];
     }
     c->a->given[row] = true;
-    return take_value(c->a, (size_t)row, where, value);
+    return take_value(c->a, (size_t)row, where, value, more);
 }
 
 static int take_long(struct cursor *c, const char *arg)
@@ -487,17 +532,35 @@ static int take_long(struct cursor *c, const char *arg)
         refuse_name(c, where + 2, arg - 2);
         return ST_USAGE;
     }
-    return take_option(c, row, where, equals ? equals + 1 : NULL);
+    return take_option(c, row, where, equals ? equals + 1 : NULL, "");
 }
 
-/* A cluster of letters; the first that takes a value takes the rest. */
+/* The rest of a cluster as a value: where it is none, the cluster may have been
+ * meant as the command's word. */
+static int take_rest(struct cursor *c, int row, const char *where, const char *value,
+                     const char *whole)
+{
+    char more[160];
+    hint(c, whole, more);
+    if (!strchr(value, ' ') || !c->max_words || table[row].kind != O_FILE ||
+        access(value, F_OK) == 0)
+        return take_option(c, row, where, value, more);
+    complain("%s: there is no file \"%s\"%s", where, value, more);
+    return ST_USAGE;
+}
+
+/* A cluster of letters; the first that takes a value takes the rest. Help is
+ * asked for by a cluster that is one. */
 static int take_letters(struct cursor *c, const char *arg)
 {
     const char *whole = arg - 1;
+    bool help = false;
+    if (strcmp(arg, "help") == 0)
+        arg = "h";
     for (; *arg; arg++) {
         char where[3] = {'-', *arg, 0};
         if (*arg == 'h') {
-            c->a->help = true;
+            help = true;
             continue;
         }
         int row = find_row(c->a->command, NULL, 0, *arg);
@@ -507,11 +570,13 @@ static int take_letters(struct cursor *c, const char *arg)
             complain("unknown option %s; see \"sluice %s --help\"%s", where, c->command_name, more);
             return ST_USAGE;
         }
-        bool flag = table[row].kind == O_FLAG;
-        int status = take_option(c, row, where, !flag && arg[1] ? arg + 1 : NULL);
-        if (status != ST_OK || !flag)
+        if (table[row].kind != O_FLAG && arg[1])
+            return take_rest(c, row, where, arg + 1, whole);
+        int status = take_option(c, row, where, NULL, "");
+        if (status != ST_OK || table[row].kind != O_FLAG)
             return status;
     }
+    c->a->help |= help;
     return ST_OK;
 }
 
@@ -535,10 +600,10 @@ static int presets_and_environment(struct args *a)
         const struct option_row *o = &table[i];
         if (!(o->commands & a->command) || o->kind == O_ENV)
             continue;
-        if (option_preset(o) && take_value(a, i, o->name, option_preset(o)) != ST_OK)
+        if (option_preset(o) && take_value(a, i, o->name, option_preset(o), "") != ST_OK)
             return ST_USAGE;
         const char *v = o->env ? options_env(o->env) : NULL;
-        if (v && take_value(a, i, o->env, v) != ST_OK)
+        if (v && take_value(a, i, o->env, v, "") != ST_OK)
             return ST_USAGE;
     }
     return ST_OK;
@@ -547,7 +612,8 @@ static int presets_and_environment(struct args *a)
 int options_parse(struct args *a, unsigned command, const char *command_name, int max_words,
                   int argc, char **argv)
 {
-    struct cursor c = {.a = a, .command_name = command_name, .max_words = max_words, .argc = argc, .argv = argv};
+    struct cursor c = {
+        .a = a, .command_name = command_name, .max_words = max_words, .argc = argc, .argv = argv};
     bool only_words = false;
     *a = (struct args){.command = command, .think = -1};
     int status = presets_and_environment(a);

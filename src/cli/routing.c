@@ -10,6 +10,7 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,38 +19,56 @@
 
 struct routing {
     struct os_out out;
-    int n_layers, n_used, next; /* next: the layer that a whole token goes on with */
+    int n_layers, n_used, next; /* next: the layer that the token under way goes on with */
     int64_t n_tokens;
     int rc; /* the first failure to write, and its sentence: */
     struct err e;
     int32_t *picks; /* (n_layers, n_used) of the token under way */
 };
 
-static void put(struct routing *r, const char *before, int64_t n, const char *after)
+__attribute__((format(printf, 2, 3))) static void put(struct routing *r, const char *fmt, ...)
 {
+    char text[64];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
     if (r->rc == OK)
-        r->rc = os_out_printf(&r->out, &r->e, "%s%lld%s", before, (long long)n, after);
+        r->rc = os_out_printf(&r->out, &r->e, "%s", text);
 }
 
+static int32_t *row_of(struct routing *r, int layer)
+{
+    return r->picks + (size_t)layer * (size_t)r->n_used;
+}
+
+/* A layer without experts is an empty list. */
 static void write_token(struct routing *r)
 {
-    put(r, "{\"tok\": ", ++r->n_tokens, ", \"layers\": [");
-    for (int l = 0; l < r->n_layers; l++)
-        for (int i = 0; i < r->n_used; i++)
-            put(r, i ? ", " : l ? ", [" : "[", r->picks[l * r->n_used + i],
-                i < r->n_used - 1 ? "" : l < r->n_layers - 1 ? "]" : "]]}\n");
+    put(r, "{\"tok\": %lld, \"layers\": [", (long long)++r->n_tokens);
+    for (int l = 0; l < r->n_layers; l++) {
+        const int32_t *picks = row_of(r, l);
+        put(r, l ? ", [" : "[");
+        for (int i = 0; i < r->n_used && picks[i] >= 0; i++)
+            put(r, i ? ", %d" : "%d", picks[i]);
+        put(r, "]");
+    }
+    put(r, "]}\n");
 }
+
 
 static void on_route(void *user, int layer, int64_t first_position, int64_t n_tokens, int n_used,
                      const int32_t *experts)
 {
     struct routing *r = user;
     (void)first_position;
-    if (layer == 0)
+    if (layer < r->next) /* another token; that before may have been stopped */
         r->next = 0;
-    if (n_tokens != 1 || layer != r->next || n_used != r->n_used)
+    if (n_tokens != 1 || n_used != r->n_used)
         return;
-    memcpy(r->picks + (size_t)layer * (size_t)n_used, experts, (size_t)n_used * sizeof(*experts));
+    for (; r->next < layer; r->next++) /* without experts */
+        row_of(r, r->next)[0] = -1;
+    memcpy(row_of(r, layer), experts, (size_t)n_used * sizeof(*experts));
     if (++r->next == r->n_layers)
         write_token(r);
 }
@@ -73,6 +92,10 @@ int routing_record(struct model *m)
     struct routing *r = m->routing;
     r->n_layers = m->info.n_layers;
     r->n_used = m->info.n_experts_used;
+    if (r->n_used < 1) {
+        complain("--record-routing: the model has no experts, so there is nothing to record");
+        return ST_FAIL;
+    }
     r->picks = calloc((size_t)r->n_layers * (size_t)r->n_used, sizeof(*r->picks));
     if (!r->picks)
         return no_memory();
@@ -162,7 +185,8 @@ static bool add_token(const json_t *layers, struct picks *p)
     if (json_array_size(layers) != (size_t)p->r.n_layers)
         return false;
     for (int l = 0; l < p->r.n_layers; l++)
-        if (!read_layer(json_array_get(layers, (size_t)l), p->ids + at + (size_t)l * (size_t)p->r.n_used, p->r.n_used))
+        if (!read_layer(json_array_get(layers, (size_t)l),
+                        p->ids + at + (size_t)l * (size_t)p->r.n_used, p->r.n_used))
             return false;
     p->r.n_tokens++;
     return true;
@@ -192,8 +216,10 @@ static int read_lines(FILE *f, const char *path, char *line, struct picks *p)
         if (!room_made || input_refused())
             return input_refused() ? input_too_much(path) : no_memory();
         if (!ok) {
-            complain("%s: line %lld: expected {\"layers\": [[expert, ...], ...]}, as many layers and at most as many "
-                     "experts as in the first line; was it written with --record-routing?", path, (long long)n);
+            complain("%s: line %lld: expected {\"layers\": [[expert, ...], ...]}, as many layers "
+                     "and at most as many experts as in the first line; was it written with "
+                     "--record-routing?",
+                     path, (long long)n);
             return ST_FAIL;
         }
     }
@@ -216,7 +242,8 @@ int routing_read(const char *path, struct picks *p)
     *p = (struct picks){.ids = NULL};
     FILE *f = fopen(path, "re");
     if (!f) {
-        complain("cannot read the routing in %s: %s", path, strerror(errno));
+        if (!interrupted()) /* a pipe waits for its writer */
+            complain("cannot read the routing in %s: %s", path, strerror(errno));
         return ST_FAIL;
     }
     char *line = malloc(LONGEST_LINE);

@@ -51,12 +51,20 @@ static bool can_colour(int fd)
  * to closed output fail as before. Sentences for a closed standard error go
  * nowhere; they are no result.
  */
+static bool closed[3];
+
+bool term_closed(int fd)
+{
+    return fd >= 0 && fd < 3 && closed[fd];
+}
+
 bool term_open_standard(void)
 {
     static const int how[] = {O_WRONLY, O_RDONLY, O_RDWR};
     for (int fd = 0; fd < 3; fd++) {
         if (fcntl(fd, F_GETFD) != -1 || errno != EBADF)
             continue;
+        closed[fd] = true;
         int got = open("/dev/null", how[fd]);
         if (got < 0) /* a root folder without /dev */
             got = open("/", O_RDONLY | O_DIRECTORY);

@@ -1,6 +1,6 @@
 /*
  * Text to values and back. Parsers accept the whole string or nothing: no
- * leading white space, no trailing rubbish, no silent overflow.
+ * trailing rubbish, no silent overflow, and white space around sizes only.
  */
 #include "cli.h"
 
@@ -15,13 +15,16 @@
 static uint64_t unit_bytes(const char *s)
 {
     static const char letters[] = "kmgt";
-    if (*s == '\0' || strcmp(s, "B") == 0)
+    size_t n = strcspn(s, " \t");
+    if (s[n + strspn(s + n, " \t")] != '\0')
+        return 0;
+    if (n == 0 || (n == 1 && *s == 'B'))
         return 1;
     const char *at = strchr(letters, tolower((unsigned char)*s));
     if (!at)
         return 0;
-    bool decimal = strcmp(s + 1, "B") == 0;
-    if (!decimal && s[1] != '\0' && strcmp(s + 1, "iB") != 0 && strcmp(s + 1, "i") != 0)
+    bool decimal = n == 2 && s[1] == 'B';
+    if (!decimal && n != 1 && (n != 3 || memcmp(s + 1, "iB", 2) != 0) && (n != 2 || s[1] != 'i'))
         return 0;
     uint64_t unit = 1;
     for (const char *p = letters; p <= at; p++)
@@ -32,7 +35,8 @@ static uint64_t unit_bytes(const char *s)
 bool parse_size(const char *s, uint64_t *bytes)
 {
     uint64_t whole = 0, part = 0, scale = 1;
-    if (!isdigit((unsigned char)*s))
+    s += strspn(s, " \t"); /* as scripts leave them */
+    if (!isdigit((unsigned char)*s) && (*s != '.' || !isdigit((unsigned char)s[1])))
         return false;
     for (; isdigit((unsigned char)*s); s++) {
         uint64_t digit = (uint64_t)(*s - '0');
@@ -49,8 +53,7 @@ bool parse_size(const char *s, uint64_t *bytes)
                 scale *= 10;
             }
     }
-    if (*s == ' ')
-        s++;
+    s += strspn(s, " \t");
     uint64_t unit = unit_bytes(s);
     /* part < 10^6 and unit <= 2^40, so the product below stays under 2^60 */
     if (unit == 0 || whole > (uint64_t)INT64_MAX / unit - 1)

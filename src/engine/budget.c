@@ -1,92 +1,125 @@
 /*
- * How much memory there is: the budget that is taken when none is asked for,
- * what a control group or a resource limit leaves of one that is, and the
- * sentence about it.
+ * The budget while a model runs. Invariant, kept by budget_take and budget_give:
+ *     process + dense + scratch + states + what is taken + expert cache <= budget.
+ * A session grows by taking from the expert cache, down to its smallest size.
+ *
+ * It holds while other programs grow: when memory of the machine or of the
+ * cgroup runs short, the expert cache gives slots back before anything is paged or
+ * killed, and takes them again later. Looked at once a layer, at most every 50 ms; no
+ * thread of its own.
  */
 #include "engine/engine.h"
 
-#include <stdio.h>
+enum { PERIOD_NS = 50 * 1000 * 1000 };
 
-static int64_t at_least_0(int64_t x)
+/* ---- taking and giving ---------------------------------------------------- */
+
+/* What the budget leaves for the expert cache. */
+static int64_t room_for_cache(const struct sluice *s)
 {
-    return MAX(x, (int64_t)0);
+    const sluice_memory *m = &s->plan.memory;
+    return m->budget - m->process - m->dense - m->state - m->scratch - s->budget.taken;
 }
 
-/* `own`: what this process holds already is not for others. A group's limit is
- * for it alone, so that an eighth is kept for what the kernel charges to it; of a
- * machine more is, for its other programs. */
-static void find_default(struct budget *b, int64_t own)
+int64_t budget_left(const struct sluice *s)
 {
-    const struct os_memory *m = &b->m;
-    int64_t free_bytes = m->available + own;
-    int64_t others = MAX(free_bytes / 8, MIN((int64_t)128 << 20, free_bytes / 4));
-    b->budget = at_least_0(free_bytes - others);
-    b->source = BUDGET_MACHINE;
-    if (m->cgroup_limit != INT64_MAX) {
-        int64_t room = m->cgroup_limit - m->cgroup_limit / 8 - at_least_0(m->cgroup_used - own);
-        room = MIN(at_least_0(room), m->cgroup_least - m->cgroup_least / 8);
-        if (room < b->budget) {
-            b->budget = room;
-            b->source = BUDGET_CGROUP;
-        }
-    }
-    if (m->rlimit_left != INT64_MAX && (m->rlimit_left + own) / 8 * 7 < b->budget) {
-        b->budget = (m->rlimit_left + own) / 8 * 7;
-        b->source = BUDGET_RLIMIT;
-    }
+    return room_for_cache(s) - s->plan.memory.cache_min;
 }
 
-/* A budget stays a little below its group's limit: page tables and sockets are
- * charged to it too, and who reaches it is killed. (4 %: a budget with 5 % above it is
- * left alone.) */
-static void cut_to_limit(struct budget *b)
+int budget_take(struct sluice *s, int64_t bytes, struct err *e)
 {
-    int64_t most = b->m.cgroup_least - b->m.cgroup_least / 24;
-    if (b->m.cgroup_least != INT64_MAX && most < b->budget) {
-        b->budget = most;
-        b->source = BUDGET_CGROUP;
-    }
+    int64_t least = s->plan.memory.cache_min, room = room_for_cache(s) - bytes;
+    if (room < (s->o.tokenizer_only ? 0 : least))
+        return err_set(
+            e, E_STATE,
+            "the memory budget is used up: %lld more bytes are needed and the expert "
+            "cache is at its smallest; raise --memory",
+            (long long)bytes);
+    account_look(s);
+    /* While memory is short, what is taken comes from the cache in any case. */
+    if (s->budget.cache_most != INT64_MAX)
+        s->budget.cache_most -= bytes;
+    room = MAX(MIN(room, s->budget.cache_most), least);
+    struct expert_cache *c = model_experts(s->model);
+    if (c && (int64_t)expert_bytes(c) > room)
+        expert_resize(c, (size_t)room);
+    s->budget.taken += bytes;
+    return OK;
 }
 
-void budget_find(int64_t asked, struct budget *b)
+void budget_give(struct sluice *s, int64_t bytes)
 {
-    int64_t own = os_rss_anonymous();
-    *b = (struct budget){.budget = asked, .source = BUDGET_ASKED};
-    os_memory(&b->m);
-    if (asked > 0)
-        cut_to_limit(b);
-    else
-        find_default(b, own);
-    const struct os_memory *m = &b->m;
-    b->now = b->budget;
-    if (m->cgroup_limit != INT64_MAX && at_least_0(m->cgroup_limit - at_least_0(m->cgroup_used - own)) < b->now) {
-        b->now = at_least_0(m->cgroup_limit - at_least_0(m->cgroup_used - own));
-        b->short_of = NOW_CGROUP;
-    }
-    if (m->rlimit_left != INT64_MAX && m->rlimit_left + own < b->now) {
-        b->now = m->rlimit_left + own;
-        b->short_of = NOW_RLIMIT;
-    }
+    s->budget.taken -= bytes;
+    if (s->budget.cache_most != INT64_MAX)
+        s->budget.cache_most += bytes;
+    int64_t most = MIN(room_for_cache(s), s->budget.cache_most);
+    int64_t want = MIN(s->plan.memory.cache_full, most);
+    struct expert_cache *c = model_experts(s->model);
+    account_look(s);
+    if (c && want > (int64_t)expert_bytes(c))
+        expert_resize(c, (size_t)want);
 }
 
-void budget_tell(const struct budget *b, int64_t asked, char *out, size_t room)
+/* ---- pressure ------------------------------------------------------------- */
+
+/* Below `low` the cache shrinks until one and a half times that is free; above
+ * twice `low` it grows again. */
+static int64_t low_water(const struct os_memory *m)
 {
-    const double mib = 1024.0 * 1024.0;
-    const struct os_memory *m = &b->m;
-    out[0] = '\0';
-    if (b->short_of == NOW_RLIMIT || b->source == BUDGET_RLIMIT)
-        snprintf(out, room, " (resource limits of this process leave %.1f MiB: see ulimit -v and -d)",
-                 (double)m->rlimit_left / mib);
-    else if (b->short_of == NOW_CGROUP)
-        snprintf(out, room, " (of the control group's limit of %.1f MiB only %.1f MiB are free)",
-                 (double)m->cgroup_limit / mib, (double)b->now / mib);
-    else if (b->source == BUDGET_CGROUP && asked > 0)
-        snprintf(out, room, " (%.1f MiB were asked for, the control group's limit is %.1f MiB)",
-                 (double)asked / mib, (double)m->cgroup_least / mib);
-    else if (b->source == BUDGET_CGROUP)
-        snprintf(out, room, " (the control group's limit is %.1f MiB, an eighth is kept free)",
-                 (double)MIN(m->cgroup_limit, m->cgroup_least) / mib);
-    else if (b->source == BUDGET_MACHINE)
-        snprintf(out, room, " (the machine has %.1f MiB available, some are kept for other programs)",
-                 (double)m->available / mib);
+    int64_t total = MIN(m->total, m->cgroup_limit) / 50;
+    return MAX((int64_t)4 << 20, MIN(total, (int64_t)256 << 20));
+}
+
+static int64_t free_now(const struct os_memory *m)
+{
+    if (m->cgroup_limit == INT64_MAX)
+        return m->available;
+    return MIN(m->available, m->cgroup_limit - m->cgroup_used);
+}
+
+int64_t budget_begin(struct sluice *s)
+{
+    const sluice_memory *p = &s->plan.memory;
+    struct os_memory m;
+    os_memory(&m);
+    /* a budget may be larger than the machine: the cache then begins with what
+     * is there and the rest of the plan leaves */
+    int64_t others = p->budget - p->cache - MAX(MIN(os_rss(), p->process), (int64_t)0);
+    int64_t room = free_now(&m) - MAX(others, (int64_t)0) - 2 * low_water(&m);
+    s->budget.cache_most = room < p->cache ? MAX(room, p->cache_min) : INT64_MAX;
+    return MIN(p->cache, s->budget.cache_most);
+}
+
+static bool all_slots_used(struct expert_cache *c)
+{
+    struct expert_stats x;
+    expert_get_stats(c, &x);
+    return x.slots_in_use * 20 >= x.n_slots * 19;
+}
+
+void budget_watch(struct sluice *s)
+{
+    struct budget *b = &s->budget;
+    struct expert_cache *c = model_experts(s->model);
+    struct os_memory m;
+    int64_t now = os_clock_ns();
+    if (!c || now < b->next_look_ns)
+        return;
+    b->next_look_ns = now + PERIOD_NS;
+    os_memory(&m);
+    int64_t free_bytes = free_now(&m), low = low_water(&m);
+    int64_t cache = (int64_t)expert_bytes(c);
+    if (free_bytes < low) {
+        int64_t less = cache - (low - free_bytes) - low / 2;
+        b->cache_most = MAX(less, s->plan.memory.cache_min);
+        if (b->cache_most < cache)
+            expert_resize(c, (size_t)b->cache_most);
+    } else if (b->cache_most != INT64_MAX && free_bytes > 2 * low && all_slots_used(c)) {
+        /* slots become physical only as they are used: small steps, each after
+         * the one before has been filled */
+        b->cache_most += MIN(low / 2, free_bytes - 2 * low);
+        budget_give(s, 0);
+        if (b->cache_most >= s->plan.memory.cache)
+            b->cache_most = INT64_MAX;
+    }
 }

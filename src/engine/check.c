@@ -19,7 +19,18 @@ static int most_threads(void)
     return MAX(THREADS_FOR_ONE * os_cpu_count(), (int)THREADS_ANYWHERE);
 }
 
-static const char *const readers[] = {"auto", "uring", "pread"};
+int64_t sluice_most(const char *option)
+{
+    if (strcmp(option, "threads") == 0)
+        return most_threads();
+    if (strcmp(option, "chunk") == 0)
+        return MOST_CHUNK;
+    return strcmp(option, "lookahead") == 0 ? DEV_MAX_USED : 0;
+}
+
+static const char *const readers[] = {
+    [IOQ_AUTO] = "auto", [IOQ_URING] = "uring", [IOQ_PREAD] = "pread"};
+_Static_assert(ARRAY_LEN(readers) == IOQ_N_KINDS, "a name for each reader");
 
 const char *sluice_choice(const char *option, int i)
 {
@@ -27,6 +38,10 @@ const char *sluice_choice(const char *option, int i)
         return i >= 0 && i < (int)ARRAY_LEN(readers) ? readers[i] : NULL;
     if (strcmp(option, "cpu") == 0)
         return i == 0 ? "auto" : device_cpu_name(i - 1);
+    if (strcmp(option, "calls") == 0) {
+        const struct call_row *row = call_row_at(i);
+        return row ? row->name : NULL;
+    }
     if (strcmp(option, "policy") != 0 || i < 0)
         return NULL;
     for (int k = 0; k < i; k++)
@@ -37,14 +52,14 @@ const char *sluice_choice(const char *option, int i)
 
 int io_kind(const char *name, enum ioq_kind *kind, struct err *e)
 {
-    static const enum ioq_kind kinds[] = {IOQ_AUTO, IOQ_URING, IOQ_PREAD};
     *kind = IOQ_AUTO;
     for (size_t i = 0; name && i < ARRAY_LEN(readers); i++)
         if (strcmp(name, readers[i]) == 0) {
-            *kind = kinds[i];
+            *kind = (enum ioq_kind)i;
             return OK;
         }
-    return name ? err_set(e, E_ARG, "unknown reader '%s'; expected auto, uring or pread", name) : OK;
+    return name ? err_set(e, E_ARG, "unknown reader '%s'; expected auto, uring or pread", name)
+                : OK;
 }
 
 static int check_policy(const char *name, struct err *e)
@@ -60,25 +75,68 @@ static int check_policy(const char *name, struct err *e)
     return err_set(e, E_ARG, "no eviction policy is called '%s'; expected one of %s", name, all);
 }
 
+int check_list(const char *what, const void *list, int64_t n, struct err *e)
+{
+    if (n < 0)
+        return err_set(e, E_ARG, "there cannot be %lld %s", (long long)n, what);
+    if (n > 0 && !list)
+        return err_set(e, E_ARG, "%lld %s are announced, but there is no list of them",
+                       (long long)n, what);
+    return OK;
+}
+
+int check_mirrors(const sluice_options *o, struct err *e)
+{
+    if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
+        return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors,
+                       IOQ_MAX_COPIES - 1);
+    TRY(check_list("mirrors", o->mirrors, o->n_mirrors, e));
+    for (int i = 0; i < o->n_mirrors; i++)
+        if (!o->mirrors[i] || !o->mirrors[i][0])
+            return err_set(e, E_ARG, "mirror %d has no name", i + 1);
+    return OK;
+}
+
+static int check_routing(const sluice_routing *r, struct err *e)
+{
+    if (!r)
+        return OK;
+    TRY(check_list("tokens of a recorded routing", r->experts, r->n_tokens, e));
+    if (r->n_layers < 1 || r->n_used < 1 ||
+        r->n_tokens > INT64_MAX / (int64_t)sizeof(*r->experts) / r->n_layers / r->n_used)
+        return err_set(
+            e, E_ARG,
+            "a recorded routing of %lld tokens with %d layers of %d picks is not possible",
+            (long long)r->n_tokens, r->n_layers, r->n_used);
+    return OK;
+}
+
 int check_options(const sluice_options *o, struct err *e)
 {
     enum ioq_kind kind;
     if (!o->model || !o->model[0])
         return err_set(e, E_ARG, "no model was named");
     if (o->threads < 0 || o->threads > most_threads())
-        return err_set(e, E_ARG, "threads is %d, expected 1 to %d on the %d processors here, or 0 for one per processor",
-                       o->threads, most_threads(), os_cpu_count());
+        return err_set(
+            e, E_ARG,
+            "threads is %d, expected 1 to %d on the %d processors here, or 0 for one per processor",
+            o->threads, most_threads(), os_cpu_count());
     if (o->context < 0)
-        return err_set(e, E_ARG, "context is %d, expected 1 or more tokens, or 0 for what the model has", o->context);
+        return err_set(e, E_ARG,
+                       "context is %d, expected 1 or more tokens, or 0 for what the model has",
+                       o->context);
     if (o->chunk < 0 || o->chunk > MOST_CHUNK)
-        return err_set(e, E_ARG, "chunk is %d, expected 1 to %d tokens, or 0 for a chosen number", o->chunk, MOST_CHUNK);
+        return err_set(e, E_ARG, "chunk is %d, expected 1 to %d tokens, or 0 for a chosen number",
+                       o->chunk, MOST_CHUNK);
     if (o->held_bytes < 0)
-        return err_set(e, E_ARG, "held_bytes is %lld, expected 0 or more", (long long)o->held_bytes);
-    if (o->n_mirrors < 0 || o->n_mirrors > IOQ_MAX_COPIES - 1)
-        return err_set(e, E_ARG, "%d mirrors are given, at most %d are possible", o->n_mirrors, IOQ_MAX_COPIES - 1);
+        return err_set(e, E_ARG, "held_bytes is %lld, expected 0 or more",
+                       (long long)o->held_bytes);
+    TRY(check_mirrors(o, e));
+    TRY(check_routing(o->routing, e));
     if (o->lookahead < SLUICE_LOOKAHEAD_NONE || o->lookahead > DEV_MAX_USED)
-        return err_set(e, E_ARG, "lookahead is %d, expected 1 to %d, %d for as many as pay or %d for none", o->lookahead,
-                       DEV_MAX_USED, SLUICE_LOOKAHEAD_AUTO, SLUICE_LOOKAHEAD_NONE);
+        return err_set(e, E_ARG,
+                       "lookahead is %d, expected 1 to %d, %d for as many as pay or %d for none",
+                       o->lookahead, DEV_MAX_USED, SLUICE_LOOKAHEAD_AUTO, SLUICE_LOOKAHEAD_NONE);
     TRY(io_kind(o->io, &kind, e));
     return check_policy(o->policy, e);
 }
@@ -89,7 +147,7 @@ static void add_mirrors(struct os_places *p, const sluice_options *o, const char
 {
     char what[64];
     for (int k = 0; k < o->n_mirrors; k++) {
-        char *copy = o->mirrors[k] ? model_mirror_path(o->mirrors[k], part) : NULL;
+        char *copy = model_mirror_path(o->mirrors[k], part);
         snprintf(what, sizeof(what), "a file of mirror %d", k + 1);
         if (copy && access(copy, F_OK) == 0)
             os_places_add(p, what, copy, false);
@@ -123,15 +181,41 @@ int check_files(const sluice_options *o, const sluice_file *files, int n_files, 
     for (int i = 0; i < n_files; i++)
         os_places_add(&p, files[i].what, files[i].path, files[i].written);
     if (o->timeline)
-        os_places_add(&p, "the timeline", o->timeline, true);
+        os_places_add(&p, "--timeline", o->timeline, true);
     int rc = os_places_check(&p, e);
     os_places_free(&p);
     return rc;
 }
 
-int sluice_check(const sluice_options *o, const sluice_file *files, int n_files, sluice_error *err)
+/* The host's list, as this version knows it. */
+static int take_files(const sluice_file *files, int n, size_t size, sluice_file *known,
+                      struct err *e)
+{
+    for (int i = 0; i < n; i++) {
+        TRY(sized_take(SIZED_sluice_file, (const char *)files + (size_t)i * size, size, &known[i],
+                       e));
+        if (!known[i].what || !known[i].path)
+            return err_set(e, E_ARG, "file %d of the list has no %s", i + 1,
+                           known[i].what ? "path" : "name for sentences");
+    }
+    return OK;
+}
+
+int sluice_check_sized(const sluice_options *o, const sluice_file *files, int n_files,
+                       size_t file_size, sluice_error *err)
 {
     struct err *e = err_of(err);
-    TRY(check_options(o, e));
-    return check_files(o, files, n_files, e);
+    sluice_options known;
+    TRY(options_take(o, &known, e));
+    TRY(check_options(&known, e));
+    TRY(check_list("files", files, n_files, e));
+    TRY(sized_check(SIZED_sluice_file, file_size, e));
+    sluice_file *list = calloc((size_t)n_files + 1, sizeof(*list));
+    if (!list)
+        return err_set(e, E_NOMEM, "no memory for a list of %d files", n_files);
+    int rc = take_files(files, n_files, file_size, list, e);
+    if (rc == OK)
+        rc = check_files(&known, list, n_files, e);
+    free(list);
+    return rc;
 }

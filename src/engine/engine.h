@@ -1,28 +1,36 @@
 /*
  * engine: implements include/sluice.h over text and model.
  *
+ *   options.c   the host's structs, of whatever version, as this version knows them
  *   check.c     options and files looked at before anything is opened
  *   open.c      options -> a running model
- *   budget.c    how much memory there is
- *   plan.c      the memory plan and who may take how much of the budget
+ *   limits.c    how much memory there is
+ *   needs.c     what a plan depends on: model, device, process, limits
+ *   plan.c      the memory plan, a function of that
+ *   budget.c    who may take how much of the budget while a model runs
  *   account.c   what the program and each of its models hold
+ *   predict.c   hit rate and speed to be expected
+ *   step.c      one pass through the model for several sessions
  *   session.c   ids -> state: prefix reuse, chunks, snapshots
  *   generate.c  the generation loop
+ *   stream.c    ids as they come -> whole characters
  *   sample.c    logits -> id
  *   words.c     text, chat and ids
+ *   answer.c    an answer as it comes -> text, reasoning, calls of tools
  *   eval.c      perplexity and recall
- *   pressure.c  giving memory back while other programs grow
  *   inspect.c   looking into a file
  *   probe.c     what drive and memory can do
  *   pack.c      a packed copy of a model's file
  *
- * Structs are open inside this folder. One thread at a time uses a `sluice`
- * and its sessions (the caller's), so nothing but account.c is locked.
+ * Structs are open inside this folder; plan.h has those that know no model. One thread
+ * at a time uses a `sluice` and its sessions (the caller's), so nothing but account.c is
+ * locked.
  */
 #ifndef ENGINE_H
 #define ENGINE_H
 
 #include "base/base.h"
+#include "engine/plan.h"
 #include "model/model.h"
 #include "sluice.h"
 #include "text/text.h"
@@ -39,29 +47,36 @@ static inline struct err *err_of(sluice_error *e)
     return (struct err *)(void *)e;
 }
 
+/* The budget while running. */
+struct budget {
+    int64_t taken; /* by sessions beyond what the plan has for the first, and by the caller
+                      beyond what it said when opening */
+    int64_t held;  /* of that, the caller's */
+    int64_t cache_most; /* bytes of the expert cache while memory is short; INT64_MAX: it is not */
+    int64_t next_look_ns; /* when to look again */
+};
+
 struct sluice {
     sluice_options o; /* strings borrowed only while opening */
     struct model *model;
     struct model_shape shape;
     struct text *text;
-    struct device *dev;
+    struct device *dev, *expert_dev; /* of dense weights and of experts: one, or two */
     struct ioq *q;
-    struct model_options mo;
-    sluice_plan plan;
-    struct model_needs needs;
-    int base_chunk;            /* what the planned scratch has room for */
-    int64_t chunk_token_bytes; /* scratch for each further token of a chunk */
-    int64_t kv_in_use;   /* memory of sessions beyond what the plan has for the first, and
-                            of the caller beyond what it said when opening */
-    int64_t held_in_use; /* of that, the caller's */
-    int64_t program;     /* resident in the process when no model was open, at least a fixed size */
-    bool program_measured; /* it is larger than that size and wavers a little from run to run */
+    struct plan_inputs inputs; /* of the plan */
+    struct plan plan;
+    struct model_options mo;   /* as planned */
+    struct budget budget;
+    int64_t program; /* resident in the process when no model was open, at least a fixed size */
+    int64_t program_wavers; /* by so much it may be larger in the next run */
     int64_t number;      /* of the models opened in this process; 0: only planned */
     int64_t held_peak;   /* most that account_held was */
     int n_sessions;
-    int64_t pressure_cap;     /* most cache bytes while memory is short; INT64_MAX: it is not */
-    int64_t pressure_next_ns; /* when to look again */
-    struct { int64_t at, step, n; } prompt; /* progress: tokens done, being computed, in all */
+    struct prompt { /* progress: tokens done, being computed, in all; n 0: not of a prompt */
+        int64_t at, step, n;
+        bool step_only;      /* of a step that a host asked for */
+    } prompt;
+    uint64_t step_turn;      /* whose turn it is to be first */
     sluice_stats stats;
     sluice_route_fn *route;
     void *route_user;
@@ -74,46 +89,78 @@ struct sluice_session {
     struct model_state *state;
     int32_t *ids; /* held tokens */
     int64_t n, cap;
-    float *logits;      /* (logits_rows, n_vocab) */
+    struct model_logits *logits; /* (logits_rows) */
     int logits_rows;
     bool has_logits;    /* row 0 is of the last position */
     int64_t kv_bytes;
     int64_t state_bytes;/* beyond the plan */
+    sluice_session_stats stats;
 };
 
-/* ---- plan.c ---- */
-/* Fills s->plan, s->mo and s->needs for an opened model, device and text.
- * E_BUDGET below the floor, with the plan filled in. */
-int plan_make(struct sluice *s, struct err *e);
-/* What the planned cache would hit of the options' recorded routing, if there is one. */
-int plan_replay(struct sluice *s, struct err *e);
-void plan_predict(const sluice_probe_result *probe, sluice_plan *p);
-/* Makes room for `bytes` more of sessions by shrinking the expert cache, or
- * E_STATE when that would push it below its smallest size. */
-int plan_take(struct sluice *s, int64_t bytes, struct err *e);
-void plan_give(struct sluice *s, int64_t bytes);
-int plan_logits_rows(const struct sluice *s);
-/* How many of a prompt's next `n` tokens to compute together when the expert
- * cache has `cache` bytes; *bytes: what their scratch takes from it. */
-int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes);
+/* ---- options.c ---- */
+/* Structs that a host and the library hand to each other and that may grow: the last
+ * field of the first version's, and of this one's. */
+#define SIZED_STRUCTS(X) \
+    X(sluice_options, held_bytes, chat_template) \
+    X(sluice_sampling, seed, seed) \
+    X(sluice_pack_options, force, force) \
+    X(sluice_file, written, written) \
+    X(sluice_message, call_id, call_id) \
+    X(sluice_chat, n_tools_bytes, n_tools_bytes) \
+    X(sluice_answer_options, thinking_ends, thinking_ends) \
+    X(sluice_part, kind, kind) \
+    X(sluice_span, error, error) \
+    X(sluice_visitor, user, user) \
+    X(sluice_verifier, user, user) \
+    X(sluice_model_info, calls, calls) \
+    X(sluice_plan, speed, speed) \
+    X(sluice_probe_result, output_s, output_s) \
+    X(sluice_pack_result, expert_bytes, expert_bytes) \
+    X(sluice_session_stats, read_bytes, read_bytes) \
+    X(sluice_stats, memory_peak, memory_peak)
+#define SIZED_NAME(type, first, last) SIZED_##type,
+enum sized { SIZED_STRUCTS(SIZED_NAME) };
 
-/* How many bytes plan_take could have now. */
-int64_t plan_left(const struct sluice *s);
-/* Of process->plan: the process line and what reading a text costs. */
-int64_t plan_process(const struct sluice *s);
+/* Whether some version's struct has that size. */
+int sized_check(enum sized t, size_t size, struct err *e);
+/* The struct of a host that knows `size` bytes of it, as this library knows it: what the
+ * host does not know is 0. E_ARG where it asks for what the library does not know. */
+int sized_take(enum sized t, const void *given, size_t size, void *out, struct err *e);
+int sized_options(enum sized t, const void *given, void *out, struct err *e); /* `size` is in it */
+/* Part of them: for a library that knows `known` bytes of the struct called `name`. */
+int sized_copy(const char *name, const void *given, size_t size, size_t known, void *out,
+               struct err *e);
+/* Writes what the host knows of the struct. A wrong size, or no struct: nothing. */
+void sized_give(enum sized t, const void *from, void *out, size_t size);
+/* Part of it: of `known` bytes. */
+void sized_put(const void *from, size_t known, void *out, size_t size);
+static inline int options_take(const sluice_options *given, sluice_options *out, struct err *e)
+{
+    return sized_options(SIZED_sluice_options, given, out, e);
+}
+
+/* ---- needs.c ---- */
+/* What the plan of a described model depends on, asked of all concerned. `in` borrows s. */
+void needs_inputs(const struct sluice *s, struct plan_inputs *in);
+/* The plan's line for the process: what it holds before it loads anything. */
+int64_t needs_process(const struct sluice *s);
+struct model_options needs_options(const struct sluice *s, const struct plan_choice *c);
+
+/* ---- predict.c ---- */
+/* What the planned cache would hit of the options' recorded routing, if there is one. */
+int predict_recorded_hits(struct sluice *s, struct err *e);
 
 /* ---- budget.c ---- */
-struct budget {
-    struct os_memory m;
-    int64_t budget; /* as the plan has it */
-    int64_t now;    /* what can be had at this moment, this process's own included */
-    enum { BUDGET_ASKED, BUDGET_MACHINE, BUDGET_CGROUP, BUDGET_RLIMIT } source;
-    enum { NOW_ENOUGH, NOW_CGROUP, NOW_RLIMIT } short_of; /* why `now` is less than the budget */
-};
-/* asked: 0 for what the machine allows. */
-void budget_find(int64_t asked, struct budget *b);
-/* A clause about the limit that was seen, "" where the user's word was taken. */
-void budget_tell(const struct budget *b, int64_t asked, char *out, size_t room);
+/* Makes room for `bytes` more of sessions by shrinking the expert cache, or
+ * E_STATE when that would push it below its smallest size. */
+int budget_take(struct sluice *s, int64_t bytes, struct err *e);
+void budget_give(struct sluice *s, int64_t bytes);
+/* How many bytes budget_take could have now. */
+int64_t budget_left(const struct sluice *s);
+/* How large the cache may be when it is opened, at most as planned. */
+int64_t budget_begin(struct sluice *s);
+/* Gives way to other programs, and comes back; cheap, at least once a layer. */
+void budget_watch(struct sluice *s);
 
 /* ---- account.c ---- */
 void account_enter(struct sluice *s); /* before anything of it is held; sets s->program */
@@ -123,14 +170,12 @@ int64_t account_held(const struct sluice *s); /* what it holds of its budget, at
 void account_look(struct sluice *s); /* keeps the largest */
 int64_t account_peak(const struct sluice *s);
 
-/* ---- pressure.c ---- */
-/* How large the cache may be when it is opened, at most as planned. */
-int64_t pressure_start(struct sluice *s);
-void pressure_look(struct sluice *s); /* cheap; at least once a layer */
-
 /* ---- check.c ---- */
 /* Values of the options that are wrong whatever the model is. */
 int check_options(const sluice_options *o, struct err *e);
+int check_mirrors(const sluice_options *o, struct err *e); /* part of it */
+/* Lists come with their length. n below 0, or no list where n is above it: E_ARG. */
+int check_list(const char *what, const void *list, int64_t n, struct err *e);
 /* No file of the host's (n_files, may be 0), nor the timeline, destroys a file of
  * the model or of a mirror, or another of them. */
 int check_files(const sluice_options *o, const sluice_file *files, int n_files, struct err *e);
@@ -141,15 +186,40 @@ int io_kind(const char *name, enum ioq_kind *kind, struct err *e);
  * What is refused for the file's sake is refused here, whatever the command. */
 int open_header(struct sluice *s, struct err *e);
 int open_runnable(struct sluice *s, struct err *e); /* the same for a described s->model */
+void open_close_devices(struct sluice *s);
+/* Who opens the devices of a model: the CPU for all. Tests put other devices here. */
+extern int (*open_devices)(const struct device_config *c, struct device **dense,
+                           struct device **experts, struct err *e);
 
 /* ---- session.c ---- */
 /* A timeline's: 100 000 spans, seconds to minutes. */
 enum { TIMELINE_BYTES = 8 << 20 };
+/* Code and library pages not yet touched, ring, stacks, malloc's slack. */
+enum { PROCESS_RESERVE = 5 << 19 };
 
 enum phase { PHASE_PROMPT, PHASE_DECODE };
+/* Makes room for n tokens in all: ids, KV memory. */
+int session_grow(struct sluice_session *x, int64_t n, struct err *e);
 int session_append(struct sluice_session *x, const int32_t *ids, int64_t n, enum phase phase,
                    sluice_logits_fn *on_logits, void *user, struct err *e);
 model_pulse_fn session_pulse; /* over the struct sluice */
+
+/* ---- step.c ---- */
+struct step_span { /* what sluice_span is, for the engine's own loops too */
+    struct sluice_session *x;
+    const int32_t *ids;
+    int64_t n, most; /* most: of them in one step; 0: any number */
+    enum phase phase;
+    sluice_logits_fn *on_logits; /* sees the logits of all positions; NULL: nobody does */
+    void *logits_user;
+    int (*cancelled)(void *user, int layer);
+    void *user;
+    /* results */
+    int64_t take, done; /* tokens of this step; of them computed */
+    int status;
+    struct err err;
+};
+int step_spans(struct sluice *s, struct step_span *spans, int n, struct err *e);
 
 /* ---- sample.c ---- */
 struct sampler;
@@ -160,7 +230,19 @@ int32_t sampler_next(struct sampler *z, const struct text *t, const float *logit
                      const int32_t *held, int64_t n_held);
 int32_t sample_greedy(const struct text *t, const float *logits, int n_vocab);
 
+/* ---- stream.c ---- */
+struct sluice_text_stream { /* zero-initialise, or sluice_text_stream_new */
+    const struct text *text;
+    struct text_stream held;
+    char *buf;
+    size_t cap;
+};
+/* The text that became complete, borrowed until the next call. flush: all, and no id. */
+int stream_put(struct sluice_text_stream *t, int32_t id, bool flush, struct str *out,
+               struct err *e);
+
 /* ---- words.c ---- */
-int words_open(const struct model *m, struct text **out, struct err *e);
+/* chat_template: in place of the file's; NULL: that one. */
+int words_open(const struct model *m, const char *chat_template, struct text **out, struct err *e);
 
 #endif

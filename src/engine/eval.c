@@ -39,12 +39,14 @@ int sluice_eval_perplexity(sluice_session *x, const int32_t *ids, int64_t n, int
     double nll = 0.0;
     int64_t seen = 0;
     if (n < 2 || context < 1)
-        return err_set(e, E_ARG, "perplexity needs at least 2 ids and a window of at least 1; got %lld and %d",
-                       (long long)n, context);
+        return err_set(
+            e, E_ARG, "perplexity needs at least 2 ids and a window of at least 1; got %lld and %d",
+            (long long)n, context);
+    TRY(check_list("token ids", ids, n, e));
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= x->s->shape.n_vocab)
-            return err_set(e, E_ARG, "token id %d at place %lld is outside the vocabulary of %d", ids[i], (long long)i,
-                           x->s->shape.n_vocab);
+            return err_set(e, E_ARG, "token id %d at place %lld is outside the vocabulary of %d",
+                           ids[i], (long long)i, x->s->shape.n_vocab);
     for (int64_t at = 0; at + 1 < n; at += context) {
         struct window w = {.next = ids + at + 1, .n = MIN((int64_t)context, n - 1 - at)};
         sluice_session_reset(x);
@@ -87,6 +89,8 @@ int sluice_eval_recall(sluice_session *x, const char *question, const char *answ
     struct text_ids all = {0};
     int32_t *prompt = NULL;
     int64_t n_prompt = 0, n_stable;
+    if (!question || !answer)
+        return err_set(e, E_ARG, "a question and its answer are needed");
     while (answer[seg.n])
         seg.n++;
     int rc = sluice_chat_ids(x->s, &m, 1, false, &prompt, &n_prompt, &n_stable, err);

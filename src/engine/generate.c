@@ -5,9 +5,7 @@
 
 struct run {
     struct sluice_session *x;
-    struct text_stream stream;
-    char *buf; /* text of one token */
-    size_t cap;
+    struct sluice_text_stream stream;
     sluice_token_fn *on_token;
     void *user;
 };
@@ -15,19 +13,10 @@ struct run {
 /* Hands over the text that became complete; *answer: what the callback said. */
 static int emit(struct run *r, int32_t id, bool flush, int *answer, struct err *e)
 {
-    struct str piece = {"", 0};
-    if (!flush)
-        TRY(text_piece(r->x->s->text, id, false, &piece));
-    if (piece.n + 16 > r->cap) {
-        char *p = realloc(r->buf, piece.n + 64);
-        if (!p)
-            return err_set(e, E_NOMEM, "no memory for a token's text");
-        r->buf = p;
-        r->cap = piece.n + 64;
-    }
-    size_t n = text_stream_push(&r->stream, piece, flush, r->buf);
-    if (r->on_token && (!flush || n > 0))
-        *answer = r->on_token(r->user, id, r->buf, n);
+    struct str text;
+    TRY(stream_put(&r->stream, id, flush, &text, e));
+    if (r->on_token && (!flush || text.n > 0))
+        *answer = r->on_token(r->user, id, text.p, text.n);
     return OK;
 }
 
@@ -40,7 +29,7 @@ static int loop(struct run *r, struct sampler *z, int64_t max_tokens, sluice_fin
     int32_t id = 0;
     *finish = SLUICE_FINISH_LENGTH;
     for (int64_t i = 0; max_tokens < 0 || i < max_tokens; i++) {
-        id = sampler_next(z, text, x->logits, x->ids, x->n);
+        id = sampler_next(z, text, model_logits_row(x->logits, 0), x->ids, x->n);
         if (text_is_eog(text, id)) {
             *finish = SLUICE_FINISH_END;
             break;
@@ -64,17 +53,19 @@ int sluice_generate(sluice_session *x, const sluice_sampling *p, int64_t max_tok
                     sluice_token_fn *on_token, void *user, sluice_finish *finish, sluice_error *err)
 {
     struct err *e = err_of(err);
-    struct run r = {.x = x, .on_token = on_token, .user = user};
+    struct run r = {.x = x, .stream = {.text = x->s->text}, .on_token = on_token, .user = user};
     struct sampler *z = NULL;
+    sluice_sampling known;
     sluice_finish ignored;
+    TRY(sized_options(SIZED_sluice_sampling, p, &known, e));
     if (!x->has_logits)
         return err_set(e, E_STATE, "nothing to continue: the session holds no computed prompt");
-    int rc = sampler_new(p, x->s->shape.n_vocab, &z, e);
+    int rc = sampler_new(&known, x->s->shape.n_vocab, &z, e);
     if (rc == OK)
         rc = loop(&r, z, max_tokens, finish ? finish : &ignored, e);
     if (rc == OK)
         rc = model_unchanged(x->s->model, e);
     sampler_free(z);
-    free(r.buf);
+    free(r.stream.buf);
     return rc;
 }

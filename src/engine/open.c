@@ -13,9 +13,23 @@ const char *sluice_version(void)
     return SLUICE_VERSION;
 }
 
-void sluice_options_init(sluice_options *o)
+static int open_cpu(const struct device_config *c, struct device **dense, struct device **experts,
+                    struct err *e)
 {
-    *o = (sluice_options){0};
+    TRY(device_cpu_open(c, dense, e));
+    *experts = *dense;
+    return OK;
+}
+
+int (*open_devices)(const struct device_config *c, struct device **dense, struct device **experts,
+                    struct err *e) = open_cpu;
+
+void open_close_devices(struct sluice *s)
+{
+    if (s->expert_dev != s->dev)
+        device_close(s->expert_dev);
+    device_close(s->dev);
+    s->dev = s->expert_dev = NULL;
 }
 
 int open_runnable(struct sluice *s, struct err *e)
@@ -24,15 +38,18 @@ int open_runnable(struct sluice *s, struct err *e)
                                .cpu = s->o.cpu, .exact = s->o.exact};
     model_shape(s->model, &s->shape);
     TRY(model_runnable(s->model, NULL, e));
-    TRY(words_open(s->model, &s->text, e));
+    TRY(words_open(s->model, s->o.chat_template, &s->text, e));
     if (text_n_tokens(s->text) > s->shape.n_vocab)
-        return err_set(e, E_FORMAT, "%s: the tokeniser has %lld tokens but the embedding only %d rows; the file is inconsistent",
+        return err_set(e, E_FORMAT,
+                       "%s: the tokeniser has %lld tokens but the embedding only %d rows; the file "
+                       "is inconsistent",
                        s->o.model, (long long)text_n_tokens(s->text), s->shape.n_vocab);
     os_trim_heap(); /* of lists of strings that are no longer needed */
     if (s->o.tokenizer_only)
         return OK;
-    TRY(device_cpu_open(&dc, &s->dev, e));
-    return model_runnable(s->model, s->dev, e);
+    TRY(open_devices(&dc, &s->dev, &s->expert_dev, e));
+    TRY(model_runnable(s->model, s->dev, e));
+    return model_runnable(s->model, s->expert_dev, e);
 }
 
 int open_header(struct sluice *s, struct err *e)
@@ -62,7 +79,9 @@ static void check_drives(struct sluice *s)
     for (int k = 0; k < s->o.n_mirrors; k++)
         if (ioq_shares_drive(s->q, 0, k + 1)) {
             struct err w = {0};
-            err_set(&w, E_STATE, "mirror %s is on a drive that is read already: it stands in when a file fails, but makes nothing faster",
+            err_set(&w, E_STATE,
+                    "mirror %s is on a drive that is read already: it stands in when a file fails, "
+                    "but makes nothing faster",
                     s->o.mirrors[k]);
             pass_warning(s, w.text);
         }
@@ -71,7 +90,7 @@ static void check_drives(struct sluice *s)
 static int open_timeline(struct sluice *s, struct err *e)
 {
     TRY(trace_open(s->trace, s->o.timeline, e));
-    device_set_trace(s->dev, s->trace);
+    s->dev->ops->set_trace(s->dev, s->trace);
     ioq_set_trace(s->q, s->trace);
     model_set_trace(s->model, s->trace);
     return OK;
@@ -81,20 +100,42 @@ static int load_model(struct sluice *s, struct err *e)
 {
     static const struct trace_kind kind = {"load", "load", {NULL}};
     int64_t begin = os_clock_ns();
-    int rc = model_load(s->model, &s->mo, s->dev, s->q, pressure_start(s), s->o.policy, load_progress, s, e);
+    const struct model_devices devices = {s->dev, s->expert_dev};
+    int rc = model_load(s->model, &s->mo, &devices, s->q, budget_begin(s), s->o.policy,
+                        load_progress, s, e);
     if (s->trace)
         trace_add(s->trace, &kind, TRACE_DRIVER, begin, os_clock_ns(), NULL, 0);
     return rc;
 }
 
-/* A limit that cuts a budget short is told: nobody should look for the rest. */
+/* Below the floor s->plan says so. */
 static int make_plan(struct sluice *s, struct err *e)
 {
+    needs_inputs(s, &s->inputs);
+    TRY(plan_make(&s->inputs, &s->plan, e));
+    s->mo = needs_options(s, &s->plan.chosen);
+    s->mo.few_addresses = s->plan.few_addresses;
+    return OK;
+}
+
+/* A limit that cuts a budget short is told: nobody should look for the rest. */
+static int make_and_tell_plan(struct sluice *s, struct err *e)
+{
+    const sluice_memory *m = &s->plan.memory;
     struct err w = {0};
-    TRY(plan_make(s, e));
-    if (s->plan.budget < s->plan.budget_asked) {
-        err_set(&w, E_BUDGET, "the memory budget of %.1f MiB is cut to %.1f MiB: more does not fit the control group's limit",
-                (double)s->plan.budget_asked / 1048576.0, (double)s->plan.budget / 1048576.0);
+    TRY(make_plan(s, e));
+    if (m->budget < m->budget_asked) {
+        err_set(&w, E_BUDGET,
+                "the memory budget of %.1f MiB is cut to %.1f MiB: more does not fit %s",
+                (double)m->budget_asked / 1048576.0, (double)m->budget / 1048576.0,
+                s->inputs.limits.source == LIMIT_RLIMIT
+                    ? "the resource limits of this process (ulimit -v and -d)"
+                    : "the control group's limit");
+        pass_warning(s, w.text);
+    } else if (!m->budget_is_default && m->machine_total > 0 && m->budget > m->machine_total) {
+        err_set(&w, E_BUDGET,
+                "the memory budget of %.1f MiB is more than the machine has: %.1f MiB",
+                (double)m->budget / 1048576.0, (double)m->machine_total / 1048576.0);
         pass_warning(s, w.text);
     }
     return OK;
@@ -109,20 +150,19 @@ static int load(struct sluice *s, struct err *e)
         if (!s->trace)
             return err_set(e, E_NOMEM, "no memory to record a timeline");
     }
-    TRY(make_plan(s, e));
+    TRY(make_and_tell_plan(s, e));
     TRY(ioq_open(&qc, &s->q, e));
     ioq_set_warning(s->q, pass_warning, s);
     if (s->trace)
         TRY(open_timeline(s, e));
     s->mo.mirrors = s->o.mirrors;
     s->mo.n_mirrors = s->o.n_mirrors;
-    TRY(device_reserve(s->dev, &s->needs.sizes, e));
     TRY(load_model(s, e));
     s->mo.mirrors = NULL; /* borrowed only until here */
     s->mo.n_mirrors = 0;
     check_drives(s);
     model_set_pulse(s->model, session_pulse, s);
-    s->cpu = strdup(device_name(s->dev));
+    s->cpu = strdup(s->dev->ops->name(s->dev));
     return OK;
 }
 
@@ -132,7 +172,7 @@ static int open_all(struct sluice *s, struct err *e)
     TRY(check_files(&s->o, NULL, 0, e));
     TRY(open_header(s, e));
     if (s->o.tokenizer_only)
-        TRY(plan_make(s, e));
+        TRY(make_plan(s, e));
     else
         TRY(load(s, e));
     account_loaded(s);
@@ -147,10 +187,11 @@ int sluice_open(const sluice_options *o, sluice **out, sluice_error *err)
     struct sluice *s = calloc(1, sizeof(*s));
     if (!s)
         return err_set(e, E_NOMEM, "no memory to open a model");
-    s->o = *o;
-    s->pressure_cap = INT64_MAX;
+    int rc = options_take(o, &s->o, e);
+    s->budget.cache_most = INT64_MAX;
     account_enter(s);
-    int rc = open_all(s, e);
+    if (rc == OK)
+        rc = open_all(s, e);
     if (rc < 0) {
         trace_drop(s->trace); /* a run that did not begin has no timeline */
         s->trace = NULL;
@@ -164,7 +205,7 @@ int sluice_open(const sluice_options *o, sluice **out, sluice_error *err)
 static void stop_tracing(struct sluice *s)
 {
     model_set_trace(s->model, NULL);
-    device_set_trace(s->dev, NULL);
+    s->dev->ops->set_trace(s->dev, NULL);
     ioq_set_trace(s->q, NULL);
 }
 
@@ -190,7 +231,7 @@ void sluice_close(sluice *s)
     model_close(s->model); /* its reads end before the queue and the device go */
     if (s->q)
         ioq_close(s->q);
-    device_close(s->dev);
+    open_close_devices(s);
     struct err why = {0}; /* nothing records any more */
     if (trace_close(s->trace, &why) < 0)
         pass_warning(s, why.text);
@@ -203,16 +244,18 @@ void sluice_close(sluice *s)
 
 int sluice_hold(sluice *s, int64_t bytes, sluice_error *err)
 {
-    int64_t more = bytes - s->o.held_bytes - s->held_in_use;
     if (bytes < 0)
         return err_set(err_of(err), E_ARG, "%lld bytes cannot be held", (long long)bytes);
-    if (more > 0 && (more > plan_left(s) || plan_take(s, more, NULL) < 0))
-        return err_set(err_of(err), E_BUDGET, "%lld bytes do not fit the memory budget of %.1f MiB, in which %.1f MiB are left; raise --memory",
-                       (long long)bytes, (double)s->plan.budget / 1048576.0,
-                       (double)MAX(plan_left(s), (int64_t)0) / 1048576.0);
+    int64_t more = bytes - (s->o.held_bytes + s->budget.held);
+    if (more > 0 && (more > budget_left(s) || budget_take(s, more, NULL) < 0))
+        return err_set(err_of(err), E_BUDGET,
+                       "%lld bytes do not fit the memory budget of %.1f MiB, in which %.1f MiB are "
+                       "left; raise --memory",
+                       (long long)bytes, (double)s->plan.memory.budget / 1048576.0,
+                       (double)MAX(budget_left(s), (int64_t)0) / 1048576.0);
     if (more < 0)
-        plan_give(s, -more);
-    s->held_in_use += more;
+        budget_give(s, -more);
+    s->budget.held += more;
     return OK;
 }
 
@@ -222,63 +265,84 @@ void sluice_set_progress(sluice *s, int (*fn)(void *, const char *, int64_t, int
     s->o.user = user;
 }
 
-void sluice_info(const sluice *s, sluice_model_info *out)
+void sluice_info_sized(const sluice *s, sluice_model_info *out, size_t size)
 {
     const struct model_shape *m = &s->shape;
-    *out = (sluice_model_info){
+    const char *begins, *ends;
+    const struct call_row *calls = chat_calls(s->text);
+    chat_thinking_marks(s->text, &begins, &ends);
+    const sluice_model_info info = {
         .arch = m->arch, .name = m->name, .quantization = s->quantization,
         .cpu = s->cpu ? s->cpu : "", .io = s->q ? ioq_name(s->q) : "",
-        .threads = s->dev ? device_threads(s->dev) : 0,
+        .threads = s->dev ? s->dev->ops->threads(s->dev) : 0,
         .n_layers = m->n_layers, .n_embd = m->n_embd, .n_vocab = m->n_vocab,
-        .n_context_train = m->n_context_train, .n_context = s->plan.n_context,
+        .n_context_train = m->n_context_train, .n_context = s->plan.memory.n_context,
         .n_experts = m->n_experts, .n_experts_used = m->n_used,
         .packed = m->packed,
         .has_thinking = chat_has_thinking(s->text),
+        .thinking_begins = begins, .thinking_ends = ends,
+        .calls = calls ? calls->name : "",
         .file_bytes = m->file_bytes, .dense_bytes = m->dense_bytes, .expert_bytes = m->expert_bytes,
     };
+    sized_give(SIZED_sluice_model_info, &info, out, size);
 }
 
-int sluice_plan_memory(const sluice_options *o, const sluice_probe_result *probe, sluice_plan *out,
-                       sluice_error *err)
+static sluice_plan plan_shown(const sluice *s)
+{
+    return (sluice_plan){.memory = s->plan.memory, .traffic = s->plan.traffic};
+}
+
+int sluice_plan_memory_sized(const sluice_options *o, const sluice_probe_result *probe,
+                             size_t probe_size, sluice_plan *out, size_t size, sluice_error *err)
 {
     struct err *e = err_of(err);
-    struct sluice s = {.o = *o};
+    struct sluice s = {0};
+    sluice_plan plan = {0};
+    sluice_probe_result known = {0};
+    TRY(sized_check(SIZED_sluice_plan, size, e));
+    int rc = options_take(o, &s.o, e);
     account_enter(&s);
-    *out = (sluice_plan){0};
-    int rc = check_options(&s.o, e);
+    if (rc == OK && probe)
+        rc = sized_take(SIZED_sluice_probe_result, probe, probe_size, &known, e);
+    if (rc == OK)
+        rc = check_options(&s.o, e);
     if (rc == OK)
         rc = open_header(&s, e);
     if (rc == OK) /* what loading would refuse too */
-        rc = model_add_mirrors(s.model, o->mirrors, o->n_mirrors, NULL, NULL, model_n_files(s.model), e);
+        rc = model_add_mirrors(s.model, s.o.mirrors, s.o.n_mirrors, NULL, NULL,
+                               model_n_files(s.model), e);
     if (rc == OK) {
-        rc = make_plan(&s, e);
+        rc = make_and_tell_plan(&s, e);
         if (rc == OK)
-            rc = plan_replay(&s, e);
+            rc = predict_recorded_hits(&s, e);
+        plan = plan_shown(&s);
         if (probe && rc == OK)
-            plan_predict(probe, &s.plan);
-        *out = s.plan;
+            predict_speed(&known, &plan.traffic, &plan.speed);
     }
+    sized_give(SIZED_sluice_plan, &plan, out, size);
     model_close(s.model);
-    device_close(s.dev);
+    open_close_devices(&s);
     text_close(s.text);
     account_leave();
     return rc;
 }
 
-void sluice_get_plan(const sluice *s, sluice_plan *out)
+void sluice_get_plan_sized(const sluice *s, sluice_plan *out, size_t size)
 {
-    *out = s->plan;
+    const sluice_plan plan = plan_shown(s);
+    sized_give(SIZED_sluice_plan, &plan, out, size);
 }
 
 /* ---- numbers ------------------------------------------------------------ */
 
-void sluice_get_stats(const sluice *s, sluice_stats *out)
+void sluice_get_stats_sized(const sluice *s, sluice_stats *out, size_t size)
 {
-    *out = s->stats;
-    out->n_experts_used = out->n_experts_native = s->shape.n_used;
-    model_loaded(s->model, &out->load_bytes, &out->load_ns);
-    out->memory_budget = s->plan.budget;
-    out->memory_peak = account_peak(s);
+    sluice_stats t = s->stats;
+    t.n_experts_used = t.n_experts_native = s->shape.n_used;
+    model_loaded(s->model, &t.load_bytes, &t.load_ns);
+    t.memory_budget = s->plan.memory.budget;
+    t.memory_peak = account_peak(s);
+    sized_give(SIZED_sluice_stats, &t, out, size);
 }
 
 int64_t sluice_memory_peak(void)
@@ -302,6 +366,8 @@ int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int de
     static const char *const names[] = {"none", "error", "short", "slow"};
     struct ioq_fault f = {.file = -1, .begin = 0, .end = INT64_MAX, .skip = skip, .count = count,
                           .error = 5 /* EIO */, .delay_ms = delay_ms};
+    if (!s->q)
+        return err_set(err_of(err), E_STATE, "the model was opened for tokenising only");
     size_t n = strcspn(kind, "@");
     int copy = kind[n] == '@' ? kind[n + 1] - '0' : 0;
     if (kind[n] == '@')
@@ -312,5 +378,7 @@ int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int de
             ioq_set_fault(s->q, &f);
             return OK;
         }
-    return err_set(err_of(err), E_ARG, "unknown fault '%s'; expected none, error, short or slow, or one of them @0 to @8", kind);
+    return err_set(
+        err_of(err), E_ARG,
+        "unknown fault '%s'; expected none, error, short or slow, or one of them @0 to @8", kind);
 }

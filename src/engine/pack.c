@@ -42,9 +42,15 @@ static int check_places(const struct packing *k, bool force, struct err *e)
                        k->dest, n_files);
     for (int i = 0; i < n_files && !k->replace; i++)
         if (os_same_file(k->dest, model_path(k->m, i)) == OS_SAME)
-            return err_set(e, E_ARG, "'%s' is the model itself; --replace packs it in its place",
+            return err_set(e, E_ARG,
+                           n_files > 1
+                               ? "'%s' is a part of the model itself; name another file"
+                               : "'%s' is the model itself; --replace packs it in its place",
                            k->dest);
-    if (!k->replace && !force && os_same_file(k->dest, k->dest) != OS_ABSENT)
+    if (k->replace)
+        return OK;
+    TRY(os_out_check(k->dest, e)); /* what --force could not replace either */
+    if (!force && os_same_file(k->dest, k->dest) != OS_ABSENT)
         return err_set(e, E_ARG, "'%s' exists already; --force replaces it", k->dest);
     return OK;
 }
@@ -64,14 +70,16 @@ static int check_unchanged(const struct packing *k, struct err *e)
 static int check_room(struct err *e)
 {
     enum { MORE = 2 << 20 }; /* code and library pages not yet touched, malloc's slack */
-    struct budget b;
+    struct limits b;
     char limit[160];
-    budget_find(0, &b);
-    budget_tell(&b, 0, limit, sizeof(limit));
+    limits_find(0, &b);
+    limits_tell(&b, limit, sizeof(limit));
     int64_t have = MIN(b.budget, b.now), floor = os_rss_anonymous() + model_pack_memory() + MORE;
     if (floor <= have)
         return OK;
-    return err_set(e, E_BUDGET, "packing has a floor of %.1f MiB, and %.1f MiB may be taken%s; pack where there is more memory",
+    return err_set(e, E_BUDGET,
+                   "packing has a floor of %.1f MiB, and %.1f MiB may be taken%s; pack where there "
+                   "is more memory",
                    (double)floor / 1048576.0, (double)have / 1048576.0, limit);
 }
 
@@ -109,12 +117,13 @@ static int pack(struct packing *k, bool force, sluice_pack_result *r, struct err
     if (!k->o->model || !k->o->model[0])
         return err_set(e, E_ARG, "no model was named");
     TRY(io_kind(k->o->io, &k->kind, e));
+    TRY(check_mirrors(k->o, e));
     sluice_file dest = {"the packed file", k->dest, true};
     k->stamp = os_file_stamp(k->o->model);
     struct sluice s = {.o = {.model = k->o->model, .threads = 1}};
     int rc = open_header(&s, e); /* what could not be run is not packed */
     k->m = s.model;
-    device_close(s.dev);
+    open_close_devices(&s);
     text_close(s.text);
     TRY(rc);
     model_shape(k->m, &shape);
@@ -126,6 +135,7 @@ static int pack(struct packing *k, bool force, sluice_pack_result *r, struct err
         return already(k, r, e);
     TRY(model_pack_new(k->m, &k->pack, e));
     TRY(check_room(e));
+    TRY(model_weights_sound(k->m, e));
     TRY(write_file(k, force, e));
     model_pack_size(k->pack, &size);
     r->bytes_after = size.bytes;
@@ -134,17 +144,26 @@ static int pack(struct packing *k, bool force, sluice_pack_result *r, struct err
     return OK;
 }
 
-int sluice_pack(const sluice_options *o, const sluice_pack_options *p, sluice_pack_result *out,
-                sluice_error *err)
+int sluice_pack_sized(const sluice_options *o, const sluice_pack_options *p,
+                      sluice_pack_result *out, size_t size, sluice_error *err)
 {
+    struct err *e = err_of(err);
+    sluice_options known;
+    sluice_pack_options how;
     sluice_pack_result r = {0};
-    struct packing k = {
-        .o = o, .dest = p->out ? p->out : o->model, .replace = !p->out, .out = {.fd = -1}};
-    int rc = pack(&k, p->force, &r, err_of(err));
+    struct packing k = {.o = &known, .out = {.fd = -1}};
+    TRY(sized_check(SIZED_sluice_pack_result, size, e));
+    int rc = options_take(o, &known, e);
+    if (rc == OK)
+        rc = sized_options(SIZED_sluice_pack_options, p, &how, e);
+    if (rc == OK) {
+        k.replace = !how.out;
+        k.dest = how.out ? how.out : known.model;
+        rc = pack(&k, how.force, &r, e);
+    }
     os_out_close(&k.out);
     model_pack_free(k.pack);
     model_close(k.m);
-    if (out)
-        *out = r;
+    sized_give(SIZED_sluice_pack_result, &r, out, size);
     return rc;
 }

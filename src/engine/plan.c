@@ -1,10 +1,15 @@
 /*
- * The memory plan: what of the budget goes where, decided before anything
- * large is touched. Invariant, kept by plan_take and plan_give:
- *     process + dense + scratch + states + KV in use + expert cache <= budget.
- * A session grows by taking from the expert cache, down to its smallest size.
+ * The memory plan: what of the budget goes where, decided before anything large
+ * is touched.
+ *
+ * It is a function from struct plan_inputs to struct plan (plan.h). The model is
+ * asked what it needs under a choice of chunk, context and dense weights; three
+ * choices are asked about:
+ *   the floor        a small chunk, no dense weights beyond those that must stay
+ *   the dense share  the same with the dense weights that the budget has room for
+ *   the largest      that share, the context that fits, the largest chunk
  */
-#include "engine/engine.h"
+#include "engine/plan.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,66 +18,110 @@ enum {
     LARGEST_CHUNK = 4096,
     BASE_CHUNK = 16,
     SMALLEST_CONTEXT = 2048, /* what a budget must allow unless --ctx asks for less */
-    /* Code and library pages not yet touched, ring, stacks, malloc's slack. */
-    PROCESS_RESERVE = 5 << 19,
-    LOGITS_BYTES = 1 << 20,
-    /* Of a token of a session: its id there, and twice in the caller's list. */
-    TOKEN_BYTES = 3 * (int)sizeof(int32_t)
+    LOGITS_BYTES = 1 << 20
 };
 
-/* Stack and allocator of a thread, of which a few pages are touched here and there. */
-static int64_t thread_reserve(void)
+/* Whatever a file or a caller says, no number is taken for more than this, and no
+ * sum of a dozen of them overflows. */
+#define MOST ((int64_t)1 << 58)
+
+static int64_t bounded(int64_t x)
 {
-    return (112 << 10) + 4 * (int64_t)os_page_bytes();
+    return MAX((int64_t)0, MIN(x, MOST));
 }
 
-int plan_logits_rows(const struct sluice *s)
+static int64_t times(int64_t a, int64_t b)
 {
-    int64_t rows = LOGITS_BYTES / ((int64_t)sizeof(float) * s->shape.n_vocab);
-    return (int)MAX((int64_t)1, MIN(rows, (int64_t)s->mo.max_tokens));
+    a = bounded(a);
+    b = bounded(b);
+    return b > 0 && a > MOST / b ? MOST : a * b;
 }
 
-/* Lines of the plan that depend on chunk and context. */
-static void measure(struct sluice *s, int chunk, int64_t context)
+/* ---- lines -------------------------------------------------------------- */
+
+static int logits_rows(const struct plan_inputs *in, int chunk)
 {
-    sluice_plan *p = &s->plan;
-    int64_t fixed, per_token;
-    s->mo.max_tokens = chunk;
-    s->mo.context = context;
-    model_needs(s->model, &s->mo, &s->needs);
-    device_scratch(s->dev, &s->needs.sizes, &fixed, &per_token);
-    p->dense = s->needs.dense;
-    p->dense_full = s->needs.dense_full;
-    p->dense_read_per_token = s->needs.dense_read;
-    p->state = s->needs.state;
-    p->kv_per_token = s->needs.kv_per_token + per_token + TOKEN_BYTES;
-    p->scratch = s->needs.scratch + fixed +
-                 (int64_t)sizeof(float) * s->shape.n_vocab * (plan_logits_rows(s) + 2);
-    p->cache_min = s->needs.cache_min;
-    p->cache_full = s->needs.cache_full;
+    int64_t rows = LOGITS_BYTES / ((int64_t)sizeof(float) * MAX(in->n_vocab, 1));
+    rows = MIN(rows, MIN((int64_t)chunk, (int64_t)in->most_logits_rows));
+    return (int)MAX((int64_t)1, rows);
 }
 
-static int64_t without_kv(const sluice_plan *p)
+/* Beside the rows of logits, a session needs as much as two: the sampler's candidates. */
+static void ask(const struct plan_inputs *in, const struct plan_choice *c, struct plan_needs *n)
 {
-    return p->process + p->dense + p->state + p->scratch + p->cache_min;
+    *n = (struct plan_needs){0};
+    in->needs(in->model, c, n);
+    int64_t *all[] = {&n->dense,   &n->dense_full,   &n->dense_no_embed, &n->dense_read, &n->state,
+                      &n->scratch, &n->kv_per_token, &n->cache_min,      &n->cache_full};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        *all[i] = bounded(*all[i]);
+    int64_t logits = (int64_t)sizeof(float) * (logits_rows(in, c->chunk) + 2);
+    n->scratch = bounded(n->scratch + times(MAX(in->n_vocab, 0), logits));
 }
 
-static int64_t kv_bytes(const struct sluice *s, int64_t n)
+static void set_lines(const struct plan_inputs *in, const struct plan_needs *n, struct plan *p)
 {
-    int64_t steps = (n + 255) / 256 * 256;
-    return model_kv_bytes(s->model, &s->mo, n) + (s->plan.kv_per_token - s->needs.kv_per_token) * steps;
+    p->memory.dense = n->dense;
+    p->memory.dense_full = n->dense_full;
+    p->memory.state = n->state;
+    p->memory.scratch = n->scratch;
+    p->memory.kv_per_token = bounded(n->kv_per_token + bounded(in->session_token_bytes));
+    p->memory.cache_min = n->cache_min;
+    p->memory.cache_full = n->cache_full;
+    p->traffic.dense_read_per_token = n->dense_read;
 }
 
-/* Dense weights are used for every token, an expert now and then: the dense
- * part comes first. Only the embedding table, of which a token needs one row,
- * stays outside unless everything fits. `most`: of the budget, what there is. */
-static void choose_dense(struct sluice *s, int64_t most, int64_t context, int64_t smallest)
+static int64_t without_kv(const sluice_memory *m)
 {
-    const sluice_plan *p = &s->plan;
-    int64_t room = most - (without_kv(p) - p->dense) - kv_bytes(s, smallest);
-    bool all = room - s->needs.dense_full >= p->cache_full - p->cache_min;
-    s->mo.dense_bytes = MIN(room, all ? s->needs.dense_full : s->needs.dense_no_embed);
-    measure(s, s->base_chunk, context);
+    return m->process + m->dense + m->state + m->scratch + m->cache_min;
+}
+
+int64_t plan_kv_bytes(const struct plan_inputs *in, int64_t n)
+{
+    int64_t steps = align_down64(bounded(n) + 255, 256);
+    return bounded(bounded(in->kv(in->model, n)) + times(in->session_token_bytes, steps));
+}
+
+/* A floor that is printed is good for the next run too, in which the program's
+ * own size may have wavered. */
+static int64_t floor_of(const struct plan_inputs *in, int64_t least)
+{
+    enum { ROUND = 64 << 10 };
+    return (int64_t)align_up((size_t)(least + bounded(in->process_wavers)), ROUND);
+}
+
+/* Text that is longer fits neither the context nor, with what it takes to encode it,
+ * the budget. NFC may take three quarters of a text away. */
+static int64_t longest_text(const struct plan_inputs *in, const sluice_memory *m, int64_t least)
+{
+    enum { BYTES_FOR_BYTE = 8, SHRINKS = 4, LEAST_BYTES = 16 /* of a token: ids are text too */ };
+    int64_t most = SLUICE_TEXT_FREE + MAX(m->budget - least, (int64_t)0) / BYTES_FOR_BYTE;
+    if (in->tokenizer_only) /* nothing else ends a text that never ends */
+        return MIN(most, (int64_t)256 << 20);
+    int64_t token = times(MAX(in->longest_token, (int64_t)LEAST_BYTES), SHRINKS);
+    return MIN(most, MAX(times(m->n_context, token), (int64_t)SLUICE_TEXT_FREE));
+}
+
+/* ---- refusing ----------------------------------------------------------- */
+
+/* A resource limit counts what is reserved, used or not. */
+static bool is_limited(const struct plan_inputs *in)
+{
+    return in->limits.m.rlimit_left != INT64_MAX;
+}
+
+/* What may be reserved then, the program included. */
+static int64_t addresses(const struct plan_inputs *in)
+{
+    const struct limits *l = &in->limits;
+    return bounded(l->m.rlimit_left + l->own - l->rlimit_kept);
+}
+
+/* What can be had: a limit may leave less than the budget at this moment. */
+static int64_t there_is(const struct plan_inputs *in, const struct plan *p)
+{
+    int64_t most = is_limited(in) ? addresses(in) : MOST;
+    return MIN(MIN(p->memory.budget, bounded(in->limits.now)), most);
 }
 
 /* Upwards, so that the number as printed is enough. */
@@ -81,33 +130,62 @@ static double mib_up(int64_t bytes)
     return ceil((double)bytes / (1024.0 * 1024.0) * 10.0) / 10.0;
 }
 
-static int refuse(const struct sluice *s, const struct budget *b, int64_t context, struct err *e)
+static int refuse(const struct plan_inputs *in, struct plan *p, struct err *e)
 {
-    const sluice_plan *p = &s->plan;
+    sluice_memory *m = &p->memory;
+    const struct limits *l = &in->limits;
     const double mib = 1024.0 * 1024.0;
     char limit[160], input[64] = "";
-    budget_tell(b, (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2), limit, sizeof(limit));
-    if (s->o.held_bytes > 0)
-        snprintf(input, sizeof(input), ", of it input %.1f,", (double)s->o.held_bytes / mib);
-    const char *advice = *limit && b->source != BUDGET_MACHINE ? "raise that limit" : "raise --memory";
-    if (s->o.tokenizer_only)
-        return err_set(e, E_BUDGET, "the memory budget of %.1f MiB%s is below the floor of %.1f MiB for this model's tokeniser; %s",
-                       (double)MIN(p->budget, b->now) / mib, limit, mib_up(p->floor), advice);
-    return err_set(e, E_BUDGET,
-                   "the memory budget of %.1f MiB%s is below the floor of %.1f MiB for this model: program %.1f%s + two layers of dense "
-                   "weights %.1f + state %.1f + KV cache for %lld tokens %.1f + scratch %.1f + smallest expert cache %.1f; %s%s",
-                   (double)MIN(p->budget, b->now) / mib, limit, mib_up(p->floor), (double)p->process / mib, input,
-                   (double)p->dense / mib, (double)p->state / mib, (long long)context,
-                   (double)kv_bytes(s, context) / mib, (double)p->scratch / mib, (double)p->cache_min / mib, advice,
-                   s->o.context > 0 ? " or lower --ctx" : "");
+    m->missing = m->floor - there_is(in, p);
+    limits_tell(l, limit, sizeof(limit));
+    if (in->held_bytes > 0)
+        snprintf(input, sizeof(input), ", of it input %.1f,", (double)in->held_bytes / mib);
+    const char *advice = *limit && l->source != LIMIT_MACHINE ? "raise that limit"
+                                                              : "raise --memory";
+    if (in->tokenizer_only)
+        return err_set(
+            e, E_BUDGET,
+            "the memory budget of %.1f MiB%s is below the floor of %.1f MiB for this model's "
+            "tokeniser; %s",
+            (double)there_is(in, p) / mib, limit, mib_up(m->floor), advice);
+    return err_set(
+        e, E_BUDGET,
+        "the memory budget of %.1f MiB%s is below the floor of %.1f MiB for this model: "
+        "program %.1f%s + two layers of dense weights %.1f + state %.1f + KV cache for %d "
+        "tokens %.1f + scratch %.1f + smallest expert cache %.1f; %s%s",
+        (double)there_is(in, p) / mib, limit, mib_up(m->floor), (double)m->process / mib, input,
+        (double)m->dense / mib, (double)m->state / mib, m->n_context, (double)m->kv_least / mib,
+        (double)m->scratch / mib, (double)m->cache_min / mib, advice,
+        in->context > 0 ? " or lower --ctx" : "");
 }
 
-static int64_t affordable_context(const struct sluice *s, int64_t wanted)
+/* ---- choosing ----------------------------------------------------------- */
+
+/* Dense weights are used for every token, an expert now and then: the dense
+ * part comes first. Only the embedding table, of which a token needs one row,
+ * stays outside unless everything fits, the context that is wanted included. */
+static int64_t dense_share(const struct plan_inputs *in, const struct plan *p,
+                           const struct plan_needs *at_floor, int64_t wanted)
 {
-    int64_t lo = 0, hi = wanted, room = s->plan.budget - without_kv(&s->plan);
-    while (lo < hi) { /* kv_bytes is monotonic */
+    const sluice_memory *m = &p->memory;
+    int64_t room = there_is(in, p) - (without_kv(m) - m->dense) - m->kv_least;
+    int64_t others = MAX(m->cache_full - m->cache_min, plan_kv_bytes(in, wanted) - m->kv_least);
+    bool all = room - at_floor->dense_full >= others;
+    return MIN(room, all ? at_floor->dense_full : at_floor->dense_no_embed);
+}
+
+static int64_t affordable_context(const struct plan_inputs *in, const struct plan *p,
+                                  int64_t wanted)
+{
+    const sluice_memory *m = &p->memory;
+    int64_t lo = 0, hi = wanted, room = m->budget - without_kv(m);
+    if (is_limited(in)) { /* what a session may use is not the cache's at first */
+        int64_t free_bytes = addresses(in) - without_kv(m) - m->kv_least;
+        room = MIN(room, m->kv_least + MAX(free_bytes, (int64_t)0) / 2);
+    }
+    while (lo < hi) { /* plan_kv_bytes is monotonic */
         int64_t mid = lo + (hi - lo + 1) / 2;
-        if (kv_bytes(s, mid) <= room)
+        if (plan_kv_bytes(in, mid) <= room)
             lo = mid;
         else
             hi = mid - 1;
@@ -115,232 +193,131 @@ static int64_t affordable_context(const struct sluice *s, int64_t wanted)
     return lo;
 }
 
+/* Under a resource limit the context, the scratch of the largest chunk and the cache
+ * lie beside each other: of what the context leaves above the smallest cache, scratch
+ * gets half at most. The largest chunk. */
+static int share_addresses(const struct plan_inputs *in, struct plan *p, int largest)
+{
+    sluice_memory *m = &p->memory;
+    int64_t used = without_kv(m) + plan_kv_bytes(in, p->chosen.context);
+    int64_t spare = MAX(addresses(in) - used, (int64_t)0);
+    struct plan_choice c = p->chosen;
+    struct plan_needs n;
+    int64_t more = 0;
+    for (c.chunk = largest; c.chunk > p->base_chunk; c.chunk = MAX(c.chunk / 2, p->base_chunk)) {
+        ask(in, &c, &n);
+        more = n.scratch + n.state - m->scratch - m->state;
+        if (more <= spare / 2)
+            break;
+        more = 0;
+    }
+    p->few_addresses = m->cache_full > m->cache_min + spare - more;
+    m->cache = MIN(m->cache, m->cache_min + spare - more);
+    return c.chunk;
+}
+
 /* Scratch is planned for a small chunk. A longer prompt takes more from the
  * expert cache while it is computed: in a chunk each expert is read once, so
  * that a large chunk saves more reads than a large cache. */
-static void allow_chunks(struct sluice *s)
+static void allow_chunks(const struct plan_inputs *in, struct plan *p)
 {
-    sluice_plan *p = &s->plan;
-    int64_t small = p->scratch;
-    int largest = s->o.chunk > 0 ? s->base_chunk : (int)MIN((int64_t)LARGEST_CHUNK, s->mo.context);
-    largest = MAX(largest, s->base_chunk);
-    measure(s, largest, s->mo.context);
-    if (largest > s->base_chunk)
-        s->chunk_token_bytes = (p->scratch - small) / (largest - s->base_chunk) + 1;
-    p->scratch = small;
-    int64_t bytes;
-    p->chunk = (int)plan_chunk(s, largest, p->cache, &bytes);
+    struct plan_needs large;
+    int64_t bytes, most = MIN((int64_t)LARGEST_CHUNK, p->chosen.context);
+    int largest = in->chunk > 0 ? p->base_chunk : MAX((int)most, p->base_chunk);
+    if (is_limited(in))
+        largest = share_addresses(in, p, largest);
+    p->chosen.chunk = largest;
+    p->logits_rows = logits_rows(in, largest);
+    if (largest > p->base_chunk) {
+        ask(in, &p->chosen, &large);
+        p->chunk_token_bytes = (large.scratch - p->memory.scratch) / (largest - p->base_chunk) + 1;
+    }
+    p->memory.chunk = (int)plan_chunk(p, largest, p->memory.cache, &bytes);
 }
 
-int64_t plan_chunk(const struct sluice *s, int64_t n, int64_t cache, int64_t *bytes)
+int64_t plan_chunk(const struct plan *p, int64_t n, int64_t cache, int64_t *bytes)
 {
     enum { TILES = 256 << 10 }; /* arrays end in whole tiles of tokens: a little more than linear */
-    int64_t spare = (cache - s->plan.cache_min) / 2;
-    n = MIN(n, (int64_t)s->mo.max_tokens);
-    for (;; n = MAX(n / 2, (int64_t)s->base_chunk)) {
-        *bytes = n > s->base_chunk ? (n - s->base_chunk) * s->chunk_token_bytes + TILES : 0;
-        if (n <= s->base_chunk || *bytes <= spare)
+    int64_t spare = (cache - p->memory.cache_min) / 2, base = p->base_chunk;
+    n = MIN(n, (int64_t)p->chosen.chunk);
+    for (;; n = MAX(n / 2, base)) {
+        *bytes = n > base ? (n - base) * p->chunk_token_bytes + TILES : 0;
+        if (n <= base || *bytes <= spare)
             return n;
     }
 }
 
-/* Share of hits when a fraction `f` of all experts is cached. Fitted to the five
- * recorded traces of real models (docs/eviction.md), replayed with the default
- * policy at 1.2 to 8 times a token's experts: within 0.04 for four of them; the
- * fifth picks 8 of only 64 and has 0.17 fewer. */
-static double typical_hits(double f)
+/* ---- the plan ------------------------------------------------------------ */
+
+static void begin(const struct plan_inputs *in, struct plan *p)
 {
-    return 1.0 - pow(1.0 - sqrt(f), 2.2);
+    const struct limits *l = &in->limits;
+    *p = (struct plan){
+        .memory = {.machine_total = l->m.total,
+                   .machine_available = l->m.available,
+                   .cgroup_limit = l->m.cgroup_limit,
+                   .budget_is_default = l->asked == 0,
+                   .budget = bounded(l->budget),
+                   .budget_asked = bounded(l->asked),
+                   .process = bounded(in->process)},
+        .traffic = {.expert_bytes_per_token = in->expert_bytes_per_token,
+                    .dense_bytes_per_token = in->dense_bytes_per_token,
+                    .packed = in->packed,
+                    .recorded_hit_rate = -1},
+    };
 }
 
-int64_t plan_process(const struct sluice *s)
-{
-    int64_t bytes = s->program + s->o.held_bytes + PROCESS_RESERVE + model_description_bytes(s->model);
-    if (s->text)
-        bytes += text_bytes(s->text);
-    if (s->o.timeline)
-        bytes += TIMELINE_BYTES;
-    return bytes + (s->dev ? (int64_t)device_threads(s->dev) * thread_reserve() : 0);
-}
-
-/* A floor that is printed is good for the next run too, in which the program's
- * own size may have wavered. */
-static void set_floor(struct sluice *s, int64_t least)
-{
-    enum { WAVERS = 512 << 10, ROUND = 64 << 10 };
-    s->plan.floor = (int64_t)align_up((size_t)(least + (s->program_measured ? WAVERS : 0)), ROUND);
-}
-
-/* Text that is longer fits neither the context nor, with what it takes to encode it,
- * the budget. NFC may take three quarters of a text away. */
-static void set_text_most(struct sluice *s, int64_t least)
-{
-    enum { BYTES_FOR_BYTE = 8, SHRINKS = 4, LEAST_BYTES = 16 /* of a token: ids are text too */ };
-    sluice_plan *p = &s->plan;
-    p->text_most = SLUICE_TEXT_FREE + MAX(p->budget - least, (int64_t)0) / BYTES_FOR_BYTE;
-    int64_t token = MAX(text_longest(s->text), (int64_t)LEAST_BYTES) * SHRINKS;
-    if (s->o.tokenizer_only) /* nothing else ends a text that never ends */
-        p->text_most = MIN(p->text_most, (int64_t)256 << 20);
-    else
-        p->text_most = MIN(p->text_most, MAX(p->n_context * token, (int64_t)SLUICE_TEXT_FREE));
-}
-
-static void begin(struct sluice *s, const struct budget *b)
-{
-    sluice_plan *p = &s->plan;
-    p->machine_total = b->m.total;
-    p->machine_available = b->m.available;
-    p->cgroup_limit = b->m.cgroup_limit;
-    p->budget_is_default = s->o.memory_bytes == 0;
-    p->budget = b->budget;
-    p->budget_asked = (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2);
-    p->process = plan_process(s);
-    p->expert_bytes_per_token = s->shape.expert_bytes_per_token;
-    p->dense_bytes_per_token = s->shape.dense_bytes_per_token;
-    p->packed = s->shape.packed;
-    p->recorded_hit_rate = -1;
-}
-
-static int plan_tokenizer(struct sluice *s, const struct budget *b, struct err *e)
+static int plan_tokenizer(const struct plan_inputs *in, struct plan *p, struct err *e)
 {
     /* lists of the vocabulary's strings while it is opened */
-    int64_t least = s->plan.process + 2 * (int64_t)sizeof(struct str) * text_n_tokens(s->text);
-    set_floor(s, least);
-    set_text_most(s, least);
-    return least > MIN(s->plan.budget, b->now) ? refuse(s, b, 0, e) : OK;
+    int64_t lists = times(in->n_tokens, 2 * (int64_t)sizeof(struct str));
+    int64_t least = p->memory.process + lists;
+    p->memory.floor = floor_of(in, least);
+    p->memory.text_most = longest_text(in, &p->memory, least);
+    return least > there_is(in, p) ? refuse(in, p, e) : OK;
 }
 
-int plan_make(struct sluice *s, struct err *e)
+/* The budget above the floor: to dense weights, then to the expert cache. */
+static void spend(const struct plan_inputs *in, const struct plan_needs *at_floor, int64_t wanted,
+                  struct plan *p)
 {
-    sluice_plan *p = &s->plan;
-    struct budget b;
-    budget_find((int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2), &b);
-    begin(s, &b);
-    if (s->o.tokenizer_only)
-        return plan_tokenizer(s, &b, e);
-    s->mo.kv_f16 = !s->o.exact && !s->o.kv_f32;
-    s->mo.lookahead = s->o.lookahead;
+    sluice_memory *m = &p->memory;
+    sluice_traffic *t = &p->traffic;
+    struct plan_needs n;
+    p->chosen.dense_bytes = dense_share(in, p, at_floor, wanted);
+    if (p->chosen.dense_bytes < at_floor->dense_no_embed) /* what whole layers leave over is not */
+        wanted = m->n_context;                            /* for it: it would waver by budgets */
+    ask(in, &p->chosen, &n);
+    set_lines(in, &n, p);
+    p->chosen.context = affordable_context(in, p, wanted);
+    m->n_context = (int)p->chosen.context;
+    m->cache = MIN(m->cache_full, m->budget - (without_kv(m) - m->cache_min) - m->kv);
+    allow_chunks(in, p);
+    t->hit_rate = m->cache_full ? (double)m->cache / (double)m->cache_full : 0.0;
+    t->typical_hit_rate = predict_typical_hits(t->hit_rate);
+}
 
-    int64_t wanted = s->o.context > 0 ? s->o.context : s->shape.n_context_train;
-    int64_t smallest = s->o.context > 0 ? wanted : MIN(wanted, (int64_t)SMALLEST_CONTEXT);
-    s->mo.dense_bytes = 0;
-    s->base_chunk = s->o.chunk > 0 ? s->o.chunk : BASE_CHUNK;
-    measure(s, s->base_chunk, wanted);
-    int64_t least = without_kv(p) + kv_bytes(s, smallest);
-    set_floor(s, least);
-    p->kv = kv_bytes(s, 1);
-    p->cache = p->cache_min;
-    p->n_context = (int)smallest;
-    if (least > MIN(p->budget, b.now))
-        return refuse(s, &b, smallest, e);
-    choose_dense(s, MIN(p->budget, b.now), wanted, smallest);
-    s->mo.context = affordable_context(s, wanted);
-    p->n_context = (int)s->mo.context;
-    p->cache = MIN(p->cache_full, p->budget - (without_kv(p) - p->cache_min) - p->kv);
-    p->hit_rate = p->cache_full ? (double)p->cache / (double)p->cache_full : 0.0;
-    p->typical_hit_rate = typical_hits(p->hit_rate);
-    set_text_most(s, least);
-    allow_chunks(s);
+int plan_make(const struct plan_inputs *in, struct plan *p, struct err *e)
+{
+    sluice_memory *m = &p->memory;
+    struct plan_needs at_floor;
+    begin(in, p);
+    if (in->tokenizer_only)
+        return plan_tokenizer(in, p, e);
+    int wanted = MAX(in->context > 0 ? in->context : in->n_context_train, 1);
+    m->n_context = in->context > 0 ? wanted : MIN(wanted, (int)SMALLEST_CONTEXT);
+    p->base_chunk = in->chunk > 0 ? in->chunk : BASE_CHUNK;
+    p->chosen = (struct plan_choice){.chunk = p->base_chunk, .context = wanted};
+    ask(in, &p->chosen, &at_floor);
+    set_lines(in, &at_floor, p);
+    m->kv = plan_kv_bytes(in, 1);
+    m->kv_least = plan_kv_bytes(in, m->n_context);
+    m->cache = m->cache_min;
+    int64_t least = without_kv(m) + m->kv_least;
+    m->floor = floor_of(in, least);
+    if (least > there_is(in, p))
+        return refuse(in, p, e);
+    spend(in, &at_floor, wanted, p);
+    m->text_most = longest_text(in, m, least);
     return OK;
-}
-
-int plan_replay(struct sluice *s, struct err *e)
-{
-    const sluice_routing *r = s->o.routing;
-    if (!r)
-        return OK;
-    if (!r->experts || r->n_tokens < 1)
-        return err_set(e, E_ARG, "the recorded routing has no tokens");
-    if (r->n_layers != s->shape.n_layers || r->n_used != s->shape.n_used)
-        return err_set(e, E_ARG, "the recorded routing has %d layers with %d picks, the model %d with %d; was it recorded with another model?",
-                       r->n_layers, r->n_used, s->shape.n_layers, s->shape.n_used);
-    return model_replay(s->model, s->plan.cache, s->o.policy, r->experts, r->n_tokens, &s->plan.recorded_hit_rate, e);
-}
-
-double sluice_predict(const sluice_probe_result *probe, double read_bytes)
-{
-    /* While the output matrix is computed nothing can be read: it says which
-     * token comes next. Otherwise reads and computing overlap, but a layer's
-     * reads are known for sure only when its router has spoken: layers with many
-     * misses wait for the drive, those with none leave it idle. Where one of the
-     * two is much longer it alone counts; where they are equal it takes about one
-     * and a half times as long. So does the long side of a right angle. Computing
-     * takes about a fifth longer beside reads than alone (docs/performance.md). */
-    const double beside = 0.2;
-    double drive = read_bytes / (probe->drive_gbs * 1e9), layers = probe->token_s - probe->output_s;
-    return 1.0 / (probe->output_s + hypot(drive, layers + beside * MIN(drive, layers)));
-}
-
-/* Packed, the experts' bytes come at another rate; dense weights do not change. */
-static double pack_gain(const sluice_probe_result *r, const sluice_plan *p)
-{
-    double experts = (1.0 - p->hit_rate) * (double)p->expert_bytes_per_token;
-    if (p->packed || r->drive_gbs_packed <= 0)
-        return 1.0;
-    experts *= r->drive_gbs / r->drive_gbs_packed;
-    return MAX(1.0, sluice_predict(r, experts + (double)p->dense_read_per_token) / p->decode_tps);
-}
-
-void plan_predict(const sluice_probe_result *probe, sluice_plan *p)
-{
-    double experts = (double)p->expert_bytes_per_token, dense = (double)p->dense_read_per_token;
-    sluice_probe_result r = *probe;
-    p->drive_gbs = r.drive_gbs;
-    p->memory_gbs = r.memory_gbs;
-    if (r.drive_gbs <= 0 || (r.token_s <= 0 && r.dot_gbs <= 0))
-        return; /* the budget had no room to measure */
-    if (r.token_s <= 0)
-        r.token_s = (experts + (double)p->dense_bytes_per_token) / (r.dot_gbs * 1e9);
-    p->compute_s = r.token_s;
-    p->decode_tps = sluice_predict(&r, (1.0 - p->hit_rate) * experts + dense);
-    p->typical_tps = sluice_predict(&r, (1.0 - p->typical_hit_rate) * experts + dense);
-    if (p->recorded_hit_rate >= 0)
-        p->recorded_tps = sluice_predict(&r, (1.0 - p->recorded_hit_rate) * experts + dense);
-    p->limited_by_drive = ((1.0 - p->hit_rate) * experts + dense) / (r.drive_gbs * 1e9) > r.token_s;
-    p->pack_gain = pack_gain(&r, p);
-}
-
-/* ---- the budget while running ------------------------------------------ */
-
-/* What the budget leaves for the expert cache. */
-static int64_t budget_room(const struct sluice *s)
-{
-    const sluice_plan *p = &s->plan;
-    return p->budget - p->process - p->dense - p->state - p->scratch - s->kv_in_use;
-}
-
-int64_t plan_left(const struct sluice *s)
-{
-    return budget_room(s) - s->plan.cache_min;
-}
-
-int plan_take(struct sluice *s, int64_t bytes, struct err *e)
-{
-    int64_t room = budget_room(s) - bytes;
-    if (room < (s->o.tokenizer_only ? 0 : s->plan.cache_min))
-        return err_set(e, E_STATE,
-                       "the memory budget is used up: a session needs %lld more bytes and the expert cache is at its smallest; raise --memory",
-                       (long long)bytes);
-    account_look(s);
-    /* While memory is short, what is taken comes from the cache in any case. */
-    if (s->pressure_cap != INT64_MAX)
-        s->pressure_cap -= bytes;
-    room = MAX(MIN(room, s->pressure_cap), s->plan.cache_min);
-    struct expert_cache *c = model_experts(s->model);
-    if (c && (int64_t)expert_bytes(c) > room)
-        expert_resize(c, (size_t)room);
-    s->kv_in_use += bytes;
-    return OK;
-}
-
-void plan_give(struct sluice *s, int64_t bytes)
-{
-    s->kv_in_use -= bytes;
-    if (s->pressure_cap != INT64_MAX)
-        s->pressure_cap += bytes;
-    int64_t want = MIN(s->plan.cache_full, MIN(budget_room(s), s->pressure_cap));
-    struct expert_cache *c = model_experts(s->model);
-    account_look(s);
-    if (c && want > (int64_t)expert_bytes(c))
-        expert_resize(c, (size_t)want);
 }

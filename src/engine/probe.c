@@ -80,8 +80,11 @@ static int measure_drive(struct drive *d, struct rate *rate, int64_t least_ns, s
             if (now - t0 > least_ns)
                 break;
         }
-        req[i] = (struct ioq_req){.file = d->file, .cls = IOQ_DEMAND, .offset = random_place(d, rate->block),
-                                  .bytes = rate->block, .buf = d->buf + (size_t)i * d->span};
+        req[i] = (struct ioq_req){.file = d->file,
+                                  .cls = IOQ_DEMAND,
+                                  .offset = random_place(d, rate->block),
+                                  .bytes = rate->block,
+                                  .buf = d->buf + (size_t)i * d->span};
         ioq_submit(d->q, &req[i]);
     }
     for (int i = 0; i < SLOTS; i++)
@@ -103,7 +106,8 @@ static int measure_blocks(struct drive *d, sluice_probe_result *r, size_t room, 
 {
     struct rate rates[3];
     double *out[] = {&r->drive_gbs, &r->drive_gbs_packed, &r->drive_gbs_big};
-    const int64_t block[] = {r->block_bytes, r->packed_bytes, MIN(d->file_bytes, (int64_t)BIG_BLOCK)};
+    const int64_t block[] = {r->block_bytes, r->packed_bytes,
+                             MIN(d->file_bytes, (int64_t)BIG_BLOCK)};
     int which[3], n = 0;
     for (int i = 0; i < 3; i++) {
         which[i] = -1;
@@ -130,11 +134,13 @@ static int probe_drive(const sluice_options *o, struct model *model, const struc
     struct ioq_config qc = {.kind = IOQ_AUTO};
     if (o->io && strcmp(o->io, "pread") == 0)
         qc.kind = IOQ_PREAD;
-    struct drive d = {.o = o, .seed = (uint64_t)os_clock_ns(), .file_bytes = model_file_bytes(model, 0)};
+    struct drive d = {
+        .o = o, .seed = (uint64_t)os_clock_ns(), .file_bytes = model_file_bytes(model, 0)};
     int64_t most = MIN(d.file_bytes, (int64_t)BIG_BLOCK);
     int64_t expert = MAX(m->largest_expert_bytes, (int64_t)IOQ_ALIGN);
     r->packed_bytes = MIN((int64_t)align_up((size_t)expert, IOQ_ALIGN), most);
-    r->block_bytes = m->packed ? r->packed_bytes : MIN(MAX(expert / EXPERT_MAX_PARTS, (int64_t)IOQ_ALIGN), most);
+    r->block_bytes = m->packed ? r->packed_bytes
+                               : MIN(MAX(expert / EXPERT_MAX_PARTS, (int64_t)IOQ_ALIGN), most);
     int64_t largest = buffer_bytes(most) <= (size_t)room           ? most
                       : buffer_bytes(r->packed_bytes) <= (size_t)room ? r->packed_bytes
                                                                     : r->block_bytes;
@@ -164,25 +170,26 @@ out:
 /* Memory to stream: twice the largest cache, so that little of a pass is still
  * there in the next, as far as a quarter of what is free and the budget's room allow.
  * Where that is so little that caches would be measured, *memory is false. */
-static size_t probe_bytes(const struct budget *b, int64_t room, bool *memory)
+static size_t probe_bytes(const struct limits *b, int64_t room, bool *memory)
 {
     int64_t cache = os_cpu_cache_bytes();
     int64_t least = MAX((int64_t)MEMORY_LEAST, MIN(cache + cache / 2, (int64_t)MEMORY_USUAL));
     int64_t free_bytes = MIN(b->m.available, b->m.cgroup_limit - b->m.cgroup_used) / 4;
-    int64_t want = MAX(MIN(2 * cache, MIN(free_bytes, (int64_t)MEMORY_MOST)), (int64_t)MEMORY_USUAL);
+    int64_t want =
+        MAX(MIN(2 * cache, MIN(free_bytes, (int64_t)MEMORY_MOST)), (int64_t)MEMORY_USUAL);
     want = align_down64(MIN(want, room), 1 << 20);
     *memory = want >= least;
     return (size_t)MAX(want, (int64_t)0);
 }
 
-static int probe_memory(const sluice_options *o, struct device *d, void *memory, size_t bytes,
+static int probe_memory(const sluice_options *o, struct device *d, const void *memory, size_t bytes,
                         sluice_probe_result *r, struct err *e)
 {
     for (int dot = 0; dot < 2; dot++) {
         int64_t best = INT64_MAX;
         for (int i = 0; i < MEMORY_PASSES; i++) {
             TRY(cancelled(o, e));
-            best = MIN(best, device_probe_memory(d, memory, bytes, dot != 0));
+            best = MIN(best, d->ops->probe_memory(d, memory, bytes, dot != 0));
         }
         *(dot ? &r->dot_gbs : &r->memory_gbs) = (double)bytes / (double)best;
     }
@@ -190,39 +197,34 @@ static int probe_memory(const sluice_options *o, struct device *d, void *memory,
 }
 
 /* What the processor can do: memory speed, and one token's operations. */
-static int probe_processor(struct sluice *s, const struct budget *b, int64_t room, sluice_probe_result *r,
-                           struct err *e)
+static int probe_processor(struct sluice *s, const struct limits *b, int64_t room,
+                           sluice_probe_result *r, struct err *e)
 {
-    struct model_options mo = {.max_tokens = 1, .context = 64, .kv_f16 = !s->o.exact && !s->o.kv_f32};
+    struct model_options mo = {
+        .max_tokens = 1, .context = 64, .kv_f16 = !s->o.exact && !s->o.kv_f32};
     struct model_needs needs = {0};
     struct model_pace pace;
-    int64_t fixed, per_token;
-    model_needs(s->model, &mo, &needs);
-    needs.sizes.max_tokens = 1;
-    needs.sizes.n_embd = MAX(needs.sizes.n_embd, (int64_t)64); /* of a family that cannot be run: 0 */
-    needs.sizes.max_in = MAX(needs.sizes.max_in, (int64_t)4096); /* for rows of the memory probe */
-    needs.sizes.max_out = MAX(needs.sizes.max_out, (int64_t)4096);
-    device_scratch(s->dev, &needs.sizes, &fixed, &per_token);
-    room -= fixed + per_token * mo.context + needs.scratch + needs.state + (int64_t)sizeof(float) * s->shape.n_vocab +
-            (needs.cache_min > 0 ? model_kv_bytes(s->model, &mo, mo.context) : 0);
+    model_needs(s->model, s->dev, &mo, &needs);
+    room -= needs.device_fixed + needs.device_per_position * mo.context + needs.scratch +
+            needs.state + (int64_t)sizeof(float) * s->shape.n_vocab +
+            model_kv_bytes(s->model, &mo, mo.context);
     bool beyond_caches;
     size_t bytes = probe_bytes(b, room, &beyond_caches);
     if (bytes == 0)
         return OK;
-    void *memory = os_map(bytes, true);
-    if (!memory)
+    struct dev_mem *memory;
+    if (s->dev->ops->alloc(s->dev, DEV_WEIGHTS, bytes, &memory, NULL) < 0)
         return err_set(e, E_NOMEM, "no memory for the memory probe");
-    int rc = device_reserve(s->dev, &needs.sizes, e);
-    if (rc == OK)
-        rc = cancelled(&s->o, e);
+    int rc = cancelled(&s->o, e);
     if (rc == OK) {
-        memset(memory, 0, bytes);
-        if (beyond_caches)
-            rc = probe_memory(&s->o, s->dev, memory, bytes, r, e);
+        s->dev->ops->zero(s->dev, (struct dev_ptr){memory, 0}, bytes);
+        if (beyond_caches && dev_host(memory))
+            rc = probe_memory(&s->o, s->dev, dev_host(memory), bytes, r, e);
     }
     if (rc == OK) /* in a small budget a run's weights are as near as these */
-        rc = model_rehearse(s->model, &mo, s->dev, memory, bytes, rehearsal_progress, &s->o, &pace, e);
-    os_unmap(memory, bytes);
+        rc = model_rehearse(s->model, &mo, s->dev, memory, bytes, rehearsal_progress, &s->o, &pace,
+                            e);
+    dev_free(memory);
     if (rc == OK) {
         r->token_s = (double)pace.token_ns / 1e9;
         r->output_s = (double)pace.output_ns / 1e9;
@@ -231,22 +233,25 @@ static int probe_processor(struct sluice *s, const struct budget *b, int64_t roo
 }
 
 /* A budget below the probe's own size is no budget for a probe. */
-static int probe_room(const struct sluice *s, struct budget *b, int64_t *room, struct err *e)
+static int probe_room(const struct sluice *s, struct limits *b, int64_t *room, struct err *e)
 {
-    budget_find((int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2), b);
-    int64_t process = plan_process(s);
+    limits_find(s->o.memory_bytes, b);
+    int64_t process = needs_process(s);
     char limit[160];
-    budget_tell(b, (int64_t)MIN(s->o.memory_bytes, (uint64_t)INT64_MAX / 2), limit, sizeof(limit));
+    limits_tell(b, limit, sizeof(limit));
     *room = MIN(b->budget, b->now) - process;
     if (*room < 0)
-        return err_set(e, E_BUDGET, "the memory budget of %.1f MiB%s is below the %.1f MiB that probing takes at least; raise --memory",
-                       (double)MIN(b->budget, b->now) / 1048576.0, limit, (double)process / 1048576.0 + 0.05);
+        return err_set(e, E_BUDGET,
+                       "the memory budget of %.1f MiB%s is below the %.1f MiB that probing takes "
+                       "at least; raise --memory",
+                       (double)MIN(b->budget, b->now) / 1048576.0, limit,
+                       (double)process / 1048576.0 + 0.05);
     return OK;
 }
 
 static int probe(struct sluice *s, sluice_probe_result *out, struct err *e)
 {
-    struct budget b;
+    struct limits b;
     int64_t room;
     TRY(check_options(&s->o, e));
     TRY(open_header(s, e)); /* a model that cannot be run has no speed */
@@ -258,16 +263,22 @@ static int probe(struct sluice *s, sluice_probe_result *out, struct err *e)
     return probe_processor(s, &b, room, out, e);
 }
 
-int sluice_probe(const sluice_options *o, sluice_probe_result *out, sluice_error *err)
+int sluice_probe_sized(const sluice_options *o, sluice_probe_result *out, size_t size,
+                       sluice_error *err)
 {
-    struct sluice s = {.o = *o};
-    *out = (sluice_probe_result){0};
+    struct err *e = err_of(err);
+    struct sluice s = {0};
+    sluice_probe_result r = {0};
+    TRY(sized_check(SIZED_sluice_probe_result, size, e));
+    int rc = options_take(o, &s.o, e);
     s.o.tokenizer_only = false;
     account_enter(&s);
-    int rc = probe(&s, out, err_of(err));
+    if (rc == OK)
+        rc = probe(&s, &r, e);
+    sized_give(SIZED_sluice_probe_result, &r, out, size);
     text_close(s.text);
-    device_close(s.dev);
     model_close(s.model);
+    open_close_devices(&s);
     account_leave();
     return rc;
 }

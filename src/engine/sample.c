@@ -21,25 +21,22 @@ struct sampler {
     struct candidate *c;
 };
 
-void sluice_sampling_init(sluice_sampling *p)
-{
-    *p = (sluice_sampling){.top_p = 1.0f, .repeat_penalty = 1.0f, .repeat_window = 64};
-}
-
 static bool in_range(const sluice_sampling *p)
 {
-    return p->temperature >= 0.0f && p->temperature <= 100.0f && p->top_k >= 0 && p->top_p >= 0.0f &&
-           p->top_p <= 1.0f && p->min_p >= 0.0f && p->min_p <= 1.0f && p->repeat_penalty > 0.0f &&
-           p->repeat_penalty <= 100.0f && p->repeat_window >= 0;
+    return p->temperature >= 0.0f && p->temperature <= 100.0f && p->top_k >= 0 &&
+           p->top_p >= 0.0f && p->top_p <= 1.0f && p->min_p >= 0.0f && p->min_p <= 1.0f &&
+           p->repeat_penalty > 0.0f && p->repeat_penalty <= 100.0f && p->repeat_window >= 0;
 }
 
 int sampler_new(const sluice_sampling *p, int n_vocab, struct sampler **out, struct err *e)
 {
     if (!in_range(p))
-        return err_set(e, E_ARG,
-                       "sampling: temperature %g (0..100), top-k %d (>= 0), top-p %g (0..1), min-p %g (0..1), repeat penalty %g (0..100]",
-                       (double)p->temperature, p->top_k, (double)p->top_p, (double)p->min_p,
-                       (double)p->repeat_penalty);
+        return err_set(
+            e, E_ARG,
+            "sampling: temperature %g (0..100), top-k %d (>= 0), top-p %g (0..1), min-p %g (0..1), "
+            "repeat penalty %g (above 0, to 100), repeat window %d (>= 0)",
+            (double)p->temperature, p->top_k, (double)p->top_p, (double)p->min_p,
+            (double)p->repeat_penalty, p->repeat_window);
     struct sampler *z = calloc(1, sizeof(*z));
     if (z)
         z->c = calloc((size_t)n_vocab, sizeof(*z->c));
@@ -220,4 +217,57 @@ int32_t sampler_next(struct sampler *z, const struct text *t, const float *logit
     double top = (double)z->c[best].logit;
     int kept = p->top_k > 0 || p->top_p < 1.0f || p->min_p > 0.0f ? cut(z, n) : n;
     return draw_from(z, z->c + n - kept, kept, top);
+}
+
+/* ---- for hosts ------------------------------------------------------------ */
+
+struct sluice_sampler {
+    struct sampler *z;
+    struct sluice *s;
+    int64_t bytes; /* of the budget */
+};
+
+int sluice_sampler_new(sluice *s, const sluice_sampling *p, sluice_sampler **out, sluice_error *err)
+{
+    struct err *e = err_of(err);
+    sluice_sampling known;
+    TRY(sized_options(SIZED_sluice_sampling, p, &known, e));
+    struct sluice_sampler *x = calloc(1, sizeof(*x));
+    if (!x)
+        return err_set(e, E_NOMEM, "no memory for a sampler");
+    x->s = s;
+    x->bytes = (int64_t)sizeof(struct candidate) * s->shape.n_vocab;
+    int rc = budget_take(s, x->bytes, e);
+    if (rc < 0)
+        x->bytes = 0;
+    else
+        rc = sampler_new(&known, s->shape.n_vocab, &x->z, e);
+    if (rc < 0) {
+        sluice_sampler_free(x);
+        return rc;
+    }
+    *out = x;
+    return OK;
+}
+
+void sluice_sampler_free(sluice_sampler *x)
+{
+    if (!x)
+        return;
+    sampler_free(x->z);
+    budget_give(x->s, x->bytes);
+    free(x);
+}
+
+int sluice_sampler_next(sluice_sampler *x, const sluice_session *session, int32_t *id,
+                        sluice_error *err)
+{
+    struct err *e = err_of(err);
+    if (session->s != x->s)
+        return err_set(e, E_ARG, "the sampler was made for another model");
+    if (!session->has_logits)
+        return err_set(e, E_STATE, "nothing to draw from: the session holds no computed prompt");
+    *id = sampler_next(x->z, x->s->text, model_logits_row(session->logits, 0), session->ids,
+                       session->n);
+    return OK;
 }
