@@ -20,6 +20,7 @@
 
 #include <cmocka.h>
 
+#include "kern/group.h"
 #include "kern/kern.h"
 
 /* ---- the formats -------------------------------------------------------- */
@@ -38,7 +39,13 @@ static const struct format formats[] = {
     {DT_Q3_K, "Q3_K", 108, -1, 0xfc9079ce}, {DT_Q4_K, "Q4_K", 0, 2, 0x6c8247b8},
     {DT_Q5_K, "Q5_K", 0, 2, 0xb96375a0},    {DT_Q6_K, "Q6_K", 208, -1, 0x9bbe380e},
     {DT_IQ4_NL, "IQ4_NL", 0, -1, 0x17d7ce11}, {DT_IQ4_XS, "IQ4_XS", 0, -1, 0x20bdcc0e},
-    {DT_MXFP4, "MXFP4", -1, -1, 0x0816a9d3}, {DT_F32, "F32", -1, -1, 0},
+    {DT_IQ2_XXS, "IQ2_XXS", 0, -1, 0xa0a7ca89}, {DT_IQ2_XS, "IQ2_XS", 0, -1, 0x7d818338},
+    {DT_IQ2_S, "IQ2_S", 0, -1, 0x21209bcc},   {DT_IQ3_XXS, "IQ3_XXS", 0, -1, 0x57c5dc5a},
+    {DT_IQ3_S, "IQ3_S", 0, -1, 0xc70f729c},   {DT_IQ1_S, "IQ1_S", 0, -1, 0x1a58b99f},
+    {DT_IQ1_M, "IQ1_M", -1, -1, 0xe077a990},  {DT_TQ1_0, "TQ1_0", 52, -1, 0xe3d2c132},
+    {DT_TQ2_0, "TQ2_0", 64, -1, 0x8a690349},  {DT_NVFP4, "NVFP4", -1, -1, 0x8124e8d4},
+    {DT_Q1_0, "Q1_0", 0, -1, 0xf3f32020},     {DT_Q2_0, "Q2_0", 0, -1, 0xf7acd491},
+    {DT_MXFP4, "MXFP4", -1, -1, 0x0816a9d3},  {DT_F32, "F32", -1, -1, 0},
     {DT_F16, "F16", -1, -1, 0},             {DT_BF16, "BF16", -1, -1, 0},
 };
 
@@ -138,7 +145,9 @@ static const struct kern *portable(void)
 /* ---- inputs ------------------------------------------------------------- */
 
 enum weights { W_RANDOM, W_ZERO, W_ONES, W_LOWEST, W_DENORMAL, W_HUGE, W_ANY_BITS, W_KINDS };
-enum inputs { X_RANDOM, X_ZERO, X_SIGNS, X_OUTLIER, X_1E30, X_1E_38, X_DENORMAL, X_SPECIAL, X_KINDS };
+enum inputs {
+    X_RANDOM, X_ZERO, X_SIGNS, X_OUTLIER, X_1E30, X_1E_38, X_DENORMAL, X_SPECIAL, X_KINDS
+};
 
 static uint16_t scale_bits(enum weights kind)
 {
@@ -155,11 +164,22 @@ static uint16_t scale_bits(enum weights kind)
     }
 }
 
+/* The four upper nibbles of IQ1_M's words of scales are a half. */
+static void put_iq1_m_half(uint8_t *block, unsigned bits)
+{
+    for (int i = 0; i < 4; i++) {
+        uint8_t *high = block + 48 + 2 * i + 1;
+        *high = (uint8_t)((*high & 15) | (bits >> 4 * i & 15) << 4);
+    }
+}
+
 static void fill_row(const struct format *f, uint8_t *row, size_t bytes, enum weights kind)
 {
     size_t block_bytes = dtype_info(f->type)->block_bytes;
     for (size_t i = 0; i < bytes; i++)
-        row[i] = kind == W_ZERO || kind == W_LOWEST ? 0 : kind == W_ONES ? 0xff : (uint8_t)(next_u32() >> 11);
+        row[i] = kind == W_ZERO || kind == W_LOWEST ? 0
+                 : kind == W_ONES                   ? 0xff
+                                                    : (uint8_t)(next_u32() >> 11);
     if (kind == W_ANY_BITS)
         return;
     for (uint8_t *b = row; b < row + bytes; b += block_bytes) {
@@ -173,10 +193,17 @@ static void fill_row(const struct format *f, uint8_t *row, size_t bytes, enum we
             b[0] = (uint8_t)(kind == W_ZERO || kind == W_DENORMAL ? next_u32() % 3
                              : kind == W_HUGE                      ? 160
                                                                    : 118 + next_u32() % 12);
+        if (f->type == DT_IQ1_M)
+            put_iq1_m_half(b, scale_bits(kind));
+        for (int i = 0; f->type == DT_NVFP4 && i < 4; i++)
+            b[i] = (uint8_t)(kind == W_ZERO || kind == W_DENORMAL ? next_u32() % 9
+                             : kind == W_HUGE                      ? 0x7e
+                                                                   : next_u32() % 0x60);
         if (f->type == DT_F16)
             put_u16(b, scale_bits(kind));
         if (f->type == DT_BF16)
-            put_u16(b, kind == W_HUGE ? 0x7e00 : (next_u32() & 0x8000) | (0x3c00 + next_u32() % 0x300));
+            put_u16(b, kind == W_HUGE ? 0x7e00
+                                      : (next_u32() & 0x8000) | (0x3c00 + next_u32() % 0x300));
         if (f->type == DT_F32) {
             float v = next_float() * (kind == W_HUGE ? 1e30f : kind == W_DENORMAL ? 1e-40f : 1.0f);
             memcpy(b, &v, sizeof v);
@@ -210,8 +237,8 @@ static float input(enum inputs kind, int64_t i)
 /* ---- one product, every table ------------------------------------------- */
 
 enum { MAX_ROWS = 9, MAX_TOK = 9, GUARD = 4 };
-enum path { MULF, MULQ, PACKED };
-static const char *const path_names[] = {"mulf", "mulq", "packed"};
+enum path { MULF, MULQ, PANELS };
+static const char *const path_names[] = {"mulf", "mulq", "panels"};
 
 struct problem {
     const struct format *f;
@@ -264,21 +291,22 @@ static kern_mul_fn *product_of(const struct kern *k, const struct problem *p)
     return p->quantised ? k->mulq[p->f->type] : k->mulf[p->f->type];
 }
 
-/* As a kern_mul_fn, of the type `t`: packs rows and tokens, in memory that
- * ends at a fence. `index` as in pack_tokens. */
-static void multiply_packed(const struct kern *k, enum dtype t, float *out, ptrdiff_t out_stride,
+/* As a kern_mul_fn, of the type `t`: lays rows and tokens out, in memory that
+ * ends at a fence. `index` as in panel_tokens. */
+static void multiply_panels(const struct kern *k, enum dtype t, float *out, ptrdiff_t out_stride,
                             const void *w, size_t row_bytes, int64_t n_rows, const void *x,
                             size_t x_stride, const int32_t *index, int64_t n_tok, int64_t n)
 {
-    size_t rows_bytes = align_up((size_t)n_rows, (size_t)k->tile_rows) * kern_packed_row_bytes(n);
-    size_t tokens_bytes = align_up((size_t)n_tok, (size_t)k->tile_tokens) * kern_packed_token_bytes(n);
+    size_t rows_bytes = align_up((size_t)n_rows, (size_t)k->tile_rows) * kern_panel_row_bytes(n);
+    size_t tokens_bytes =
+        align_up((size_t)n_tok, (size_t)k->tile_tokens) * kern_panel_token_bytes(n);
     struct fenced rows = fenced_new(align_up(rows_bytes, 64)), tokens = fenced_new(tokens_bytes);
     uint8_t *r0 = rows.end - align_up(rows_bytes, 64), *t0 = tokens.end - tokens_bytes;
     memset(r0, 0x5a, rows_bytes); /* what is not written must not count */
     memset(t0, 0x5a, tokens_bytes);
-    k->pack_rows[t](r0, w, row_bytes, n_rows, n);
-    k->pack_tokens(t0, x, x_stride, index, n_tok, n);
-    k->mul_packed[t](out, out_stride, r0, n_rows, t0, n_tok, n, w, row_bytes);
+    k->panel_rows[t](r0, w, row_bytes, n_rows, n);
+    k->panel_tokens(t0, x, x_stride, index, n_tok, n);
+    k->mul_panels[t](out, out_stride, r0, n_rows, t0, n_tok, n, w, row_bytes);
     fenced_free(&rows);
     fenced_free(&tokens);
 }
@@ -304,8 +332,8 @@ static void check_product(const struct kern *k, const struct problem *p, enum pa
     const uint8_t *w = p->w0 + (size_t)r0 * p->row_bytes, *x = p->x0 + (size_t)t0 * p->x_stride;
     for (size_t i = 0; i < ARRAY_LEN(buffer); i++)
         memcpy(&buffer[i], &canary, sizeof canary);
-    if (path == PACKED)
-        multiply_packed(k, p->f->type, out, stride, w, p->row_bytes, n_rows, x, p->x_stride, NULL,
+    if (path == PANELS)
+        multiply_panels(k, p->f->type, out, stride, w, p->row_bytes, n_rows, x, p->x_stride, NULL,
                         n_tok, p->n);
     else
         product_of(k, p)(out, stride, w, p->row_bytes, n_rows, x, p->x_stride, n_tok, p->n);
@@ -335,15 +363,16 @@ static void check_all_tables(const struct format *f, bool quantised, int64_t n, 
             for (int tok = 1; tok <= MAX_TOK; tok++)
                 if (all_shapes || (rows == MAX_ROWS && tok == MAX_TOK) ||
                     (rows == 5 && tok == 1) || (rows == 1 && tok == 2))
-                    for (enum path path = quantised ? MULQ : MULF; path <= (quantised ? PACKED : MULF);
-                         path++)
+                    for (enum path path = quantised ? MULQ : MULF;
+                         path <= (quantised ? PANELS : MULF); path++)
                         check_product(tables[i], &p, path, rows, tok);
     problem_free(&p);
 }
 
 static void check_formats(bool quantised)
 {
-    static const int blocks[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 16, 17, 23, 31, 64, 65, 71, 96, 129};
+    static const int blocks[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                 15, 16, 17, 23, 31, 64, 65, 71, 96, 129};
     for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
         const struct format *f = &formats[i];
         int block = dtype_info(f->type)->block;
@@ -361,6 +390,8 @@ static void check_formats(bool quantised)
     }
 }
 
+/* Each kind of weights with each of activations; of three lengths one at a time, so that
+ * each kind meets all of them: emulated processors have to get through it, too. */
 static void check_extremes(bool quantised)
 {
     for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
@@ -369,10 +400,13 @@ static void check_extremes(bool quantised)
         if (quantised && is_float(f->type))
             continue;
         for (int wk = 0; wk < W_KINDS; wk++)
-            for (int xk = 0; xk < X_KINDS; xk++)
-                for (int k = 0; k < 3; k++)
-                    check_all_tables(f, quantised, block == 32 ? 32 * (5 + 8 * k) : 256 * (1 + 4 * k),
-                                     wk, xk, false);
+            for (int xk = 0; xk < X_KINDS; xk++) {
+                const int k = (wk + xk) % 3;
+                check_all_tables(f, quantised,
+                                 block < 256 ? MAX(160 / block, 1) * block + 256 * k
+                                             : 256 * (1 + 4 * k),
+                                 wk, xk, false);
+            }
     }
 }
 
@@ -415,7 +449,8 @@ static void many_tokens_same_bits(void **state)
         const struct format *f = &formats[i];
         if (is_float(f->type))
             continue;
-        int64_t n = dtype_info(f->type)->block == 256 ? 2560 : 2592;
+        int block = dtype_info(f->type)->block;
+        int64_t n = 2560 + (block < 256 ? block : 0);
         size_t row_bytes = dtype_row_bytes(f->type, n), x_bytes = kern_act_bytes(n);
         uint8_t *w = malloc(row_bytes * ROWS);
         uint8_t *x = aligned_alloc(64, x_bytes * TOK);
@@ -433,10 +468,10 @@ static void many_tokens_same_bits(void **state)
             tables[k]->mulq[f->type](out[0], ROWS, w, row_bytes, ROWS, x, x_bytes, TOK, n);
             assert_memory_equal(out, expect, sizeof out);
             memset(out, 0, sizeof out);
-            multiply_packed(tables[k], f->type, out[0], ROWS, w, row_bytes, ROWS, x, x_bytes, NULL,
+            multiply_panels(tables[k], f->type, out[0], ROWS, w, row_bytes, ROWS, x, x_bytes, NULL,
                             TOK, n);
             assert_memory_equal(out, expect, sizeof out);
-            multiply_packed(tables[k], f->type, out[0], ROWS, w, row_bytes, ROWS, x, x_bytes,
+            multiply_panels(tables[k], f->type, out[0], ROWS, w, row_bytes, ROWS, x, x_bytes,
                             backwards, TOK, n);
             for (int t = 0; t < TOK; t++)
                 assert_memory_equal(out[t], expect[TOK - 1 - t], sizeof out[t]);
@@ -457,14 +492,16 @@ static void portable_matches_double(void **state)
     for (size_t i = 0; i < ARRAY_LEN(formats); i++)
         for (int quantised = 0; quantised < 2; quantised++) {
             const struct format *f = &formats[i];
-            int64_t n = dtype_info(f->type)->block == 32 ? 32 * 67 : 256 * 9;
+            int block = dtype_info(f->type)->block;
+            int64_t n = block > 1 && block < 256 ? 2048 + 3 * block : 256 * 9;
             if (quantised && is_float(f->type))
                 continue;
             struct problem p = problem_new(f, quantised, n, W_RANDOM, X_RANDOM);
             float *w = malloc((size_t)n * sizeof *w);
             expect_portable(&p);
             for (int r = 0; r < MAX_ROWS; r++) {
-                assert_int_equal(kern_dequant_row(f->type, w, p.w0 + (size_t)r * p.row_bytes, n), OK);
+                assert_int_equal(kern_dequant_row(f->type, w, p.w0 + (size_t)r * p.row_bytes, n),
+                                 OK);
                 for (int t = 0; t < MAX_TOK; t++) {
                     const uint8_t *blob = p.x0 + (size_t)t * p.x_stride;
                     double sum = 0, largest = 0, sum_x = 0;
@@ -509,6 +546,10 @@ static void decoders_match_known_checksums(void **state)
             block[j] = lcg_byte(&st);
         if (f->d >= 0)
             put_u16(block + f->d, 0x3800); /* 0.5 */
+        else if (f->type == DT_IQ1_M)
+            put_iq1_m_half(block, 0x3800);
+        else if (f->type == DT_NVFP4)
+            memcpy(block, (uint8_t[]){0x38, 0x40, 0x05, 0x7e}, 4);
         else
             block[0] = 127; /* MXFP4: 2^0 */
         if (f->m >= 0)
@@ -519,11 +560,74 @@ static void decoders_match_known_checksums(void **state)
     }
 }
 
+/* Blocks of every quantised type, and their elements by llama.cpp: scales that are
+ * ordinary, extreme, subnormal, -0; for NVFP4 all there are. Bit for bit. */
+static void decoders_match_recorded_blocks(void **state)
+{
+    (void)state;
+    FILE *f = fopen("tests/data/blocks.bin", "rb");
+    uint32_t head[2]; /* type, elements */
+    bool seen[DT_COUNT] = {false};
+    assert_non_null(f);
+    while (fread(head, sizeof head, 1, f) == 1) {
+        const struct dtype_info *info = dtype_info(head[0]);
+        assert_non_null(info);
+        size_t bytes = dtype_row_bytes((enum dtype)head[0], head[1]), n = head[1];
+        uint8_t *w = malloc(bytes);
+        float *y = malloc(n * sizeof *y), *expect = malloc(n * sizeof *y);
+        assert_int_equal(fread(w, 1, bytes, f), bytes);
+        assert_int_equal(fread(expect, sizeof *y, n, f), n);
+        assert_int_equal(kern_dequant_row((enum dtype)head[0], y, w, head[1]), OK);
+        for (size_t i = 0; i < n; i++)
+            if (memcmp(&y[i], &expect[i], sizeof *y) != 0)
+                fail_msg("%s: element %zu is %a, expected %a", info->name, i, (double)y[i],
+                         (double)expect[i]);
+        seen[head[0]] = true;
+        free(w);
+        free(y);
+        free(expect);
+    }
+    fclose(f);
+    for (size_t i = 0; i < ARRAY_LEN(formats); i++)
+        if (!seen[formats[i].type] && !is_float(formats[i].type))
+            fail_msg("no blocks of %s were recorded", formats[i].name);
+}
+
+/* The codebooks, their offsets taken away, have the checksums of the formats' listings. */
+static void codebooks_match_known_checksums(void **state)
+{
+    static const struct {
+        const void *table;
+        size_t bytes;
+        int offset, factor;
+        uint32_t crc;
+    } books[] = {
+        {kern_grid_iq2_xxs, sizeof kern_grid_iq2_xxs, GRID_OFFSET, 1, 0x9924ff02},
+        {kern_grid_iq2_xs, sizeof kern_grid_iq2_xs, GRID_OFFSET, 1, 0xfa1e1bfd},
+        {kern_grid_iq2_s, sizeof kern_grid_iq2_s, GRID_OFFSET, 1, 0x25ae5bf1},
+        {kern_grid_iq3_xxs, sizeof kern_grid_iq3_xxs, GRID_OFFSET, 1, 0x07ba9ed0},
+        {kern_grid_iq3_s, sizeof kern_grid_iq3_s, GRID_IQ3_S_OFFSET, 1, 0xf576e4f3},
+        {kern_grid_iq1, sizeof kern_grid_iq1, GRID_IQ1_OFFSET, 8, 0xb85e6ccf},
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(books); i++) {
+        uint8_t *book = malloc(books[i].bytes);
+        memcpy(book, books[i].table, books[i].bytes);
+        for (size_t k = 0; k < books[i].bytes; k++)
+            book[k] = (uint8_t)((book[k] - books[i].offset) / books[i].factor);
+        if (crc32_of(book, books[i].bytes) != books[i].crc)
+            fail_msg("codebook %zu differs", i);
+        free(book);
+    }
+}
+
 static void float_rows_decode(void **state)
 {
     (void)state;
-    static const uint16_t half[] = {0x0000, 0x8000, 0x3c00, 0xc000, 0x7bff, 0x0001, 0x83ff, 0x0400, 0x7c00, 0xfc00};
-    static const float expect[] = {0.0f, -0.0f, 1.0f, -2.0f, 65504.0f, 0x1p-24f, -0x1.ff8p-15f, 0x1p-14f, INFINITY, -INFINITY};
+    static const uint16_t half[] = {0x0000, 0x8000, 0x3c00, 0xc000, 0x7bff,
+                                    0x0001, 0x83ff, 0x0400, 0x7c00, 0xfc00};
+    static const float expect[] = {0.0f,     -0.0f,         1.0f,     -2.0f,    65504.0f,
+                                   0x1p-24f, -0x1.ff8p-15f, 0x1p-14f, INFINITY, -INFINITY};
     float y[ARRAY_LEN(half)];
     uint8_t row[sizeof half];
     for (size_t i = 0; i < ARRAY_LEN(half); i++)
@@ -536,15 +640,17 @@ static void float_rows_decode(void **state)
     assert_true(y[0] == -3.140625f && y[1] == 0x1p-133f);
 }
 
+enum { Q8_K = 15 }; /* a type of activations, which no weights have */
+
 static void unknown_types_are_refused(void **state)
 {
     (void)state;
     float y;
     uint8_t row[8] = {0};
     assert_int_equal(kern_dequant_row(DT_I32, &y, row, 1), E_UNSUPPORTED);
-    assert_int_equal(kern_dequant_row((enum dtype)16, &y, row, 1), E_UNSUPPORTED);
+    assert_int_equal(kern_dequant_row((enum dtype)Q8_K, &y, row, 1), E_UNSUPPORTED);
     assert_false(kern_supports(DT_I32));
-    assert_false(kern_supports((enum dtype)16));
+    assert_false(kern_supports((enum dtype)Q8_K));
     static const enum dtype quantised[] = {
 #define ID(name, NAME, id, elements, bytes, minima, sixteens) DT_##NAME,
         DTYPE_QUANTISED(ID)
@@ -561,7 +667,8 @@ static void unknown_types_are_refused(void **state)
         assert_true(kern_supports(formats[i].type));
         assert_non_null(portable()->mulf[formats[i].type]);
         assert_int_equal(portable()->mulq[formats[i].type] == NULL, is_float(formats[i].type));
-        assert_int_equal(portable()->mul_packed[formats[i].type] == NULL, is_float(formats[i].type));
+        assert_int_equal(portable()->mul_panels[formats[i].type] == NULL,
+                         is_float(formats[i].type));
     }
 }
 
@@ -667,6 +774,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decoders_match_known_checksums),
+        cmocka_unit_test(decoders_match_recorded_blocks),
+        cmocka_unit_test(codebooks_match_known_checksums),
         cmocka_unit_test(float_rows_decode),
         cmocka_unit_test(unknown_types_are_refused),
         cmocka_unit_test(quantize_matches_known_checksum),

@@ -20,10 +20,10 @@ static void check_unary(const char *op, size_t offset)
     for (int li = 0; length(li); li++)
         for (enum fill kind = 0; kind < FILL_COUNT; kind++) {
             const int64_t n = length(li);
-            float *x = vector(n, kind), *want = vector(n, FILL_ZERO);
+            float *x = vector(n, kind), *want = unset(n);
             ref(want, x, n);
             for (int t = 0; t < n_tables; t++) {
-                float *y = vector(n, FILL_ZERO), *in_place = copy_of(x, n);
+                float *y = unset(n), *in_place = copy_of(x, n);
                 memcpy(&f, (const char *)tables[t] + offset, sizeof(f));
                 f(y, x, n);
                 same_bits(op, tables[t]->name, want, y, n);
@@ -40,7 +40,6 @@ static void check_unary(const char *op, size_t offset)
 static void unary_tables_agree(void **state)
 {
     (void)state;
-    check_unary("silu", offsetof(struct kern, silu));
     check_unary("sigmoid", offsetof(struct kern, sigmoid));
     check_unary("softplus", offsetof(struct kern, softplus));
     check_unary("exp", offsetof(struct kern, exp));
@@ -56,7 +55,7 @@ static void check_binary(const char *op, size_t offset)
             float *g = vector(n, kind), *u = vector(n, rng() % FILL_COUNT), *want = copy_of(g, n);
             ref(want, g, u, n);
             for (int t = 0; t < n_tables; t++) {
-                float *y = vector(n, FILL_ZERO), *yg = copy_of(g, n), *yu = copy_of(u, n);
+                float *y = unset(n), *yg = copy_of(g, n), *yu = copy_of(u, n);
                 memcpy(&f, (const char *)tables[t] + offset, sizeof(f));
                 f(y, g, u, n);
                 same_bits(op, tables[t]->name, want, y, n);
@@ -77,14 +76,87 @@ static void check_binary(const char *op, size_t offset)
 static void binary_tables_agree(void **state)
 {
     (void)state;
-    check_binary("silu_mul", offsetof(struct kern, silu_mul));
     check_binary("sigmoid_mul", offsetof(struct kern, sigmoid_mul));
 }
 
-enum { OP_ADD, OP_AXPY, OP_SCALE, OP_RMS, OP_RMS_PLAIN, OP_L2, OP_SOFTMAX, OP_ROPE, OP_COUNT };
+static void gates_agree(void **state)
+{
+    (void)state;
+    for (int act = 0; act < KERN_ACTS; act++)
+        for (int li = 0; length(li); li++)
+            for (enum fill kind = 0; kind < FILL_COUNT; kind++) {
+                const int64_t n = length(li);
+                const float limit = li % 2 ? 0.75f : act == KERN_SWIGLU_OAI ? 7.0f : 0.0f;
+                float *g = vector(n, kind), *u = vector(n, kind), *want = unset(n);
+                portable->gate[act](want, g, u, n, limit);
+                for (int t = 0; t < n_tables; t++) {
+                    float *y = unset(n), *yg = need((size_t)n * sizeof(*yg));
+                    tables[t]->gate[act](y, g, u, n, limit);
+                    same_bits("gate", tables[t]->name, want, y, n);
+                    memcpy(yg, g, (size_t)n * sizeof(*yg));
+                    tables[t]->gate[act](yg, yg, u, n, limit);
+                    same_bits("gate in place", tables[t]->name, want, yg, n);
+                    free(yg);
+                    free(y);
+                }
+                free(want);
+                free(u);
+                free(g);
+            }
+}
+
+static double gate_ref(int act, double g, double u, double limit)
+{
+    const double pi = 3.14159265358979323846;
+    if (act == KERN_GELU)
+        return 0.5 * g * (1.0 + tanh(sqrt(2.0 / pi) * (g + 0.044715 * g * g * g))) * u;
+    if (act == KERN_RELU)
+        return fmax(g, 0.0) * u;
+    if (act == KERN_SILU_CUT && limit > 0.0)
+        return fmin(g / (1.0 + exp(-g)), limit) * fmax(-limit, fmin(u, limit));
+    if (limit > 0.0) {
+        g = fmin(g, limit);
+        u = fmax(-limit, fmin(u, limit));
+    }
+    if (act == KERN_SWIGLU_OAI)
+        return g / (1.0 + exp(-1.702 * g)) * (u + 1.0);
+    return g / (1.0 + exp(-g)) * u;
+}
+
+static void gates_are_accurate(void **state)
+{
+    (void)state;
+    static const float limits[] = {0.0f, 0.5f, 7.0f};
+    for (int act = 0; act < KERN_ACTS; act++)
+        for (size_t l = act == KERN_SWIGLU_OAI; l < ARRAY_LEN(limits); l++)
+            for (int i = 0; i < 20000; i++) {
+                float g = uniform(-12.0f, 12.0f), u = uniform(-9.0f, 9.0f), y;
+                portable->gate[act](&y, &g, &u, 1, limits[l]);
+                const double want = gate_ref(act, g, u, limits[l]);
+                const double size = fabs(want) + 1e-3 * fabs((double)u + 1.0);
+                assert_true(fabs((double)y - want) <= 2e-6 * size);
+            }
+}
+
+static void softcap_is_accurate(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 20000; i++) {
+        float x = uniform(-200.0f, 200.0f), y = x, cap = uniform(1.0f, 60.0f);
+        portable->softcap(&y, 1, cap);
+        assert_true(fabs((double)y - (double)cap * tanh((double)x / (double)cap)) <=
+                    3e-7 * (double)cap);
+    }
+    float far[3] = {INFINITY, -INFINITY, NAN};
+    portable->softcap(far, 3, 30.0f);
+    assert_true(far[0] == 30.0f && far[1] == -30.0f && isnan(far[2]));
+}
+
+enum { OP_ADD, OP_AXPY, OP_SCALE, OP_RMS, OP_RMS_PLAIN, OP_L2, OP_SOFTMAX, OP_SOFTCAP, OP_ROPE,
+       OP_COUNT };
 static const char *const op_names[] = {"add", "axpy", "scale", "rms_norm",
                                        "rms_norm without weight", "l2_norm", "softmax",
-                                       "rope_neox"};
+                                       "softcap", "rope_neox"};
 
 /* One operation on y of n elements; x is the other operand (2 n long). */
 static void apply(const struct kern *k, int op, float *y, const float *x, int64_t n)
@@ -97,6 +169,7 @@ static void apply(const struct kern *k, int op, float *y, const float *x, int64_
     case OP_RMS_PLAIN: k->rms_norm(y, y, NULL, n, 1e-6f); break;
     case OP_L2: k->l2_norm(y, y, n, 1e-6f); break;
     case OP_SOFTMAX: k->softmax(y, n); break;
+    case OP_SOFTCAP: k->softcap(y, n, 2.5f); break;
     default: k->rope_neox(y, x, n & ~(int64_t)1); break;
     }
 }
@@ -126,10 +199,10 @@ static void in_place_tables_agree(void **state)
 static void norms_out_of_place_equal_in_place(void **state)
 {
     (void)state;
-    for (int64_t n = 1; n <= 70; n++)
+    for (int64_t n = 1; n <= 70; n++) {
+        float *x = vector(n, FILL_PLAIN), *w = vector(n, FILL_PLAIN);
         for (int t = 0; t < n_tables; t++) {
-            float *x = vector(n, FILL_PLAIN), *w = vector(n, FILL_PLAIN);
-            float *y = vector(n, FILL_ZERO), *z = copy_of(x, n);
+            float *y = unset(n), *z = copy_of(x, n);
             tables[t]->rms_norm(y, x, w, n, 1e-5f);
             tables[t]->rms_norm(z, z, w, n, 1e-5f);
             same_bits("rms_norm", tables[t]->name, y, z, n);
@@ -139,18 +212,21 @@ static void norms_out_of_place_equal_in_place(void **state)
             same_bits("l2_norm", tables[t]->name, y, z, n);
             free(z);
             free(y);
-            free(w);
-            free(x);
         }
+        free(w);
+        free(x);
+    }
 }
 
 /* Whatever the length, the elements behind the end stay as they were. */
 static void nothing_is_written_behind_the_end(void **state)
 {
     (void)state;
+    const uint64_t begin = rng_state;
     for (int64_t n = 0; n <= 40; n++)
         for (int t = 0; t < n_tables; t++) {
             const struct kern *k = tables[t];
+            rng_state = begin + (uint64_t)n;
             float y[64], x[64], before[64], w[256];
             uint16_t h[64], h_before[64];
             for (int i = 0; i < 64; i++) {
@@ -161,8 +237,8 @@ static void nothing_is_written_behind_the_end(void **state)
                 w[i] = number(FILL_PLAIN);
             for (int op = 0; op < OP_COUNT; op++)
                 apply(k, op, y, x, n);
-            k->silu(y, x, n);
-            k->silu_mul(y, x, x, n);
+            for (int act = 0; act < KERN_ACTS; act++)
+                k->gate[act](y, x, x, n, 1.0f);
             k->conv4_silu(y, x, x, x, x, w, n);
             k->f16_to_f32(y, h, n);
             k->f32_to_f16(h, x, n);
@@ -182,8 +258,10 @@ static void elementary_functions_are_accurate(void **state)
 {
     (void)state;
     enum { STEP = 1024 };
-    float x[STEP], y[STEP], g[STEP], s[STEP], p[STEP];
+    float x[STEP], y[STEP], g[STEP], s[STEP], p[STEP], ones[STEP];
     double worst[4] = {0};
+    for (int i = 0; i < STEP; i++)
+        ones[i] = 1.0f;
     for (int block = 0; block < 1024; block++) {
         for (int i = 0; i < STEP; i++) {
             x[i] = -87.33654f + (88.72283f + 87.33654f) * (float)(block * STEP + i) * 0x1p-20f;
@@ -192,7 +270,7 @@ static void elementary_functions_are_accurate(void **state)
         }
         portable->exp(y, x, STEP);
         portable->sigmoid(g, x, STEP);
-        portable->silu(s, x, STEP);
+        portable->gate[KERN_SILU](s, x, ones, STEP, 0.0f);
         portable->softplus(p, x, STEP);
         for (int i = 0; i < STEP; i++) {
             const double d = x[i];
@@ -233,7 +311,7 @@ static void norms_match_double(void **state)
     (void)state;
     for (int li = 0; length(li); li++) {
         const int64_t n = length(li);
-        float *x = vector(n, FILL_PLAIN), *w = vector(n, FILL_PLAIN), *y = vector(n, FILL_ZERO);
+        float *x = vector(n, FILL_PLAIN), *w = vector(n, FILL_PLAIN), *y = unset(n);
         double sum = 0;
         for (int64_t i = 0; i < n; i++)
             sum += (double)x[i] * (double)x[i];
@@ -263,7 +341,7 @@ static void softmax_matches_double(void **state)
     for (int li = 0; length(li); li++) {
         const int64_t n = length(li);
         const float width = (float)(li % 4) * 10.0f;
-        float *x = vector(n, FILL_ZERO);
+        float *x = need((size_t)n * sizeof(*x));
         double *want = need((size_t)n * sizeof(double)), sum = 0, top = -INFINITY;
         for (int64_t i = 0; i < n; i++) {
             x[i] = 500.0f + uniform(-width, width);
@@ -357,13 +435,14 @@ static void half_tables_agree(void **state)
     for (int li = 0; length(li); li++)
         for (enum fill kind = 0; kind < FILL_COUNT; kind++) {
             const int64_t n = length(li);
-            float *x = vector(n, kind), *f = vector(n, FILL_ZERO), *g = vector(n, FILL_ZERO);
+            float *x = vector(n, kind), *f = unset(n), *g = unset(n);
             uint16_t *a = need((size_t)n * sizeof(*a)), *b = need((size_t)n * sizeof(*b));
             portable->f32_to_f16(a, x, n);
             portable->f16_to_f32(f, a, n);
             for (int t = 0; t < n_tables; t++) {
                 tables[t]->f32_to_f16(b, x, n);
                 assert_memory_equal(a, b, (size_t)n * sizeof(*a));
+                compared("f32_to_f16", tables[t]->name);
                 tables[t]->f16_to_f32(g, a, n);
                 same_bits("f16_to_f32", tables[t]->name, f, g, n);
             }
@@ -392,7 +471,7 @@ static void rope_angles_match_double(void **state)
         }
         for (int t = 0; t < n_tables; t++) {
             tables[t]->rope_angles(cs, freq, 64, pos);
-            assert_memory_equal(cs, want, sizeof(cs));
+            same_bits("rope_angles", tables[t]->name, want, cs, 128);
         }
     }
     portable->rope_angles(cs, freq, 64, 0);
@@ -423,11 +502,20 @@ static void rope_turns_pairs(void **state)
     }
 }
 
+static void no_function_is_forgotten(void **state)
+{
+    (void)state;
+    all_were_compared("check_vec");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unary_tables_agree),
         cmocka_unit_test(binary_tables_agree),
+        cmocka_unit_test(gates_agree),
+        cmocka_unit_test(gates_are_accurate),
+        cmocka_unit_test(softcap_is_accurate),
         cmocka_unit_test(in_place_tables_agree),
         cmocka_unit_test(norms_out_of_place_equal_in_place),
         cmocka_unit_test(nothing_is_written_behind_the_end),
@@ -441,6 +529,7 @@ int main(void)
         cmocka_unit_test(half_tables_agree),
         cmocka_unit_test(rope_angles_match_double),
         cmocka_unit_test(rope_turns_pairs),
+        cmocka_unit_test(no_function_is_forgotten),
     };
     return find_tables() ? cmocka_run_group_tests(tests, NULL, NULL) : 1;
 }

@@ -32,12 +32,15 @@ expect() {
 # no FILE holds the answer, a sentence or a line of numbers
 clean() {
     for f in "$dir"/got.*; do
-        if grep -qaE 'meanings|sluice: |tok/s|peak memory' "$f"; then broken "$1: $(basename "$f") received text"; fi
+        if grep -qaE 'meanings|sluice: |tok/s|peak memory' "$f"; then
+            broken "$1: $(basename "$f") received text"
+        fi
     done
 }
 
 question="Define run."
-run() { "$SLUICE" run --stats --seed 1 -n 20 --record-routing "$dir/$1.jsonl" --timeline "$dir/$1.json" "$question"; }
+run() { "$SLUICE" run --stats --seed 1 -n 20 --record-routing "$dir/$1.jsonl" \
+    --timeline "$dir/$1.json" "$question"; }
 run want >"$dir/answer" 2>/dev/null || broken "run"
 "$SLUICE" logits --ids 1,2,3 -o "$dir/want.f32" >/dev/null 2>&1 || broken "logits"
 "$SLUICE" pack "$dir/want.gguf" >/dev/null 2>&1 || broken "pack"
@@ -50,7 +53,8 @@ for which in 0 1 2 01 02 12 012; do
     expect "run, $which closed" $answered $?
     # generating stops where the answer cannot be written, so the routing may be shorter
     n=$(wc -c <"$dir/got.jsonl")
-    head -c "$n" "$dir/want.jsonl" | cmp -s - "$dir/got.jsonl" || broken "run, $which closed: another routing"
+    head -c "$n" "$dir/want.jsonl" | cmp -s - "$dir/got.jsonl" ||
+        broken "run, $which closed: another routing"
     head -c 1 "$dir/got.json" | grep -q '[[{]' || broken "run, $which closed: the timeline is none"
     clean "run, $which closed"
     case $which in

@@ -20,7 +20,8 @@ try()
     rc=$?
     [ "$before" = "$(killed)" ] || no "$what: killed"
     case $rc in
-    0) case $out in *"$want"*) verdict=runs ;; *) verdict=wrong; no "$what: another answer: $out" ;; esac ;;
+    0) case $out in *"$want"*) verdict=runs ;; *) verdict=wrong
+        no "$what: another answer: $out" ;; esac ;;
     1) verdict=refused
         grep -q "floor of [0-9.]* MiB" "$tokens.err" && grep -q "limit" "$tokens.err" ||
             no "$what: refused without floor and limit: $(cat "$tokens.err")" ;;
@@ -37,10 +38,12 @@ for mib in 8 16 24 32 48 64 96 128; do
     [ $mib -le 16 ] && expect refused || expect runs
     try "$mib MiB, --memory 200M" run inside env SLUICE_MEMORY=200M
     [ $mib -le 16 ] && expect refused || expect runs
-    [ $mib -le 16 ] || grep -q "is cut to" "$tokens.err" || no "$mib MiB: a larger budget is cut without a word"
+    [ $mib -le 16 ] || grep -q "is cut to" "$tokens.err" ||
+        no "$mib MiB: a larger budget is cut without a word"
     [ $mib = 24 ] || continue
     budget=$(inside "$SLUICE" plan --no-probe --json | sed -n 's/.*"budget": *\([0-9]*\).*/\1/p')
-    [ "$budget" -gt $((20 << 20)) ] && [ "$budget" -le $((21 << 20)) ] || no "24 MiB give a budget of $budget"
+    [ "$budget" -gt $((20 << 20)) ] && [ "$budget" -le $((21 << 20)) ] ||
+        no "24 MiB give a budget of $budget"
 done
 
 # the limit of a parent counts
@@ -82,7 +85,8 @@ for mib in 12 16 32; do
     rc=$?
     [ "$before" = "$(killed)" ] || no "pack in $mib MiB: killed"
     [ $rc -eq $((mib < 32)) ] || no "pack in $mib MiB: exit $rc: $(cat "$tokens.err")"
-    [ $rc -eq 0 ] || grep -q "floor of .*limit is $mib.0 MiB" "$tokens.err" || no "pack in $mib MiB: $(cat "$tokens.err")"
+    [ $rc -eq 0 ] || grep -q "floor of .*limit is $mib.0 MiB" "$tokens.err" ||
+        no "pack in $mib MiB: $(cat "$tokens.err")"
     [ ! -e "$tokens.gguf.sluice-part" ] || no "pack in $mib MiB leaves half a file"
     echo "pack in $mib MiB: exit $rc"
 done

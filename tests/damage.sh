@@ -35,7 +35,8 @@ ends()
     "$@" <"$dir/in" >"$dir/out" 2>"$dir/err"
     got=$?
     [ $got -eq "$want" ] || no "$name: status $got, expected $want: $(tail -n 1 "$dir/err")"
-    cat "$dir/out" "$dir/err" | grep -q -e "$words" || no "$name: no \"$words\" in: $(tail -n 3 "$dir/out" "$dir/err")"
+    cat "$dir/out" "$dir/err" | grep -q -e "$words" ||
+        no "$name: no \"$words\" in: $(tail -n 3 "$dir/out" "$dir/err")"
     ! grep -qiE '(^|[^a-z])nan([^a-z]|$)|!!!!' "$dir/out" || no "$name: prints $(cat "$dir/out")"
 }
 
@@ -48,13 +49,16 @@ at=$(place blk.2.ffn_down_exps.weight)
 cp "$built_in" "$dir/bad.gguf"
 head -c 2000000 /dev/zero | tr '\0' '\377' |
     dd of="$dir/bad.gguf" bs=4096 seek="$at" oflag=seek_bytes conv=notrunc status=none
-ends 1 "layer 2: the values behind its experts are not finite" run "$sluice" run -m "$dir/bad.gguf" "Define run."
+ends 1 "layer 2: the values behind its experts are not finite" run "$sluice" run \
+    -m "$dir/bad.gguf" "Define run."
 ends 1 "layer 2: .* not finite" "run --raw" "$sluice" run -m "$dir/bad.gguf" --raw "Define run."
 ends 1 "layer 2: .* not finite" chat "$sluice" chat -m "$dir/bad.gguf"
-ends 1 "layer 2: .* not finite" logits "$sluice" logits -m "$dir/bad.gguf" --ids 1,2,3 -o "$dir/logits"
+ends 1 "layer 2: .* not finite" logits "$sluice" logits -m "$dir/bad.gguf" --ids 1,2,3 \
+    -o "$dir/logits"
 ends 1 "layer 2: .* not finite" eval "$sluice" eval -m "$dir/bad.gguf" --tokens "$dir/ids.json"
 ends 1 "layer 2: .* not finite" bench "$sluice" bench -m "$dir/bad.gguf" -p 4 -n 2 -r 1 --no-probe
-ends 1 "'blk.2.ffn_down_exps.weight', expert 0: .* not finite" check "$sluice" inspect --check "$dir/bad.gguf"
+ends 1 "'blk.2.ffn_down_exps.weight', expert 0: .* not finite" check "$sluice" inspect \
+    --check "$dir/bad.gguf"
 ends 1 '"findings"' "check as JSON" "$sluice" inspect --check --json "$dir/bad.gguf"
 
 # a download that stopped half way in a file of the full size
@@ -62,7 +66,8 @@ size=$(wc -c <"$built_in")
 cp "$built_in" "$dir/half.gguf"
 truncate -s $((size / 2)) "$dir/half.gguf"
 truncate -s "$size" "$dir/half.gguf"
-ends 1 "is all zeros; the file is incomplete" "half a download" "$sluice" run -m "$dir/half.gguf" "Define run."
+ends 1 "is all zeros; the file is incomplete" "half a download" "$sluice" run -m "$dir/half.gguf" \
+    "Define run."
 ends 1 "is all zeros" "half a download, checked" "$sluice" inspect --check "$dir/half.gguf"
 
 # a whole one

@@ -1,20 +1,63 @@
 /*
  * Reference outputs for tests: a JSON list of prompts and the float32 logits
- * beside it (see tests/data/README.md).
+ * beside it (see tests/data/README.md); and what there is to choose from, so that
+ * a new model, reader, policy or instruction set is tested without being named.
  */
 #ifndef GOLDEN_H
 #define GOLDEN_H
 
+#include <glob.h>
 #include <jansson.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/base.h"
 #include "sluice.h"
 
 #define DATA "tests/data/"
 #define BUILT_IN "models/pocket-dictionary.gguf"
 #define TINY DATA "tiny-f32.gguf"
+
+/* The i-th of the models that belong to the sources, the built-in one first; NULL after
+ * the last. The shortest of their vocabularies has 320 ids. */
+static inline const char *golden_model(size_t i)
+{
+    static glob_t found;
+    if (!found.gl_pathc && (glob("models/*.gguf", 0, NULL, &found) != 0 ||
+                            glob(DATA "*.gguf", GLOB_APPEND, NULL, &found) != 0))
+        abort();
+    return i < found.gl_pathc ? found.gl_pathv[i] : NULL;
+}
+
+/* Those that between them have all forms, and the built-in one and TINY. */
+static inline const char *golden_form(size_t i)
+{
+    static const char *const forms[] = {
+        BUILT_IN, TINY, DATA "qwen3next-old-tiny.gguf", DATA "gpt-oss-tiny.gguf",
+        DATA "glm-dsa-tiny.gguf", DATA "kimi-linear-tiny.gguf", DATA "deepseek4-tiny.gguf",
+        DATA "step35-tiny.gguf",
+        DATA "afmoe-tiny.gguf", DATA "smallthinker-tiny.gguf", DATA "llama-tiny.gguf",
+        DATA "gemma4-tiny.gguf", DATA "llama4-tiny.gguf"};
+    return i < sizeof(forms) / sizeof(forms[0]) ? forms[i] : NULL;
+}
+
+/* For tests that run each model often: all, but in checked builds, which are ten times
+ * slower, only these. */
+static inline const char *golden_model_of_forms(size_t i)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return golden_form(i);
+#else
+    return golden_model(i);
+#endif
+}
+
+/* The i-th reader that can be asked for by name; NULL after the last. */
+static inline const char *golden_reader(int i)
+{
+    return sluice_choice("io", i + 1); /* 0: auto, which is one of them */
+}
 
 struct golden {
     json_t *list;
@@ -69,9 +112,14 @@ static inline int32_t *golden_ints(const json_t *list, int64_t *n)
 /* The floor includes this process, which checked builds let grow from test to test. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define GOLDEN_MARGIN(mib, checked_mib) ((uint64_t)(checked_mib) << 20)
+enum { GOLDEN_CHECKED = 1 };
 #else
 #define GOLDEN_MARGIN(mib, checked_mib) ((uint64_t)(mib) << 20)
+enum { GOLDEN_CHECKED = 0 };
 #endif
+/* Where a walk over golden_model that is long begins: checked builds leave out the
+ * built-in model, which is large. */
+enum { GOLDEN_FIRST = GOLDEN_CHECKED };
 
 /* Options for short sessions in small chunks. */
 static inline sluice_options golden_small(const char *model, const char *io)
@@ -95,7 +143,14 @@ static inline uint64_t golden_near_floor(const sluice_options *o, uint64_t margi
         fprintf(stderr, "%s\n", e.text);
         abort();
     }
-    return (uint64_t)p.floor + margin;
+    return (uint64_t)p.memory.floor + margin;
+}
+
+/* The lines of a plan together. */
+static inline int64_t golden_lines(const sluice_plan *p)
+{
+    const sluice_memory *m = &p->memory;
+    return m->process + m->dense + m->state + m->kv + m->scratch + m->cache;
 }
 
 static inline sluice *golden_open(const sluice_options *o)

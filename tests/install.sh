@@ -45,14 +45,17 @@ int pool_run(void) { return 3; }
 END
 
 # shellcheck disable=SC2046 # words
-"$cc" -Wall -Werror "$dir/host.c" "$dir/clash.c" -o "$dir/shared" $(pkg-config --cflags --libs sluice)
+"$cc" -Wall -Werror "$dir/host.c" "$dir/clash.c" -o "$dir/shared" \
+    $(pkg-config --cflags --libs sluice)
 LD_LIBRARY_PATH=$dir/usr/lib "$dir/shared"
 readelf -d "$dir/shared" | grep -q 'NEEDED.*libsluice\.so\.[0-9]*\]'
 
 # The archive, by name: the libraries it needs come from the same file.
-libs=$(pkg-config --static --libs sluice | sed "s|-lsluice|$dir/usr/lib/libsluice.a|; s|-L${dir}[^ ]*||g")
+libs=$(pkg-config --static --libs sluice |
+    sed "s|-lsluice|$dir/usr/lib/libsluice.a|; s|-L${dir}[^ ]*||g")
 # shellcheck disable=SC2046,SC2086 # words
-"$cc" -Wall -Werror $(pkg-config --cflags sluice) "$dir/host.c" "$dir/clash.c" -o "$dir/static" $libs
+"$cc" -Wall -Werror $(pkg-config --cflags sluice) "$dir/host.c" "$dir/clash.c" -o "$dir/static" \
+    $libs
 "$dir/static"
 if readelf -d "$dir/static" | grep -q 'NEEDED.*libsluice'; then
     echo "the archive was not used"

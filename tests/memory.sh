@@ -22,13 +22,16 @@ for part in 0 1 2 4; do
     # half a MiB above: the floor includes this run's own size
     budget=$((floor + 524288 + full * part / 4))
     before=$(killed)
-    out=$(in_group $((budget + budget / 20)) "$SLUICE" run -m "$MODEL" --memory $budget --json "What does serendipity mean?")
+    out=$(in_group $((budget + budget / 20)) "$SLUICE" run -m "$MODEL" --memory $budget \
+        --json "What does serendipity mean?")
     rc=$?
     peak=$(printf '%s' "$out" | tr ',' '\n' | field memory_peak)
     after=$(killed)
-    case $out in *'good luck in making unexpected and fortunate discoveries'*) right=yes ;; *) right=no ;; esac
+    case $out in *'good luck in making unexpected and fortunate discoveries'*) right=yes ;;
+        *) right=no ;; esac
     echo "budget $budget: exit $rc, peak ${peak:-?}, answer right: $right"
-    if [ $rc != 0 ] || [ $right = no ] || [ "$before" != "$after" ] || [ "${peak:-$((budget + 1))}" -gt $budget ]; then
+    if [ $rc != 0 ] || [ $right = no ] || [ "$before" != "$after" ] ||
+        [ "${peak:-$((budget + 1))}" -gt $budget ]; then
         echo "FAIL: budget $budget"
         fail=1
     fi
@@ -40,10 +43,12 @@ heldout 1025 1024
 for part in 0 1 2 4; do
     budget=$((floor + 524288 + full * part / 4))
     before=$(killed)
-    out=$(in_group $((budget + budget / 20)) "$SLUICE" eval -m "$MODEL" --memory $budget --tokens "$tokens" --json)
+    out=$(in_group $((budget + budget / 20)) "$SLUICE" eval -m "$MODEL" --memory $budget \
+        --tokens "$tokens" --json)
     rc=$?
     echo "perplexity with $budget: exit $rc, $out"
-    [ $rc = 0 ] && [ "$out" = "${first:=$out}" ] && [ "$before" = "$(killed)" ] || { echo "FAIL: budget $budget"; fail=1; }
+    [ $rc = 0 ] && [ "$out" = "${first:=$out}" ] && [ "$before" = "$(killed)" ] ||
+        { echo "FAIL: budget $budget"; fail=1; }
 done
 
 # below the floor: refused with the plan, exit 1

@@ -18,7 +18,8 @@ none() { for f in "$@"; do if [ -e "$f" ]; then no "$f was left"; else pass; fi;
 itself='itself, which would be destroyed'
 two='would both write'
 cd "$dir" || exit 1
-cp "$model" v.gguf && ln v.gguf hard.gguf && ln -s v.gguf soft.gguf && ln -s to-come dangling || exit 1
+cp "$model" v.gguf && ln v.gguf hard.gguf && ln -s v.gguf soft.gguf && ln -s to-come dangling ||
+    exit 1
 mkdir folder && ln -s ../v.gguf folder/up.gguf && ln -s folder other
 echo '[1, 2, 3]' >t.json
 echo '[{"question": "x", "answer": "y"}]' >q.json
@@ -30,6 +31,9 @@ inputs()
         refused 2 "the model $itself" run -m v.gguf --record-routing "$name" x
         refused 2 "the model $itself" run -m v.gguf --timeline "$name" x
     done
+    refused 2 "sluice: --timeline: 'v.gguf' is the model $itself" run -m v.gguf --timeline v.gguf x
+    refused 2 "--record-routing and --timeline would both write" \
+        run -m v.gguf --record-routing both --timeline both x
     refused 2 "the model $itself" logits -m hard.gguf --ids 1 --timeline soft.gguf
     refused 2 "the model $itself" chat -m v.gguf --record-routing v.gguf
     refused 2 "the model $itself" bench -m v.gguf --record-routing v.gguf
@@ -56,8 +60,10 @@ inputs()
     refused 2 "a file of mirror 1 $itself" run -m v.gguf --mirror mirror --timeline mirror/v.gguf x
     same mirror/v.gguf
     for part in 1 2 3; do echo "part $part" >"s-0000$part-of-00003.gguf"; done
-    refused 2 "part 3 of the model $itself" logits -m s-00001-of-00003.gguf --ids 1 -o s-00003-of-00003.gguf
-    refused 2 "part 2 of the model $itself" run -m s-00001-of-00003.gguf --timeline s-00002-of-00003.gguf x
+    refused 2 "part 3 of the model $itself" logits -m s-00001-of-00003.gguf --ids 1 \
+        -o s-00003-of-00003.gguf
+    refused 2 "part 2 of the model $itself" run -m s-00001-of-00003.gguf \
+        --timeline s-00002-of-00003.gguf x
     if [ "$(cat s-0000?-of-00003.gguf)" = "$(printf 'part 1\npart 2\npart 3')" ]; then pass
     else no "a part was changed"; fi
     # what stdout is appended to
@@ -76,7 +82,8 @@ outputs()
     refused 2 "it is a directory" run --timeline / x
     none a folder/a to-come
     "$sluice" run -n 2 --timeline both x >both 2>"$dir/err"
-    if [ $? -eq 2 ] && [ ! -s both ]; then pass; else no "standard output and timeline in one file"; fi
+    if [ $? -eq 2 ] && [ ! -s both ]; then pass
+    else no "standard output and timeline in one file"; fi
     # a link to nothing gets its target
     run 0 logits --ids 1 -o dangling
     if [ -h dangling ] && [ -s to-come ]; then pass; else no "a link was replaced"; fi
@@ -139,7 +146,8 @@ full_disks()
     full limited 16 # blocks of 512 bytes; the signal that comes with it is ignored
     rm -f limited
     refused_pack=$( (ulimit -f 16; exec "$sluice" pack packed.gguf 2>&1 >/dev/null) )
-    case $refused_pack in *packed.gguf*) pass ;; *) no "pack beyond the limit says \"$refused_pack\"" ;; esac
+    case $refused_pack in *packed.gguf*) pass ;;
+        *) no "pack beyond the limit says \"$refused_pack\"" ;; esac
     none packed.gguf packed.gguf.sluice-part
     [ ! -w /dev/full ] || full /dev/full unlimited
     mkdir small

@@ -7,13 +7,20 @@ set -u
 . tests/support/cgroup.sh
 
 heldout 4097 64
-run() { "$@" "$SLUICE" eval -m "$MODEL" --memory 80M --chunk 8 --threads 1 --tokens "$tokens" --json 2>"$tokens.err"; }
+run() { "$@" "$SLUICE" eval -m "$MODEL" --memory 80M --chunk 8 --threads 1 --tokens "$tokens" \
+    --json 2>"$tokens.err"; }
 
 want=$(run env)
 echo $((84 << 20)) >"$group/$limit"
 before=$(killed)
 # 40 MB more, slowly, then held for a while
-inside awk 'BEGIN { for (i = 0; i < 5000; i++) { a[i] = sprintf("%8000s", i); if (i % 50 == 0) system("sleep 0.02") } system("sleep 1") }' &
+inside awk 'BEGIN {
+    for (i = 0; i < 5000; i++) {
+        a[i] = sprintf("%8000s", i)
+        if (i % 50 == 0) system("sleep 0.02")
+    }
+    system("sleep 1")
+}' &
 other=$!
 got=$(run inside)
 rc=$?

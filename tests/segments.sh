@@ -11,7 +11,8 @@ for file in "$build/sluice" "$build/libsluice.so" "$build/sluice-static"; do
     [ -n "$aligns" ] || { echo "FAIL: $file has no segments"; fail=1; }
     for a in $aligns; do
         seen=$((seen + 1))
-        [ $((a)) -ge 65536 ] && [ $((a % 65536)) -eq 0 ] || { echo "FAIL: a segment of $file is aligned to $a, not 64 KiB"; fail=1; }
+        [ $((a)) -ge 65536 ] && [ $((a % 65536)) -eq 0 ] ||
+            { echo "FAIL: a segment of $file is aligned to $a, not 64 KiB"; fail=1; }
     done
 done
 [ $seen -gt 0 ] || { echo "FAIL: nothing is built in $build"; fail=1; }

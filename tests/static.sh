@@ -31,7 +31,8 @@ mkdir "$dir/bare" && chmod 555 "$dir/bare"
 empty() { (cd "$dir/bare" && exec env -i $run "$static" "$@"); } # shellcheck disable=SC2086
 expect "no environment" empty run -m "$model" --threads 2 "Define run."
 [ "$(wc -l <"$dir/err")" -le 1 ] || broken "it complains: $(cat "$dir/err")"
-expect "a conversation" sh -c "cd '$dir/bare' && echo 'Define run.' | env -i $run '$static' chat -m '$model'"
+expect "a conversation" \
+    sh -c "cd '$dir/bare' && echo 'Define run.' | env -i $run '$static' chat -m '$model'"
 expect "a small budget" empty run -m "$model" --memory 48M --ctx 512 --stats "Define run."
 
 # beside the model, as on a phone
@@ -42,9 +43,13 @@ expect "built-in model beside it" sh -c "cd / && env -i $run '$dir/phone/sluice'
 if [ -n "$run" ] || ! chroot "$dir/phone" /sluice --version >/dev/null 2>&1; then
     echo "not tried: an empty root folder (needs root, and this processor)"
 else
-    expect "an empty root folder" env -i "$(command -v chroot)" "$dir/phone" /sluice run --memory 64M "Define run."
-    env -i "$(command -v chroot)" "$dir/phone" /sluice run --record-routing /r "Define run." >&- 2>"$dir/err"
+    expect "an empty root folder" env -i "$(command -v chroot)" "$dir/phone" /sluice run \
+        --memory 64M "Define run."
+    env -i "$(command -v chroot)" "$dir/phone" /sluice run --record-routing /r "Define run." >&- \
+        2>"$dir/err"
     [ $? -ne 0 ] || broken "closed output without /dev: rc 0"
-    if grep -q "$answer" "$dir/phone/r" 2>/dev/null; then broken "closed output without /dev: the answer is in a file"; fi
+    if grep -q "$answer" "$dir/phone/r" 2>/dev/null; then
+        broken "closed output without /dev: the answer is in a file"
+    fi
 fi
 exit $fail

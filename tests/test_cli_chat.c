@@ -111,7 +111,8 @@ static void lines_are_edited_as_characters(void **state)
     (void)state;
     start(no_options);
     expect_prompt();
-    type("/system \xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80x\177\177\177\n"); /* only the first is left */
+    /* only the first is left */
+    type("/system \xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80x\177\177\177\n");
     expect_prompt();
     type("/system\n");
     expect("\n\xc3\xa4\r\n");
@@ -145,6 +146,53 @@ static void history_outlives_the_program(void **state)
     assert_int_equal(st.st_mode & 077, 0); /* nobody else's business */
 }
 
+/* What stands where the history should be, and what it holds, outlives a chat. */
+static void assert_spared(const char *path, const char *bytes)
+{
+    char is[64] = "";
+    start(no_options);
+    expect("it is left alone, and none is kept");
+    expect_prompt();
+    type("/system forget me\n/quit\n");
+    assert_int_equal(finish(), 0);
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    assert_int_equal(fread(is, 1, sizeof(is) - 1, f), strlen(bytes));
+    fclose(f);
+    assert_string_equal(is, bytes);
+}
+
+static void only_a_history_is_written_over(void **state)
+{
+    (void)state;
+    static const char notes[] = "precious notes\n";
+    char path[PATH_MAX], other[PATH_MAX], model[PATH_MAX];
+    snprintf(path, sizeof(path), "%s/sluice/history", state_dir);
+    snprintf(other, sizeof(other), "%s/notes", state_dir);
+    for (int linked = 0; linked < 3; linked++) { /* the file itself, a link, a hard link */
+        unlink(path);
+        FILE *f = fopen(linked ? other : path, "wb");
+        assert_non_null(f);
+        fputs(notes, f);
+        fclose(f);
+        if (linked)
+            assert_int_equal(linked == 1 ? symlink(other, path) : link(other, path), 0);
+        assert_spared(linked ? other : path, notes);
+    }
+    /* An input of the program by another name: said before anything is read. */
+    unlink(path);
+    snprintf(model, sizeof(model), "%s/model.gguf", state_dir);
+    assert_int_equal(rename(other, model), 0);
+    assert_int_equal(symlink(model, path), 0);
+    static const char *options[] = {"-m", NULL, NULL};
+    options[1] = model;
+    start(options);
+    expect("chat's history");
+    assert_int_not_equal(finish(), 0);
+    unlink(path);
+    unlink(model);
+}
+
 int main(int argc, char **argv)
 {
     (void)argc;
@@ -154,6 +202,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(control_c_at_the_prompt_gives_a_new_line, stop_if_running),
         cmocka_unit_test_teardown(lines_are_edited_as_characters, stop_if_running),
         cmocka_unit_test_teardown(history_outlives_the_program, stop_if_running),
+        cmocka_unit_test_teardown(only_a_history_is_written_over, stop_if_running),
     };
     if (find_program(argv[0]) != 0) {
         printf("skipped: %s is not there\n", program);

@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- units.c ------------------------------------------------------------------- */
 
@@ -22,11 +23,28 @@ static void sizes_are_read(void **state)
         const char *s;
         uint64_t bytes;
     } good[] = {
-        {"0", 0}, {"1", 1}, {"123B", 123}, {"900k", 900 * 1024}, {"64M", 64 << 20},
-        {"64MiB", 64 << 20}, {"64 MiB", 64 << 20}, {"5MB", 5000000}, {"5kB", 5000},
-        {"1.5G", 1536ull << 20}, {"12GiB", 12ull << 30}, {"0.5k", 512}, {"2T", 2ull << 40},
-        {"1.0000001G", 1ull << 30}, {"8388606T", 8388606ull << 40},
+        {"0", 0},
+        {"1", 1},
+        {"123B", 123},
+        {"900k", 900 * 1024},
+        {"64M", 64 << 20},
+        {"64MiB", 64 << 20},
+        {"64 MiB", 64 << 20},
+        {"5MB", 5000000},
+        {"5kB", 5000},
+        {"1.5G", 1536ull << 20},
+        {".5G", 512 << 20},
+        {".25MB", 250000},
+        {"12GiB", 12ull << 30},
+        {"0.5k", 512},
+        {"2T", 2ull << 40},
+        {"1.0000001G", 1ull << 30},
+        {"8388606T", 8388606ull << 40},
         {"9223372036854775800", 9223372036854775800ull},
+        {" 64M", 64 << 20},
+        {"64M \t", 64 << 20},
+        {"64  MiB", 64 << 20},
+        {"12 ", 12},
     };
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
         uint64_t v = 77;
@@ -40,9 +58,9 @@ static void sizes_that_make_no_sense_are_refused(void **state)
 {
     (void)state;
     static const char *const bad[] = {
-        "", " ", "-1", "+1", "M", "1X", "1MM", "1MiBs", "1.", ".5G", "1e9", "0x10", "nan", "inf",
-        "1,5G", "64M ", " 64M", "9223372036854775808", "18446744073709551616", "8388608T",
-        "99999999999999999999999T", "1.5.5G", "12 GiB x", "1bB",
+        "", " ", "-1", "+1", "M", "1X", "1MM", "1MiBs", "1.", ".", ".G", "..5G", "1e9", "0x10",
+        "nan", "inf", "1,5G", "9223372036854775808", "18446744073709551616",
+        "8388608T", "99999999999999999999999T", "1.5.5G", "12 GiB x", "1bB",
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         uint64_t v;
@@ -241,7 +259,13 @@ static void near_words_are_found(void **state)
 static void feed(struct answer *w, const char *text, size_t k, bool split)
 {
     size_t n = strlen(text);
-    assert_int_equal(answer_begin(w, NULL, NULL, 0, split, false), ST_OK);
+    sluice_answer_options o;
+    sluice_answer_options_init(&o);
+    if (split) {
+        o.thinking_begins = "<think>";
+        o.thinking_ends = "</think>";
+    }
+    assert_int_equal(answer_begin(w, NULL, &o, false), ST_OK);
     for (size_t i = 0; i < n; i += k)
         assert_int_equal(answer_token(w, 5, text + i, i + k < n ? k : n - i), 0);
     assert_int_equal(answer_end(w), ST_OK);
@@ -273,6 +297,59 @@ static void reasoning_is_told_apart(void **state)
             assert_string_equal(w.reasoning.p, cases[i].reasoning);
             assert_string_equal(w.content.p, cases[i].content);
             assert_int_equal(w.n_ids, (strlen(cases[i].text) + k - 1) / k);
+            answer_free(&w);
+        }
+}
+
+/* Calls are lines of JSON on stdout, and kept; what is none is text. */
+static void calls_are_lines_of_json(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *shown, *name, *id;
+    } cases[] = {
+        {"I look.\n<tool_call>{\"name\": \"f\", \"arguments\": {\"a\":1}}</tool_call>",
+         "I look.\n{\"id\": \"call00000\", \"type\": \"function\", \"function\": {\"name\": \"f\", "
+         "\"arguments\": \"{\\\"a\\\":1}\"}}\n", "f", "call00000"},
+        {"<tool_call>{\"name\": \"g\", \"id\": \"x\"}</tool_call>\n",
+         "{\"id\": \"x\", \"type\": \"function\", \"function\": {\"name\": \"g\", \"arguments\": "
+         "\"{}\"}}\n", "g", "x"},
+        {"<tool_call>{\"name\": \"g\"", "<tool_call>{\"name\": \"g\"\n", NULL, NULL},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        for (size_t k = 1; k < 20; k++) {
+            char got[512] = "";
+            struct answer w;
+            sluice_answer_options o;
+            FILE *f = tmpfile();
+            int saved = dup(STDOUT_FILENO);
+            assert_true(f && saved >= 0);
+            fflush(stdout);
+            assert_true(dup2(fileno(f), STDOUT_FILENO) >= 0);
+            sluice_answer_options_init(&o);
+            o.tools = "[]";
+            o.n_tools_bytes = 2;
+            o.calls = "hermes";
+            int rc = answer_begin(&w, NULL, &o, true);
+            for (size_t at = 0, n = strlen(cases[i].text); at < n && rc == ST_OK; at += k)
+                rc = answer_token(&w, -1, cases[i].text + at, at + k < n ? k : n - at);
+            rc = rc == ST_OK ? answer_end(&w) : rc;
+            fflush(stdout);
+            assert_true(dup2(saved, STDOUT_FILENO) >= 0);
+            close(saved);
+            assert_int_equal(rc, ST_OK);
+            rewind(f);
+            got[fread(got, 1, sizeof(got) - 1, f)] = '\0';
+            fclose(f);
+            assert_string_equal(got, cases[i].shown);
+            assert_int_equal(json_array_size(w.calls), cases[i].name ? 1 : 0);
+            const json_t *call = json_array_get(w.calls, 0);
+            if (cases[i].name) {
+                assert_string_equal(
+                    json_string_value(json_object_get(json_object_get(call, "function"), "name")),
+                    cases[i].name);
+                assert_string_equal(json_string_value(json_object_get(call, "id")), cases[i].id);
+            }
             answer_free(&w);
         }
 }
@@ -327,6 +404,7 @@ int main(void)
         cmocka_unit_test(environment_gives_way_to_options),
         cmocka_unit_test(near_words_are_found),
         cmocka_unit_test(reasoning_is_told_apart),
+        cmocka_unit_test(calls_are_lines_of_json),
         cmocka_unit_test(without_splitting_all_is_answer),
         cmocka_unit_test(any_bytes_become_a_json_text),
     };

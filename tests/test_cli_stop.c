@@ -16,7 +16,9 @@ static void nothing_is_shown_after_a_signal(void **state)
 {
     (void)state;
     struct answer w;
-    assert_int_equal(answer_begin(&w, NULL, NULL, 0, false, false), ST_OK);
+    sluice_answer_options o;
+    sluice_answer_options_init(&o);
+    assert_int_equal(answer_begin(&w, NULL, &o, false), ST_OK);
     assert_int_equal(answer_token(&w, 1, "one", 3), 0);
     raise(SIGINT);
     assert_true(interrupted() && !terminated());

@@ -62,7 +62,7 @@ static int make_model(void **state)
     assert_int_equal(strlen(NAME), strlen(BAD_NAME));
     replace(file, n, NAME, BAD_NAME, strlen(NAME));
     replace(file, n, "general.license", "general.\033[2J\nse", strlen("general.license"));
-    replace_token(file, n, "\xc4\xa0luck", "\xc4\x9b\xc4\x87\xc4\x8d");               /* ESC BEL CR */
+    replace_token(file, n, "\xc4\xa0luck", "\xc4\x9b\xc4\x87\xc4\x8d");          /* ESC BEL CR */
     replace_token(file, n, "\xc4\xa0unexpected", "\xc3\x82\xc4\xbd" "31munexp"); /* U+009B */
     snprintf(model, sizeof(model), "%s/m.gguf", folder);
     f = fopen(model, "wb");
@@ -131,7 +131,8 @@ static void characters_are_shown_or_escaped(void **state)
     static const struct {
         const char *from, *one_line, *lines, *json;
     } cases[] = {
-        {"plain \\ \xc3\xa4\xe4\xb8\xad\xf0\x9f\x98\x80", "plain \\ \xc3\xa4\xe4\xb8\xad\xf0\x9f\x98\x80", NULL, NULL},
+        {"plain \\ \xc3\xa4\xe4\xb8\xad\xf0\x9f\x98\x80",
+         "plain \\ \xc3\xa4\xe4\xb8\xad\xf0\x9f\x98\x80", NULL, NULL},
         {"\x1b[31m\a\b", "\\x1b[31m\\x07\\x08", NULL, "\\u001b[31m\\u0007\\u0008"},
         {"a\tb\nc\rd", "a\\tb\\nc\\rd", "a\tb\nc\\rd", NULL},
         {"\x7f\xc2\x80\xc2\x9b\xc2\x9f\xc2\xa0", "\\x7f\\u0080\\u009b\\u009f\xc2\xa0", NULL,
@@ -186,9 +187,11 @@ static void tables_and_sentences_are_tame(void **state)
 {
     (void)state;
     size_t n;
-    char *meta = output("sluice inspect $1", &n), *plain = output("sluice inspect models/pocket-dictionary.gguf", NULL);
+    char *meta = output("sluice inspect $1", &n),
+         *plain = output("sluice inspect models/pocket-dictionary.gguf", NULL);
     assert_tame(meta, n);
-    assert_has(meta, " \\x1b]0;own\\x07\\n\\u009b31m\\u202e\xef\xbf\xbd\\x7f<names>\n"); /* \xff became U+FFFD */
+    /* \xff became U+FFFD */
+    assert_has(meta, " \\x1b]0;own\\x07\\n\\u009b31m\\u202e\xef\xbf\xbd\\x7f<names>\n");
     assert_has(meta, " general.\\x1b[2J\\nse ");
     assert_int_equal(count(meta, '\n'), count(plain, '\n'));
     free(plain);
@@ -217,14 +220,16 @@ static void tables_and_sentences_are_tame(void **state)
 static void answers_are_tame_on_a_terminal_and_whole_in_a_pipe(void **state)
 {
     (void)state;
-    static const char answer[] = "serendipity (noun): good\033\a\r in making\xc2\x9b" "31munexp and fortunate discoveries.\n";
+    static const char answer[] = "serendipity (noun): good\033\a\r in making\xc2\x9b"
+                                 "31munexp and fortunate discoveries.\n";
     size_t n;
     char *piped = output("sluice run -m $1 '" QUESTION "'", &n);
     assert_int_equal(n, strlen(answer));
     assert_string_equal(piped, answer);
     free(piped);
     char command[256];
-    snprintf(command, sizeof(command), "exec %s run -m %s '" QUESTION "' 2>/dev/null", program, model);
+    snprintf(command, sizeof(command), "exec %s run -m %s '" QUESTION "' 2>/dev/null", program,
+             model);
     start((const char *const[]){"/bin/sh", "-c", command, NULL});
     expect("good\\x1b\\x07\\r in making\\u009b31munexp and fortunate discoveries.\r\n");
     assert_int_equal(finish(), 0);
@@ -362,8 +367,8 @@ static void assert_line(const char *text)
     for (int i = 0; i < n; i++) {
         char got = screen.cell[first + i / screen.columns][i % screen.columns];
         if (got != want[i])
-            fail_msg("character %d is '%c', expected '%c' (rows from %d, %d columns)", i, got, want[i], first,
-                     screen.columns);
+            fail_msg("character %d is '%c', expected '%c' (rows from %d, %d columns)", i, got,
+                     want[i], first, screen.columns);
     }
     assert_memory_equal(screen.cell[screen.row], "> ", 3);
 }
@@ -433,6 +438,36 @@ static void also_when_the_cursor_stands_elsewhere(void **state)
     write_and_resize((const int[]){40, 100, 33}, 3, true);
 }
 
+/* A window that is all but closed, and opened again. */
+static void a_line_survives_one_column(void **state)
+{
+    (void)state;
+    char text[128] = "/system ";
+    memset(text + 8, 'm', 100);
+    strcpy(text + 108, "Z");
+    start((const char *const[]){program, "chat", NULL});
+    expect_prompt();
+    type(text);
+    expect("Z");
+    for (int again = 0; again < 2; again++) {
+        terminal_size(1, 24);
+        expect("\033[J");
+        expect("> /system m");
+        expect("Z");
+        terminal_size(80, 24);
+        expect("\033[J");
+        expect("> /system m");
+        expect("Z");
+    }
+    type("!\n");
+    expect_prompt();
+    type("/system\n");
+    expect("mmmmZ!\r\n");
+    expect_prompt();
+    type("/quit\n");
+    assert_int_equal(finish(), 0);
+}
+
 /* The height alone: nothing is drawn, nothing breaks. */
 static void the_height_changes_nothing(void **state)
 {
@@ -458,11 +493,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(characters_are_shown_or_escaped),
         cmocka_unit_test(error_sentences_of_the_library_are_tame),
         cmocka_unit_test(tables_and_sentences_are_tame),
-        cmocka_unit_test_teardown(answers_are_tame_on_a_terminal_and_whole_in_a_pipe, stop_if_running),
+        cmocka_unit_test_teardown(answers_are_tame_on_a_terminal_and_whole_in_a_pipe,
+                                  stop_if_running),
         cmocka_unit_test_teardown(chat_greets_with_a_tame_name, stop_if_running),
         cmocka_unit_test_teardown(characters_in_parts_stay_whole, stop_if_running),
         cmocka_unit_test_teardown(a_long_line_survives_new_sizes, stop_if_running),
         cmocka_unit_test_teardown(also_when_the_cursor_stands_elsewhere, stop_if_running),
+        cmocka_unit_test_teardown(a_line_survives_one_column, stop_if_running),
         cmocka_unit_test_teardown(the_height_changes_nothing, stop_if_running),
     };
     if (find_program(argv[0]) != 0) {

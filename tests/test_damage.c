@@ -17,7 +17,8 @@
 #include "golden.h"
 #include "support/remake.h"
 
-static const int32_t prompt[] = {8184, 272, 198, 298, 376, 1116, 474, 489, 403, 313, 30, 8185, 198, 8184, 273, 198};
+static const int32_t prompt[] = {8184, 272, 198, 298,  376, 1116, 474, 489,
+                                 403,  313, 30,  8185, 198, 8184, 273, 198};
 enum { N_PROMPT = sizeof(prompt) / sizeof(prompt[0]) };
 
 static char dir[64], path[96];
@@ -57,8 +58,9 @@ static void assert_load_refused(const char *tensor, const char *words)
 static void zeros_are_refused_at_load(void **state)
 {
     (void)state;
-    static const char *const names[] = {"blk.0.attn_norm.weight", "blk.3.attn_q_norm.weight", "blk.2.ffn_gate_inp.weight",
-                                        "output_norm.weight", "output.weight", "blk.1.ssm_a", "blk.1.ssm_norm.weight",
+    static const char *const names[] = {"blk.0.attn_norm.weight", "blk.3.attn_q_norm.weight",
+                                        "blk.2.ffn_gate_inp.weight", "output_norm.weight",
+                                        "output.weight", "blk.1.ssm_a", "blk.1.ssm_norm.weight",
                                         "blk.1.attn_qkv.weight", "token_embd.weight"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         int64_t bytes, at;
@@ -82,8 +84,9 @@ static void half_a_download_is_refused(void **state)
 static void floats_that_are_none_are_refused_at_load(void **state)
 {
     (void)state;
-    static const char *const names[] = {"blk.0.attn_norm.weight", "blk.2.ffn_gate_inp.weight", "output_norm.weight",
-                                        "blk.1.ssm_dt.bias", "blk.1.ffn_gate_inp_shexp.weight", "blk.1.ssm_conv1d.weight"};
+    static const char *const names[] = {
+        "blk.0.attn_norm.weight", "blk.2.ffn_gate_inp.weight",       "output_norm.weight",
+        "blk.1.ssm_dt.bias",      "blk.1.ffn_gate_inp_shexp.weight", "blk.1.ssm_conv1d.weight"};
     static const float bad[] = {NAN, INFINITY, -INFINITY};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         int64_t bytes, at;
@@ -91,6 +94,20 @@ static void floats_that_are_none_are_refused_at_load(void **state)
         at = remake_place(path, names[i], &bytes);
         remake_patch(path, at + bytes - 4, &bad[i % 3], 4);
         assert_load_refused(names[i], "not finite");
+    }
+}
+
+/* Rows of a table of experts are as many different experts. */
+static void experts_by_token_are_looked_at(void **state)
+{
+    (void)state;
+    static const int32_t bad[][2] = {{0, 4}, {-1, 2}, {INT32_MAX, 1}, {3, 3}}; /* of 4 experts */
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        int64_t bytes, at;
+        copy_model(DATA "deepseek4-tiny.gguf");
+        at = remake_place(path, "blk.1.ffn_gate_tid2eid.weight", &bytes);
+        remake_patch(path, at + bytes - (int64_t)sizeof(bad[i]), bad[i], sizeof(bad[i]));
+        assert_load_refused("blk.1.ffn_gate_tid2eid.weight", "not 2 different experts of 4");
     }
 }
 
@@ -122,6 +139,44 @@ static void assert_noticed(bool everything, const char *a, const char *b)
     assert_words(&e, SLUICE_E_FORMAT, a, b);
     sluice_session_free(x);
     sluice_close(s);
+}
+
+/* A hole where experts are: dense weights do not meet it, as in packed files, whose
+ * experts come last. */
+static void experts_that_are_zero_are_noticed(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"blk.0.ffn_down_exps.weight", "blk.2.ffn_up_exps.weight",
+                                        "blk.7.ffn_gate_exps.weight"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        int64_t bytes, at;
+        char layer[32];
+        copy_model(BUILT_IN);
+        at = remake_place(path, names[i], &bytes);
+        remake_fill(path, at, 0, bytes);
+        snprintf(layer, sizeof(layer), "of layer %c ", names[i][4]);
+        assert_noticed(i % 2 == 0, layer, "is all zeros");
+    }
+}
+
+static void half_a_packed_model_is_noticed(void **state)
+{
+    (void)state;
+    char packed[96];
+    sluice_error e = {0};
+    struct stat st;
+    snprintf(packed, sizeof(packed), "%s/packed.gguf", dir);
+    copy_model(BUILT_IN);
+    sluice_options o = near_floor(true);
+    sluice_pack_options p;
+    sluice_pack_result r;
+    sluice_pack_options_init(&p);
+    p.out = packed;
+    assert_int_equal(sluice_pack(&o, &p, &r, &e), 0);
+    assert_int_equal(rename(packed, path), 0);
+    assert_int_equal(stat(path, &st), 0);
+    remake_fill(path, st.st_size / 2, 0, st.st_size - st.st_size / 2);
+    assert_noticed(true, "expert", "is all zeros");
 }
 
 /* The scale of each block of the tensor becomes the 16 bits of `half`, from byte
@@ -224,6 +279,36 @@ static void changes_are_noticed(void **state)
     }
 }
 
+/* ... by each step that a host takes, whoever is in it. */
+static void steps_notice_changes(void **state)
+{
+    (void)state;
+    sluice_error e = {0};
+    copy_model(TINY);
+    sluice_options o = near_floor(true);
+    sluice *s = golden_open(&o);
+    sluice_session *x = golden_session(s), *y = golden_session(s);
+    sluice_span spans[] = {{.session = x, .ids = prompt, .n = N_PROMPT},
+                           {.session = y, .ids = prompt, .n = 1},
+                           {.session = x, .ids = prompt, .n = 0}};
+    assert_int_equal(sluice_step(s, spans, 2, &e), 0);
+    assert_true(spans[0].status == 0 && spans[1].status == 0);
+    assert_int_equal(utimensat(AT_FDCWD, path, (struct timespec[]){{1, 1}, {1, 1}}, 0), 0);
+    spans[0].n = 1;
+    assert_int_equal(sluice_step(s, spans, 2, &e), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(spans[i].status, SLUICE_E_IO);
+        assert_non_null(strstr(spans[i].error.text, "has changed"));
+        assert_null(sluice_session_logits(spans[i].session));
+    }
+    spans[2].session = y; /* what had no part keeps its own sentence */
+    assert_int_equal(sluice_step(s, spans + 2, 1, &e), 0);
+    assert_int_equal(spans[2].status, SLUICE_E_ARG);
+    sluice_session_free(x);
+    sluice_session_free(y);
+    sluice_close(s);
+}
+
 static void changes_of_a_mirror_are_noticed(void **state)
 {
     (void)state;
@@ -285,7 +370,8 @@ static int on_progress(void *user, const char *what, int64_t done, int64_t total
 
 static int64_t check(struct told *t)
 {
-    sluice_verifier c = {.on_file = on_file, .on_finding = on_finding, .progress = on_progress, .user = t};
+    sluice_verifier c = {
+        .on_file = on_file, .on_finding = on_finding, .progress = on_progress, .user = t};
     sluice_error e = {0};
     int64_t n = -1;
     *t = (struct told){.stop_at = 0};
@@ -300,13 +386,15 @@ static void assert_finding(const char *words, int64_t n)
     struct told t;
     int64_t got = check(&t);
     if (got != n || !strstr(t.findings, words))
-        fail_msg("%d findings \"%s\" should be %d with \"%s\"", (int)got, t.findings, (int)n, words);
+        fail_msg("%d findings \"%s\" should be %d with \"%s\"", (int)got, t.findings, (int)n,
+                 words);
 }
 
 static void check_finds_damage(void **state)
 {
     (void)state;
-    static const char html[] = "<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>";
+    static const char html[] =
+        "<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>";
     char page[2048];
     struct told t;
     int64_t bytes, at, one;
@@ -351,6 +439,109 @@ static void check_finds_damage(void **state)
     assert_finding("bytes follow the last tensor", 1);
 }
 
+/* Zeros in a part of a matrix: named where a trained model has none. */
+static void check_finds_zeros(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *from, *tensor;
+        int begin, end, of;
+        const char *words;
+    } holes[] = {
+        /* [begin, end) of `of` equal parts; "": nothing is told */
+        {BUILT_IN, "output.weight", 1, 2, 2, "'output.weight' is zero from byte"},
+        {BUILT_IN, "output.weight", 0, 1, 2, "'output.weight' is zero from byte"},
+        {BUILT_IN, "output.weight", 40, 42, 100, "'output.weight' is zero from byte"},
+        {BUILT_IN, "token_embd.weight", 1, 2, 2, "'token_embd.weight' is zero from byte"},
+        {BUILT_IN, "blk.3.ffn_gate_inp.weight", 1, 2, 2,
+         "'blk.3.ffn_gate_inp.weight': 16 of 32 rows are all zeros, the first is number 16"},
+        {BUILT_IN, "blk.3.ffn_gate_inp.weight", 31, 32, 32,
+         "1 of 32 rows are all zeros, the first is number 31"},
+        {BUILT_IN, "blk.3.ffn_gate_inp.weight", 0, 1, 32,
+         "1 of 32 rows are all zeros, the first is number 0"},
+        {BUILT_IN, "blk.3.ffn_gate_inp.weight", 3, 4, 64, ""},
+        {BUILT_IN, "blk.3.attn_norm.weight", 1, 2, 2, "'blk.3.attn_norm.weight' is zero from byte"},
+        {BUILT_IN, "blk.3.attn_norm.weight", 3, 4, 4, "'blk.3.attn_norm.weight' is zero from byte"},
+        {BUILT_IN, "blk.3.attn_norm.weight", 3, 4, 256, ""},
+        {BUILT_IN, "output_norm.weight", 1, 2, 2, "'output_norm.weight' is zero from byte"},
+        {BUILT_IN, "blk.1.ssm_norm.weight", 1, 2, 2, "'blk.1.ssm_norm.weight' is zero from byte"},
+        {BUILT_IN, "blk.5.ffn_down_exps.weight", 5, 7, 64 /* half of two of 32 experts */,
+         ".ffn_down_exps.weight', expert"},
+        {TINY, "output.weight", 1, 2, 2, "'output.weight' is zero from byte"},
+        {TINY, "blk.2.ffn_gate_inp.weight", 1, 2, 2, "rows are all zeros"},
+        {TINY, "blk.1.attn_qkv.weight", 1, 2, 2, "'blk.1.attn_qkv.weight' is zero from byte"},
+    };
+    for (size_t i = 0; i < sizeof(holes) / sizeof(holes[0]); i++) {
+        struct told t;
+        int64_t bytes, at, begin, end;
+        copy_model(holes[i].from);
+        at = remake_place(path, holes[i].tensor, &bytes);
+        begin = bytes * holes[i].begin / holes[i].of;
+        end = bytes * holes[i].end / holes[i].of;
+        remake_fill(path, at + begin, 0, end - begin);
+        int64_t n = check(&t);
+        bool told = n >= 1 && n <= 2 && strstr(t.findings, holes[i].words);
+        if (*holes[i].words ? !told : n != 0)
+            fail_msg("%s from part %d of %d: %d findings \"%s\"", holes[i].tensor, holes[i].begin,
+                     holes[i].of, (int)n, t.findings);
+    }
+}
+
+/* Every second value of a norm. */
+static void check_finds_scattered_zeros(void **state)
+{
+    (void)state;
+    int64_t bytes, at;
+    copy_model(BUILT_IN);
+    at = remake_place(path, "blk.3.attn_norm.weight", &bytes);
+    for (int64_t i = 0; i < bytes; i += 8)
+        remake_fill(path, at + i, 0, 4);
+    assert_finding("'blk.3.attn_norm.weight': ", 1);
+    assert_finding(" values are zero", 1);
+}
+
+/* Rows of tokens that no text has are zero in whole models, any number of them;
+ * rows of others are not, if there are more than a few. */
+static void check_knows_unused_tokens(void **state)
+{
+    (void)state;
+    enum { MANY = 2000, FIRST = 1000 };
+    struct gguf *g;
+    struct err e = {0};
+    struct told t;
+    int64_t bytes, at, row;
+    for (int type = 1; type <= 6; type++) {
+        copy_model(BUILT_IN);
+        assert_int_equal(gguf_open(path, &g, &e), 0);
+        const struct gguf_value *v = gguf_find(g, "tokenizer.ggml.token_type");
+        const struct gguf_value *tokens = gguf_find(g, "tokenizer.ggml.tokens");
+        assert_true(v && v->is_array && v->n == tokens->n && v->type == GGUF_I32 &&
+                    v->n > FIRST + MANY);
+        at = remake_place(path, "output.weight", &bytes);
+        row = bytes / gguf_tensor_find(g, "output.weight")->ne[1];
+        remake_fill(path, at + FIRST * row, 0, MANY * row);
+        /* the list of types in the file, found by its key */
+        static char header[4 << 20];
+        FILE *f = fopen(path, "rb");
+        assert_non_null(f);
+        size_t n = fread(header, 1, sizeof(header), f);
+        fclose(f);
+        char *key = memmem(header, n, "tokenizer.ggml.token_type", 25);
+        assert_non_null(key);
+        int64_t list = key - header + 25 + 4 + 12;
+        for (int i = 0; i < MANY; i++)
+            remake_patch(path, list + 4 * (FIRST + i), &(int32_t){type}, 4);
+        bool in_use = type == 1 || type == 6;
+        if (check(&t) != in_use)
+            fail_msg("type %d: \"%s\"", type, t.findings);
+        /* a few rows */
+        copy_model(BUILT_IN);
+        remake_fill(path, at + FIRST * row, 0, 5 * row);
+        assert_int_equal(check(&t), 0);
+        gguf_close(g);
+    }
+}
+
 static void check_sums(void **state)
 {
     (void)state;
@@ -370,7 +561,8 @@ static void check_can_be_stopped(void **state)
 {
     (void)state;
     struct told t = {.stop_at = 2};
-    sluice_verifier c = {.on_file = on_file, .on_finding = on_finding, .progress = on_progress, .user = &t};
+    sluice_verifier c = {
+        .on_file = on_file, .on_finding = on_finding, .progress = on_progress, .user = &t};
     sluice_error e = {0};
     int64_t n;
     copy_model(TINY);
@@ -402,11 +594,18 @@ int main(void)
         cmocka_unit_test(zeros_are_refused_at_load),
         cmocka_unit_test(half_a_download_is_refused),
         cmocka_unit_test(floats_that_are_none_are_refused_at_load),
+        cmocka_unit_test(experts_by_token_are_looked_at),
         cmocka_unit_test(what_is_not_finite_is_noticed),
+        cmocka_unit_test(experts_that_are_zero_are_noticed),
+        cmocka_unit_test(half_a_packed_model_is_noticed),
         cmocka_unit_test(floats_are_looked_at_when_they_come_in),
         cmocka_unit_test(changes_are_noticed),
+        cmocka_unit_test(steps_notice_changes),
         cmocka_unit_test(changes_of_a_mirror_are_noticed),
         cmocka_unit_test(check_finds_damage),
+        cmocka_unit_test(check_finds_zeros),
+        cmocka_unit_test(check_finds_scattered_zeros),
+        cmocka_unit_test(check_knows_unused_tokens),
         cmocka_unit_test(check_sums),
         cmocka_unit_test(check_can_be_stopped),
     };

@@ -61,18 +61,19 @@ static void split_layer(struct expert_layer *l, int file, int n, size_t gate, si
     for (int p = 0; p < 3; p++) {
         size_t bytes = p == 2 ? down : gate;
         l->part[p] = (struct expert_part){file, place(file, (int64_t)bytes * n, 32 * (p + 1)),
-                                          (int64_t)bytes, bytes};
+                                          (int64_t)bytes, bytes, false};
     }
 }
 
 /* The parts of an expert side by side. */
-static void packed_layer(struct expert_layer *l, int file, int n, int n_parts, size_t bytes, int gap)
+static void packed_layer(struct expert_layer *l, int file, int n, int n_parts, size_t bytes,
+                         int gap)
 {
     int64_t stride = (int64_t)bytes * n_parts + gap;
     int64_t at = place(file, stride * n, 7);
     *l = (struct expert_layer){.n_experts = n, .n_parts = n_parts};
     for (int p = 0; p < n_parts; p++)
-        l->part[p] = (struct expert_part){file, at + (int64_t)bytes * p, stride, bytes};
+        l->part[p] = (struct expert_part){file, at + (int64_t)bytes * p, stride, bytes, false};
 }
 
 static int make_model(void)
@@ -164,7 +165,8 @@ static void assert_bytes(struct env *v, const struct expert_lease *l)
         assert_true(expert_part_ready(v->c, l, p));
         for (size_t i = 0; i < part->bytes; i++)
             if (data[i] != byte_at(part->file, at + (int64_t)i))
-                fail_msg("layer %d expert %d part %d: byte %zu is wrong", l->layer, l->expert, p, i);
+                fail_msg("layer %d expert %d part %d: byte %zu is wrong", l->layer, l->expert, p,
+                         i);
     }
 }
 
@@ -524,11 +526,13 @@ static void memory_follows_use_and_size(void **state)
     struct env *v = *state;
     static struct expert_layer big;
     size_t part = (size_t)1 << 17;
-    big = (struct expert_layer){.n_experts = 460, .n_parts = 1, .part = {{0, 0, 64, part}}};
-    struct expert_config cfg = {.layers = &big, .n_layers = 1, .n_used = 4, .policy = v->policy, .ioq = v->q};
+    big = (struct expert_layer){.n_experts = 460, .n_parts = 1, .part = {{0, 0, 64, part, false}}};
+    struct expert_config cfg = {
+        .layers = &big, .n_layers = 1, .n_used = 4, .policy = v->policy, .ioq = v->q};
     cfg.cache_bytes = expert_full_bytes(&cfg);
     assert_int_equal(expert_open(&cfg, &v->c, NULL), OK);
-    int64_t slot = (int64_t)ioq_span_max(part), slack = (int64_t)4 << 20; /* small enough not to be touched ahead */
+    int64_t slot = (int64_t)ioq_span_max(part);
+    int64_t slack = (int64_t)4 << 20; /* small enough not to be touched ahead */
     const void *memory = NULL;
     struct expert_lease l, last;
     for (int32_t i = 0; i < 300; i++) { /* experts overlap in the file: no matter here */
@@ -566,19 +570,19 @@ static void hints_are_used(void **state)
 {
     struct env *v = *state;
     open_cache(v, full_bytes(v));
-    assert_int_equal(expert_hint(v->c, 1, (int32_t[]){3, 4, 5}, 3), 3);
-    assert_int_equal(expert_hint(v->c, 1, (int32_t[]){3, 4, 5}, 3), 0); /* on their way */
+    assert_int_equal(expert_guess(v->c, 1, (int32_t[]){3, 4, 5}, 3), 3);
+    assert_int_equal(expert_guess(v->c, 1, (int32_t[]){3, 4, 5}, 3), 0); /* on their way */
     drain(v);
     assert_int_equal(one_layer(v, 1, (int32_t[]){3, 5, 6}, 3), 2);
     struct expert_stats s = stats(v);
-    assert_int_equal(s.hint_queued, 3);
-    assert_int_equal(s.hint_useful, 2);
-    assert_int_equal(s.hint_late, 0);
+    assert_int_equal(s.guess_queued, 3);
+    assert_int_equal(s.guess_useful, 2);
+    assert_int_equal(s.guess_late, 0);
     assert_int_equal(s.n_hits, 2);
     assert_int_equal(one_layer(v, 1, (int32_t[]){3, 5, 6}, 3), 3);
-    assert_int_equal(stats(v).hint_useful, 2);
-    assert_int_equal(expert_hint(v->c, 2, (int32_t[]){0}, 1), 0); /* a dense layer */
-    assert_int_equal(expert_hint(v->c, 1, (int32_t[]){99}, 1), 0);
+    assert_int_equal(stats(v).guess_useful, 2);
+    assert_int_equal(expert_guess(v->c, 2, (int32_t[]){0}, 1), 0); /* a dense layer */
+    assert_int_equal(expert_guess(v->c, 1, (int32_t[]){99}, 1), 0);
 }
 
 static void late_hints_are_promoted_and_stale_ones_dropped(void **state)
@@ -586,7 +590,7 @@ static void late_hints_are_promoted_and_stale_ones_dropped(void **state)
     struct env *v = *state;
     open_cache(v, full_bytes(v));
     slow(v, 10);
-    assert_int_equal(expert_hint(v->c, 5, (int32_t[]){0, 1, 2, 3, 4, 5, 6, 7}, 8), 8);
+    assert_int_equal(expert_guess(v->c, 5, (int32_t[]){0, 1, 2, 3, 4, 5, 6, 7}, 8), 8);
     request(v, 5, (int32_t[]){6, 9}, 2, v->lease);
     slow(v, 0);
     wait_all(v, v->lease, 2);
@@ -596,8 +600,8 @@ static void late_hints_are_promoted_and_stale_ones_dropped(void **state)
     struct expert_stats s = stats(v);
     struct ioq_stats io;
     ioq_get_stats(v->q, &io);
-    assert_int_equal(s.hint_late, 1);
-    assert_int_equal(s.hint_useful, 0);
+    assert_int_equal(s.guess_late, 1);
+    assert_int_equal(s.guess_useful, 0);
     assert_int_equal(io.n_cancelled, 3); /* 4, 5, 7; the first four had begun */
     assert_int_equal(io.bytes_class[IOQ_AHEAD], 4 * 3 * 4096); /* an expert's superset: 3 pages */
     assert_int_equal(io.bytes_class[IOQ_DEMAND], 2 * 3 * 4096); /* 6, promoted, and 9 */
@@ -605,7 +609,7 @@ static void late_hints_are_promoted_and_stale_ones_dropped(void **state)
     assert_int_equal(stats(v).bytes_read, 8 * 3 * 4096);
 }
 
-/* A guess that came true and waits its turn as demand is no hint any more. */
+/* A guess that came true and waits its turn as demand is no guess any more. */
 static void dropping_hints_spares_what_is_leased(void **state)
 {
     struct env *v = *state;
@@ -613,13 +617,13 @@ static void dropping_hints_spares_what_is_leased(void **state)
     slow(v, 5);
     request(v, 0, (int32_t[]){0, 1, 2, 3}, 4, v->lease); /* 24 reads: more than go at once */
     request(v, 1, (int32_t[]){0, 1, 2, 3}, 4, v->lease + 4);
-    assert_int_equal(expert_hint(v->c, 5, (int32_t[]){0, 1}, 2), 2);
+    assert_int_equal(expert_guess(v->c, 5, (int32_t[]){0, 1}, 2), 2);
     request(v, 5, (int32_t[]){0}, 1, v->lease + 8);
-    expert_drop_hints(v->c);
+    expert_drop_guesses(v->c);
     slow(v, 0);
     wait_all(v, v->lease, 9);
     release_all(v, v->lease, 9);
-    assert_int_equal(stats(v).hint_late, 1);
+    assert_int_equal(stats(v).guess_late, 1);
 }
 
 static void dropped_hints_leave_no_trace(void **state)
@@ -627,35 +631,36 @@ static void dropped_hints_leave_no_trace(void **state)
     struct env *v = *state;
     open_cache(v, min_bytes(v));
     slow(v, 10);
-    expert_hint(v->c, 0, (int32_t[]){0, 1, 2, 3}, 4);
-    expert_drop_hints(v->c);
+    expert_guess(v->c, 0, (int32_t[]){0, 1, 2, 3}, 4);
+    expert_drop_guesses(v->c);
     slow(v, 0);
     assert_int_equal(one_layer(v, 0, (int32_t[]){0, 1, 2, 3}, 4), 0);
     slow(v, 10);
-    expert_hint(v->c, 0, (int32_t[]){8, 9}, 2);
+    expert_guess(v->c, 0, (int32_t[]){8, 9}, 2);
     assert_int_equal(one_layer(v, 1, (int32_t[]){0, 1, 2, 3}, 4), 0); /* needs their slots */
     slow(v, 0);
     drain(v);
 }
 
-static void a_failed_hint_is_read_again(void **state)
+static void a_failed_guess_is_read_again(void **state)
 {
     struct env *v = *state;
     open_cache(v, full_bytes(v));
     set_fault(v, (struct ioq_fault){.kind = IOQ_FAULT_ERROR, .file = -1, .count = 1, .error = EIO});
-    assert_int_equal(expert_hint(v->c, 0, (int32_t[]){7}, 1), 1);
+    assert_int_equal(expert_guess(v->c, 0, (int32_t[]){7}, 1), 1);
     drain(v);
     assert_int_equal(one_layer(v, 0, (int32_t[]){7}, 1), 0);
     assert_int_equal(one_layer(v, 0, (int32_t[]){7}, 1), 1);
 }
 
 /* The guess came true while its read was under way, which then fails. */
-static void a_hint_that_fails_late_is_read_again(void **state)
+static void a_guess_that_fails_late_is_read_again(void **state)
 {
     struct env *v = *state;
     open_cache(v, full_bytes(v));
-    set_fault(v, (struct ioq_fault){.kind = IOQ_FAULT_ERROR, .file = -1, .count = 1, .error = EIO, .delay_ms = 20});
-    assert_int_equal(expert_hint(v->c, 0, (int32_t[]){7}, 1), 1);
+    set_fault(v, (struct ioq_fault){.kind = IOQ_FAULT_ERROR, .file = -1, .count = 1, .error = EIO,
+                                    .delay_ms = 20});
+    assert_int_equal(expert_guess(v->c, 0, (int32_t[]){7}, 1), 1);
     assert_int_equal(one_layer(v, 0, (int32_t[]){7}, 1), 0);
     assert_int_equal(one_layer(v, 0, (int32_t[]){7}, 1), 1);
 }
@@ -665,7 +670,7 @@ static void hints_never_touch_leases(void **state)
     struct env *v = *state;
     open_cache(v, min_bytes(v));
     request(v, 0, (int32_t[]){0, 1, 2, 3}, 4, v->lease);
-    assert_int_equal(expert_hint(v->c, 1, (int32_t[]){0, 1}, 2), 0);
+    assert_int_equal(expert_guess(v->c, 1, (int32_t[]){0, 1}, 2), 0);
     wait_all(v, v->lease, 4);
     release_all(v, v->lease, 4);
     for (int i = 0; i < 200; i++) {
@@ -674,20 +679,20 @@ static void hints_never_touch_leases(void **state)
         pick(layer, ids, N_USED);
         request(v, layer, ids, N_USED, v->lease);
         pick(next, guess, 2);
-        expert_hint(v->c, next, guess, 2);
+        expert_guess(v->c, next, guess, 2);
         if (rng(4) == 0)
-            expert_drop_hints(v->c);
+            expert_drop_guesses(v->c);
         wait_all(v, v->lease, N_USED);
         release_all(v, v->lease, N_USED);
         if (rng(4) == 0)
-            expert_hint(v->c, next, guess, 2);
+            expert_guess(v->c, next, guess, 2);
         if (rng(20) == 0)
             expert_resize(v->c, min_bytes(v) * (1 + rng(3)));
         if (i % 5 == 4)
             expert_tick(v->c);
     }
     struct expert_stats s = stats(v);
-    assert_true(s.hint_useful + s.hint_late + s.hint_wasted <= s.hint_queued);
+    assert_true(s.guess_useful + s.guess_late + s.guess_wasted <= s.guess_queued);
 }
 
 /* ---- trace ------------------------------------------------------------ */
@@ -719,14 +724,14 @@ static void trace_sees_router_order(void **state)
 
 /* ---- main ------------------------------------------------------------- */
 
-static bool have_uring(void)
+static bool have(enum ioq_kind kind)
 {
     struct ioq *q = NULL;
     struct err e = {0};
-    int rc = ioq_open(&(struct ioq_config){.kind = IOQ_URING}, &q, &e);
+    int rc = ioq_open(&(struct ioq_config){.kind = kind}, &q, &e);
     ioq_close(q);
     if (rc != OK)
-        printf("SKIP uring: %s\n", e.text);
+        printf("SKIP back end %d: %s\n", (int)kind, e.text);
     return rc == OK;
 }
 
@@ -737,7 +742,7 @@ static int run(enum ioq_kind kind, const char *policy)
     static struct env env;
     env = (struct env){.kind = kind, .policy = policy};
     char name[64];
-    snprintf(name, sizeof name, "%s, policy %s", kind == IOQ_URING ? "uring" : "pread", policy);
+    snprintf(name, sizeof name, "back end %d, policy %s", (int)kind, policy);
     const struct CMUnitTest tests[] = {
         T(the_same_bytes_with_every_cache_size),
         T(all_experts_of_a_layer_in_a_full_cache),
@@ -756,8 +761,8 @@ static int run(enum ioq_kind kind, const char *policy)
         T(late_hints_are_promoted_and_stale_ones_dropped),
         T(dropping_hints_spares_what_is_leased),
         T(dropped_hints_leave_no_trace),
-        T(a_failed_hint_is_read_again),
-        T(a_hint_that_fails_late_is_read_again),
+        T(a_failed_guess_is_read_again),
+        T(a_guess_that_fails_late_is_read_again),
         T(hints_never_touch_leases),
         T(trace_sees_router_order),
     };
@@ -771,11 +776,9 @@ int main(void)
         return 1;
     }
     int failed = 0;
-    for (int i = 0; expert_policies[i]; i++) {
-        failed += run(IOQ_PREAD, expert_policies[i]->name);
-        if (have_uring())
-            failed += run(IOQ_URING, expert_policies[i]->name);
-    }
+    for (int kind = IOQ_AUTO + 1; kind < IOQ_N_KINDS; kind++)
+        for (int i = 0; expert_policies[i] && have((enum ioq_kind)kind); i++)
+            failed += run((enum ioq_kind)kind, expert_policies[i]->name);
     unlink(paths[0]);
     unlink(paths[1]);
     return failed != 0;

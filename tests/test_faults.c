@@ -12,7 +12,8 @@
 
 #include "golden.h"
 
-static const int32_t prompt[] = {8184, 272, 198, 298, 376, 1116, 474, 489, 403, 313, 30, 8185, 198, 8184, 273, 198};
+static const int32_t prompt[] = {8184, 272, 198, 298,  376, 1116, 474, 489,
+                                 403,  313, 30,  8185, 198, 8184, 273, 198};
 enum { N_PROMPT = sizeof(prompt) / sizeof(prompt[0]) };
 
 struct bench {
@@ -55,7 +56,8 @@ static void assert_sentence(const sluice_error *e)
     assert_int_equal(e->code, SLUICE_E_IO);
     assert_non_null(strstr(e->text, BUILT_IN));
     bool expert = strstr(e->text, "layer ") && strstr(e->text, "expert ");
-    bool layer = strstr(e->text, "dense weights") != NULL, embedding = strstr(e->text, "embedding") != NULL;
+    bool layer = strstr(e->text, "dense weights") != NULL,
+         embedding = strstr(e->text, "embedding") != NULL;
     assert_true(expert || layer || embedding);
     of_experts += expert;
     of_layers += layer;
@@ -73,16 +75,14 @@ static void works_again(struct bench *b)
                         (size_t)b->info.n_vocab * sizeof(float));
 }
 
-static const char *const readers[] = {"uring", "pread"};
-
 static void failing_reads_fail_the_prompt(void **state)
 {
     (void)state;
     static const char *const kinds[] = {"error", "short"};
-    for (int r = 0; r < 2; r++) {
+    for (int r = 0; golden_reader(r); r++) {
         struct bench b;
-        open_small(&b, readers[r], 0);
-        for (int k = 0; k < 2; k++)
+        open_small(&b, golden_reader(r), 0);
+        for (size_t k = 0; k < ARRAY_LEN(kinds); k++)
             for (int skip = 0; skip < 40; skip += 13) {
                 sluice_error e;
                 assert_int_equal(sluice_inject_fault(b.s, kinds[k], skip, -1, 0, &e), 0);
@@ -136,15 +136,15 @@ static int count_token(void *user, int32_t id, const char *text, size_t n)
 static void failing_reads_fail_the_generation(void **state)
 {
     (void)state;
-    for (int r = 0; r < 4; r++) {
+    for (int r = 0; golden_reader(r / 2); r++) {
         struct bench b;
         sluice_sampling p;
         sluice_finish finish;
         sluice_error e;
-        bool ahead = r >= 2;
+        bool ahead = r % 2;
         int got = 0;
         sluice_sampling_init(&p);
-        open_small(&b, readers[r % 2], ahead ? 0 : -1);
+        open_small(&b, golden_reader(r / 2), ahead ? 0 : -1);
         assert_int_equal(sluice_session_sync(b.x, prompt, N_PROMPT, 0, &e), 0);
         /* what was read ahead in vain is read again: only lasting faults show */
         assert_int_equal(sluice_inject_fault(b.s, "error", 30, -1, 0, &e), 0);
@@ -163,10 +163,10 @@ static void failing_reads_fail_the_generation(void **state)
 static void slow_reads_are_only_slow(void **state)
 {
     (void)state;
-    for (int r = 0; r < 2; r++) {
+    for (int r = 0; golden_reader(r); r++) {
         struct bench b;
         sluice_error e;
-        open_small(&b, readers[r], 0);
+        open_small(&b, golden_reader(r), 0);
         assert_int_equal(sluice_inject_fault(b.s, "slow", 0, 20, 5, &e), 0);
         assert_int_equal(sluice_session_sync(b.x, prompt, N_PROMPT, 0, &e), 0);
         works_again(&b);

@@ -256,8 +256,8 @@ static void test_wrong_files_say_what_and_where(void **state)
         gguf_wrongs[i].write(&b);
         status = open_bytes(b.p, b.n, &g, &e);
         if (status != gguf_wrongs[i].code || e.code != status || g)
-            fail_msg("%s: status %d instead of %d (%s)", gguf_wrongs[i].name, status, gguf_wrongs[i].code,
-                     e.text);
+            fail_msg("%s: status %d instead of %d (%s)", gguf_wrongs[i].name, status,
+                     gguf_wrongs[i].code, e.text);
         snprintf(place, sizeof place, "at byte %zu: ", b.mark);
         if (b.mark != SIZE_MAX)
             assert_says(&e, place);

@@ -1,5 +1,5 @@
 /*
- * The engine against references computed by transformers in float32: logits,
+ * The engine against references computed by others in float32: logits,
  * picked experts, greedy continuations, divergence, perplexity, recall.
  */
 #include <math.h>
@@ -7,10 +7,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "golden.h"
+#include "model/model_internal.h"
+#include "support/remake.h"
 
 /* Checked builds are ten times slower; what they look for shows on little. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -80,9 +83,11 @@ static void on_route(void *user, int layer, int64_t first, int64_t n_tokens, int
     struct want_experts *w = user;
     for (int64_t t = 0; t < n_tokens; t++)
         for (int k = 0; k < n_used; k++) {
-            const json_t *row = json_array_get(json_array_get(w->experts, (size_t)layer), (size_t)(first + t));
+            const json_t *row =
+                json_array_get(json_array_get(w->experts, (size_t)layer), (size_t)(first + t));
             w->checked++;
-            w->wrong += json_integer_value(json_array_get(row, (size_t)k)) != experts[t * n_used + k];
+            w->wrong += json_integer_value(json_array_get(row, (size_t)k)) !=
+                        experts[t * n_used + k];
         }
 }
 
@@ -131,8 +136,8 @@ static void tiny_logits_and_experts(void **state)
     o.kv_f32 = true;
     sluice *s = golden_open(&o);
     struct want_logits w = run_reference(s, &g, &x);
-    print_message("tiny: %zu positions, largest difference %.3g, %lld expert picks, %lld wrong\n", w.seen,
-                  w.max_diff, (long long)x.checked, (long long)x.wrong);
+    print_message("tiny: %zu positions, largest difference %.3g, %lld expert picks, %lld wrong\n",
+                  w.seen, w.max_diff, (long long)x.checked, (long long)x.wrong);
     assert_true(w.max_diff <= 2e-4);
     assert_true(x.checked > 0);
     assert_int_equal(x.wrong, 0);
@@ -140,42 +145,210 @@ static void tiny_logits_and_experts(void **state)
     golden_free(&g);
 }
 
-/* Logits by llama.cpp (F32 cache, plain attention) of a random model written by tools/mkmodel:
- * qwen3moe, 3 layers, hidden 64, 16 experts, 4 used, vocabulary 320, F32, seed 7. */
-static const int32_t qwen3_ids[] = {130, 183, 271, 14, 238, 127, 26, 80, 57, 190, 240, 126, 194, 278, 52, 293, 127, 6, 110, 208, 143, 93, 199, 81};
+/* Random F32 models with 320 tokens, and logits of these ids by llama.cpp (F32 cache,
+ * plain attention); tests/data/README.md has the commands. */
+static const int32_t tiny_ids[] = {130, 183, 271, 14,  238, 127, 26,  80,  57,  190, 240, 126,
+                                   194, 278, 52,  293, 127, 6,   110, 208, 143, 93,  199, 81};
 
 static int compare_row(void *user, int64_t position, const float *logits, int n_vocab)
 {
     struct want_logits *w = user;
     for (int i = 0; i < n_vocab; i++)
-        w->max_diff = larger(w->max_diff, fabs((double)logits[i] - (double)w->rows[position * n_vocab + i]));
+        w->max_diff =
+            larger(w->max_diff, fabs((double)logits[i] - (double)w->rows[position * n_vocab + i]));
     w->seen++;
     return 0;
 }
 
-static void qwen3moe_logits(void **state)
+/* The experts that llama.cpp picked: "layer position expert expert ..." a line. */
+struct want_picks {
+    FILE *f;
+    size_t n;
+    int32_t *got; /* (layer, position, n_used) */
+    int n_positions, n_used;
+};
+
+static void on_picks(void *user, int layer, int64_t first, int64_t n_tokens, int n_used,
+                     const int32_t *experts)
 {
-    (void)state;
-    enum { N = sizeof(qwen3_ids) / sizeof(qwen3_ids[0]), VOCAB = 320 };
-    static float rows[N * VOCAB];
+    struct want_picks *w = user;
+    assert_int_equal(n_used, w->n_used);
+    memcpy(w->got + (layer * w->n_positions + first) * n_used, experts,
+           (size_t)(n_tokens * n_used) * sizeof(*experts));
+}
+
+static void compare_picks(struct want_picks *w, const char *path)
+{
+    int layer, position, id;
+    while (fscanf(w->f, "%d %d", &layer, &position) == 2)
+        for (int i = 0; i < w->n_used; i++, w->n++) {
+            assert_int_equal(fscanf(w->f, "%d", &id), 1);
+            if (w->got[(layer * w->n_positions + position) * w->n_used + i] != id)
+                fail_msg("%s: layer %d, position %d: another expert than %d is pick %d", path,
+                         layer, position, id, i);
+        }
+    assert_true(feof(w->f) && w->n > 0);
+    fclose(w->f);
+    free(w->got);
+}
+
+static bool expect_picks(sluice *s, const char *path, int n_positions, struct want_picks *w)
+{
+    sluice_model_info info;
+    sluice_info(s, &info);
+    if (info.n_experts_used == 0)
+        return false;
+    *w = (struct want_picks){.f = fopen(path, "r"), .n_positions = n_positions,
+                             .n_used = info.n_experts_used};
+    if (!w->f)
+        fail_msg("%s is missing", path);
+    w->got = malloc((size_t)(info.n_layers * n_positions * w->n_used) * sizeof(*w->got));
+    assert_non_null(w->got);
+    sluice_set_route_callback(s, on_picks, w);
+    return true;
+}
+
+enum { MOST_IDS = 512 };
+
+/* Those of NAME-tiny-ids.txt, of a family that looks farther back than the others' ids
+ * reach, else tiny_ids; how many. */
+static int family_ids(const char *path, int32_t ids[MOST_IDS])
+{
+    int n = 0;
+    FILE *f = fopen(path, "r");
+    if (!f) {
+        memcpy(ids, tiny_ids, sizeof(tiny_ids));
+        return ARRAY_LEN(tiny_ids);
+    }
+    while (n < MOST_IDS && fscanf(f, "%d,", &ids[n]) == 1)
+        n++;
+    assert_true(feof(f) && n > 0);
+    fclose(f);
+    return n;
+}
+
+static void family_logits(const char *model, const char *logits, const char *picks,
+                          const char *more_ids)
+{
+    enum { VOCAB = 320 };
+    static float rows[MOST_IDS * VOCAB + 1];
+    int32_t ids[MOST_IDS];
+    const int n = family_ids(more_ids, ids);
     struct want_logits w = {.rows = rows};
+    struct want_picks p;
     sluice_options o;
     sluice_error e;
-    FILE *f = fopen(DATA "qwen3moe-tiny-logits.f32", "rb");
-    assert_non_null(f);
-    assert_int_equal(fread(rows, sizeof(float), N * VOCAB, f), N * VOCAB);
+    FILE *f = fopen(logits, "rb");
+    if (!f)
+        fail_msg("%s has no reference: %s is missing", model, logits);
+    if (fread(rows, sizeof(float), (size_t)n * VOCAB + 1, f) != (size_t)n * VOCAB)
+        fail_msg("%s is not of %d ids and %d tokens", logits, n, (int)VOCAB);
     fclose(f);
     sluice_options_init(&o);
-    o.model = DATA "qwen3moe-tiny.gguf";
+    o.model = model;
     o.kv_f32 = true;
     sluice *s = golden_open(&o);
     sluice_session *x = golden_session(s);
-    assert_int_equal(sluice_session_append(x, qwen3_ids, N, compare_row, &w, &e), 0);
-    print_message("qwen3moe: %zu positions, largest difference %.3g\n", w.seen, w.max_diff);
-    assert_int_equal(w.seen, N);
+    const bool experts = expect_picks(s, picks, n, &p);
+    assert_int_equal(sluice_session_append(x, ids, n, compare_row, &w, &e), 0);
+    print_message("%s: %zu positions, largest difference %.3g\n", model, w.seen, w.max_diff);
+    if (experts)
+        compare_picks(&p, picks);
+    assert_int_equal(w.seen, n);
     assert_true(w.max_diff <= 2e-4);
     sluice_session_free(x);
     sluice_close(s);
+}
+
+/* Every model of tests/data is one of these, but the one with more of a reference, and
+ * every reference there is has its model. */
+static void tiny_models_of_all_families(void **state)
+{
+    size_t n = 0;
+    glob_t found = {0};
+    (void)state;
+    for (size_t i = 0; golden_model(i); i++) {
+        const char *model = golden_model(i);
+        char logits[256], picks[256], more_ids[256];
+        if (strcmp(model, BUILT_IN) == 0 || strcmp(model, TINY) == 0)
+            continue;
+        snprintf(logits, sizeof(logits), "%.*s-logits.f32", (int)strlen(model) - 5, model);
+        snprintf(picks, sizeof(picks), "%.*s-picks.txt", (int)strlen(model) - 5, model);
+        snprintf(more_ids, sizeof(more_ids), "%.*s-ids.txt", (int)strlen(model) - 5, model);
+        family_logits(model, logits, picks, more_ids);
+        n++;
+    }
+    assert_int_equal(glob(DATA "*-tiny-logits.f32", 0, NULL, &found), 0);
+    assert_int_equal(found.gl_pathc, n + 1); /* golden-tiny-logits.f32 is TINY's */
+    globfree(&found);
+}
+
+static void on_pick(void *user, int layer, int64_t first, int64_t n_tokens, int n_used,
+                    const int32_t *experts)
+{
+    int *n = user;
+    (void)layer;
+    (void)first;
+    for (int64_t i = 0; i < n_tokens * n_used; i++)
+        n[experts[i]]++;
+}
+
+/* Llama 4 picks by products, of which those with experts 0, 1 and others are x, 2 x and 0
+ * here: never expert 0, though in float the sigmoids of x and 2 x are 1 both. */
+static void a_pick_is_not_by_sigmoids(void **state)
+{
+    (void)state;
+    enum { N_EXPERTS = 6, N_EMBD = 32 };
+    static float router[N_EXPERTS * N_EMBD];
+    char path[] = "/tmp/sluice-golden-XXXXXX";
+    int picked[N_EXPERTS] = {0}, fd = mkstemp(path);
+    int64_t bytes;
+    assert_true(fd >= 0 && close(fd) == 0);
+    remake(&(struct remake){.from = DATA "llama4-tiny.gguf"}, path);
+    for (int i = 0; i < N_EMBD; i++) {
+        router[i] = i % 3 ? 100.0f : -100.0f;
+        router[N_EMBD + i] = 2.0f * router[i];
+    }
+    for (int layer = 1; layer < 5; layer += 2) {
+        char name[64];
+        snprintf(name, sizeof(name), "blk.%d.ffn_gate_inp.weight", layer);
+        const int64_t at = remake_place(path, name, &bytes);
+        assert_int_equal(bytes, sizeof(router));
+        remake_patch(path, at, router, sizeof(router));
+    }
+    sluice_options o = golden_small(path, "pread");
+    sluice_error e;
+    sluice *s = golden_open(&o);
+    sluice_session *x = golden_session(s);
+    sluice_set_route_callback(s, on_pick, picked);
+    assert_int_equal(sluice_session_append(x, tiny_ids, ARRAY_LEN(tiny_ids), NULL, NULL, &e), 0);
+    assert_int_equal(picked[0], 0);
+    assert_true(picked[1] > 4 && picked[2] > 4);
+    sluice_session_free(x);
+    sluice_close(s);
+    unlink(path);
+}
+
+/* A family that nothing was compared with is none that runs. */
+static void every_family_has_a_model(void **state)
+{
+    (void)state;
+    char names[1024], *name, *rest = names;
+    family_list(names, sizeof(names));
+    while ((name = strtok_r(rest, ", ", &rest)) != NULL) {
+        bool found = false;
+        for (size_t i = 0; golden_model(i) && !found; i++) {
+            struct model *m;
+            struct model_shape shape;
+            struct err e = {0};
+            assert_int_equal(model_describe(golden_model(i), false, &m, &e), OK);
+            model_shape(m, &shape);
+            found = strcmp(shape.arch, name) == 0;
+            model_close(m);
+        }
+        if (!found)
+            fail_msg("no model of tests/data is of the family %s", name);
+    }
 }
 
 static void divergence(bool exact, double limit)
@@ -188,8 +361,8 @@ static void divergence(bool exact, double limit)
     o.exact = exact;
     sluice *s = golden_open(&o);
     struct want_logits w = run_reference(s, &g, NULL);
-    print_message("%s: %zu positions, mean KL %.3g, largest difference %.3g\n", exact ? "exact" : "8-bit",
-                  w.seen, w.kl_sum / (double)w.seen, w.max_diff);
+    print_message("%s: %zu positions, mean KL %.3g, largest difference %.3g\n",
+                  exact ? "exact" : "8-bit", w.seen, w.kl_sum / (double)w.seen, w.max_diff);
     assert_true(w.kl_sum / (double)w.seen < limit);
     sluice_close(s);
     golden_free(&g);
@@ -290,7 +463,8 @@ static void perplexity_of_held_out_text(void **state)
     sluice *s = golden_open(&o);
     sluice_session *x = golden_session(s);
     assert_int_equal(sluice_eval_perplexity(x, ids, n, context, &got, &predicted, &e), 0);
-    print_message("perplexity %.6f, reference %.6f (%+.4f %%)\n", got, want, 100.0 * (got / want - 1.0));
+    print_message("perplexity %.6f, reference %.6f (%+.4f %%)\n", got, want,
+                  100.0 * (got / want - 1.0));
     assert_int_equal(predicted, 8192);
     assert_true(fabs(got / want - 1.0) < 1e-3);
     sluice_session_free(x);
@@ -315,7 +489,8 @@ static void answers_are_recalled(void **state)
         const json_t *q = json_array_get(list, i * json_array_size(list) / SUBSET);
         bool ok;
         assert_int_equal(sluice_eval_recall(x, json_string_value(json_object_get(q, "question")),
-                                            json_string_value(json_object_get(q, "answer")), &ok, &e), 0);
+                                            json_string_value(json_object_get(q, "answer")), &ok,
+                                            &e), 0);
         got += ok;
         want += json_is_true(json_object_get(q, "recalled"));
     }
@@ -331,7 +506,9 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_logits_and_experts),
-        cmocka_unit_test(qwen3moe_logits),
+        cmocka_unit_test(tiny_models_of_all_families),
+        cmocka_unit_test(a_pick_is_not_by_sigmoids),
+        cmocka_unit_test(every_family_has_a_model),
         cmocka_unit_test(tiny_continuations),
         cmocka_unit_test(mean_divergence_is_small),
         cmocka_unit_test(exact_mode_is_exact),

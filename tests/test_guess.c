@@ -104,7 +104,7 @@ static void what_was_asked_for_stays_whatever_it_costs(void **state)
     assert_int_equal(g.n, 4);
 }
 
-enum { EXPERTS = 96, EMBD = 256, GUESSES = 8 };
+enum { N_EXPERTS = 96, EMBD = 256, GUESSES = 8 };
 
 static float noise(uint32_t *seed)
 {
@@ -115,43 +115,68 @@ static float noise(uint32_t *seed)
 /* Whether expert `id` is among the n with the highest exact scores. */
 static bool is_high(const float *router, const float *norm, const float *x, int id, int n)
 {
-    double score[EXPERTS];
+    double score[N_EXPERTS];
     int above = 0;
-    for (int r = 0; r < EXPERTS; r++) {
+    for (int r = 0; r < N_EXPERTS; r++) {
         score[r] = 0;
         for (int i = 0; i < EMBD; i++)
             score[r] += (double)router[r * EMBD + i] * (double)norm[i] * (double)x[i];
     }
-    for (int r = 0; r < EXPERTS; r++)
+    for (int r = 0; r < N_EXPERTS; r++)
         above += score[r] > score[id];
     return above < n;
 }
 
-static void guess_with(bool exact, const float *router, const float *norm, const float *x, int32_t *ids)
+/* Device memory with these bytes in it. */
+static struct dev_ptr put(struct device *d, const void *from, size_t bytes)
+{
+    struct dev_ptr p = {NULL, 0};
+    assert_int_equal(d->ops->alloc(d, DEV_WEIGHTS, bytes, &p.mem, NULL), OK);
+    if (from)
+        d->ops->put(d, p, from, bytes);
+    return p;
+}
+
+static void guess_with(bool exact, const float *router, const float *norm, const float *x,
+                       int32_t *ids)
 {
     struct device_config c = {.threads = 2, .exact = exact};
-    struct dev_sizes sizes = {.max_tokens = 1, .n_embd = EMBD, .max_in = EMBD, .max_out = EMBD, .n_experts = EXPERTS,
-                              .n_used = GUESSES, .expert_width = 64, .max_context = 16, .q_per_kv = 1, .head_dim = 64};
-    struct dev_mat w = {.type = DT_F32, .n_in = EMBD, .n_out = EXPERTS, .data = router};
-    struct dev_mat copy = {.type = DT_Q8_0, .n_in = EMBD, .n_out = EXPERTS};
     struct device *d;
-    void *memory = malloc(dev_guess_bytes(EXPERTS, EMBD));
-    assert_non_null(memory);
-    copy.data = memory;
+    int64_t fixed, per_position;
     assert_int_equal(device_cpu_open(&c, &d, NULL), OK);
-    assert_int_equal(device_reserve(d, &sizes, NULL), OK);
-    device_guess_copy(d, &w, norm, memory);
-    device_guess(d, x, &copy, ids, GUESSES);
+    struct dev_mat w = {.type = DT_F32, .n_in = EMBD, .n_out = N_EXPERTS,
+                        .data = put(d, router, sizeof(float) * N_EXPERTS * EMBD)};
+    struct dev_mat copy = {.type = DT_Q8_0, .n_in = EMBD, .n_out = N_EXPERTS,
+                           .data = put(d, NULL, d->ops->guess_bytes(d, N_EXPERTS, EMBD))};
+    struct dev_guess a = {.x = put(d, x, sizeof(float) * EMBD),
+                          .n_tok = 1,
+                          .copy = &copy,
+                          .n = GUESSES,
+                          .ids = put(d, NULL, sizeof(int32_t) * GUESSES)};
+    struct dev_guess_copy made = {
+        .router = &w, .norm = put(d, norm, sizeof(float) * EMBD), .copy = copy.data};
+    d->ops->measure(d);
+    d->ops->guess(d, &a);
+    d->ops->measured(d, &fixed, &per_position);
+    assert_int_equal(d->ops->reserve(d, 16, NULL), OK);
+    d->ops->guess_copy(d, &made);
+    d->ops->guess(d, &a);
+    assert_int_equal(device_bring(d, ids, a.ids, sizeof(int32_t) * GUESSES, NULL), OK);
+    assert_int_equal(d->ops->guess_bytes(d, 8, 48), 0); /* no whole blocks of 32 */
+    dev_free(w.data.mem);
+    dev_free(copy.data.mem);
+    dev_free(a.x.mem);
+    dev_free(a.ids.mem);
+    dev_free(made.norm.mem);
     device_close(d);
-    free(memory);
 }
 
 static void the_copy_picks_what_the_router_would(void **state)
 {
     (void)state;
-    static float router[EXPERTS * EMBD], norm[EMBD], x[EMBD];
+    static float router[N_EXPERTS * EMBD], norm[EMBD], x[EMBD];
     uint32_t seed = 1;
-    for (int i = 0; i < EXPERTS * EMBD; i++)
+    for (int i = 0; i < N_EXPERTS * EMBD; i++)
         router[i] = 0.02f * noise(&seed);
     for (int i = 0; i < EMBD; i++)
         norm[i] = 1.0f + 0.9f * noise(&seed);
@@ -169,9 +194,9 @@ static void the_copy_picks_what_the_router_would(void **state)
 static void a_router_of_nonsense_is_survived(void **state)
 {
     (void)state;
-    static float router[EXPERTS * EMBD], norm[EMBD], x[EMBD];
+    static float router[N_EXPERTS * EMBD], norm[EMBD], x[EMBD];
     static const float odd[] = {NAN, INFINITY, -INFINITY, 3e38f, 1e-40f, 0.0f};
-    for (int i = 0; i < EXPERTS * EMBD; i++)
+    for (int i = 0; i < N_EXPERTS * EMBD; i++)
         router[i] = odd[(i / 7) % 6];
     for (int i = 0; i < EMBD; i++) {
         norm[i] = odd[(i / 3) % 6];
@@ -180,8 +205,7 @@ static void a_router_of_nonsense_is_survived(void **state)
     int32_t ids[GUESSES];
     guess_with(false, router, norm, x, ids);
     for (int k = 0; k < GUESSES; k++)
-        assert_in_range(ids[k], 0, EXPERTS - 1);
-    assert_int_equal(dev_guess_bytes(8, 48), 0); /* no whole blocks of 32 */
+        assert_in_range(ids[k], 0, N_EXPERTS - 1);
 }
 
 int main(void)

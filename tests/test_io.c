@@ -91,7 +91,8 @@ static int teardown(void **state)
     return 0;
 }
 
-static struct ioq_req *prepare(struct env *v, int i, int64_t offset, size_t bytes, enum ioq_class cls)
+static struct ioq_req *prepare(struct env *v, int i, int64_t offset, size_t bytes,
+                               enum ioq_class cls)
 {
     struct ioq_req *r = &v->req[i];
     void *buf = NULL;
@@ -99,11 +100,13 @@ static struct ioq_req *prepare(struct env *v, int i, int64_t offset, size_t byte
     assert_int_equal(posix_memalign(&buf, IOQ_ALIGN, room), 0);
     memset(buf, 0xEE, room);
     free(r->buf);
-    *r = (struct ioq_req){.file = v->file, .cls = cls, .offset = offset, .bytes = bytes, .buf = buf};
+    *r = (struct ioq_req){.file = v->file, .cls = cls, .offset = offset, .bytes = bytes,
+                          .buf = buf};
     return r;
 }
 
-static struct ioq_req *submit(struct env *v, int i, int64_t offset, size_t bytes, enum ioq_class cls)
+static struct ioq_req *submit(struct env *v, int i, int64_t offset, size_t bytes,
+                              enum ioq_class cls)
 {
     struct ioq_req *r = prepare(v, i, offset, bytes, cls);
     ioq_submit(v->q, r);
@@ -118,7 +121,8 @@ static void assert_read(const struct ioq_req *r)
     assert_in_range((uintptr_t)p, (uintptr_t)r->buf, (uintptr_t)r->buf + IOQ_ALIGN - 1);
     for (size_t i = 0; i < r->bytes; i++)
         if (p[i] != byte_at(r->offset + (int64_t)i))
-            fail_msg("offset %lld, %zu bytes: byte %zu is wrong", (long long)r->offset, r->bytes, i);
+            fail_msg("offset %lld, %zu bytes: byte %zu is wrong", (long long)r->offset, r->bytes,
+                     i);
 }
 
 /* ---- contents --------------------------------------------------------- */
@@ -387,7 +391,8 @@ static void close_cancels_what_is_queued(void **state)
 
 /* ---- faults ----------------------------------------------------------- */
 
-static struct ioq_req *read_with_fault(struct env *v, struct ioq_fault f, int64_t offset, size_t bytes)
+static struct ioq_req *read_with_fault(struct env *v, struct ioq_fault f, int64_t offset,
+                                       size_t bytes)
 {
     ioq_set_fault(v->q, &f);
     struct ioq_req *r = submit(v, 0, offset, bytes, IOQ_DEMAND);
@@ -423,7 +428,8 @@ static void errors_are_reported_and_pass(void **state)
 static void interrupted_reads_are_retried(void **state)
 {
     struct env *v = *state;
-    struct ioq_fault f = {.kind = IOQ_FAULT_ERROR, .file = -1, .end = INT64_MAX, .count = 3, .error = EINTR};
+    struct ioq_fault f = {
+        .kind = IOQ_FAULT_ERROR, .file = -1, .end = INT64_MAX, .count = 3, .error = EINTR};
     assert_read(read_with_fault(v, f, 777, 100000));
     f.error = EAGAIN;
     assert_read(read_with_fault(v, f, 777, 100000));
@@ -573,7 +579,8 @@ static int forbidden_from_the_start(void)
     struct ioq *q = NULL;
     if (!forbid(__NR_io_uring_setup))
         return CHILD_SKIP;
-    if (ioq_open(&(struct ioq_config){.kind = IOQ_URING}, &q, &e) != E_UNSUPPORTED || !strstr(e.text, "pread"))
+    if (ioq_open(&(struct ioq_config){.kind = IOQ_URING}, &q, &e) != E_UNSUPPORTED ||
+        !strstr(e.text, "pread"))
         return 1;
     if (ioq_open(&(struct ioq_config){.kind = IOQ_AUTO}, &q, NULL) != OK)
         return 2;
@@ -582,7 +589,8 @@ static int forbidden_from_the_start(void)
     void *buf = NULL;
     if (posix_memalign(&buf, IOQ_ALIGN, ioq_span_max(5000)) != 0)
         return 4;
-    struct ioq_req r = {.file = ioq_add_file(q, path, NULL), .offset = 777, .bytes = 5000, .buf = buf};
+    struct ioq_req r = {
+        .file = ioq_add_file(q, path, NULL), .offset = 777, .bytes = 5000, .buf = buf};
     ioq_submit(q, &r);
     ioq_wait(q, &r);
     if (r.status != OK || ((uint8_t *)r.data)[4999] != byte_at(777 + 4999))
@@ -605,7 +613,8 @@ static int forbidden_later(void)
     if (ioq_open(&(struct ioq_config){.kind = IOQ_URING}, &q, NULL) != OK ||
         posix_memalign(&buf, IOQ_ALIGN, ioq_span_max(5000)) != 0)
         return CHILD_SKIP;
-    struct ioq_req r = {.file = ioq_add_file(q, path, NULL), .offset = 777, .bytes = 5000, .buf = buf};
+    struct ioq_req r = {
+        .file = ioq_add_file(q, path, NULL), .offset = 777, .bytes = 5000, .buf = buf};
     static _Alignas(IOQ_ALIGN) uint8_t early_buf[1 << 21];
     struct ioq_req early = {.file = r.file, .offset = 1, .bytes = 2000000, .buf = early_buf};
     ioq_submit(q, &early); /* the kernel has it: it must end before it is done */
@@ -703,12 +712,12 @@ int main(void)
         return 1;
     }
     int failed = cmocka_run_group_tests_name("io", plain, NULL, NULL);
-    failed += run("pread, direct", IOQ_PREAD, false);
-    failed += run("pread, buffered", IOQ_PREAD, true);
-    if (have(IOQ_URING)) {
-        failed += run("uring, direct", IOQ_URING, false);
-        failed += run("uring, buffered", IOQ_URING, true);
-    }
+    for (int kind = IOQ_AUTO + 1; kind < IOQ_N_KINDS; kind++)
+        for (int buffered = 0; buffered < 2 && have((enum ioq_kind)kind); buffered++) {
+            char name[64];
+            snprintf(name, sizeof name, "back end %d, %s", kind, buffered ? "buffered" : "direct");
+            failed += run(name, (enum ioq_kind)kind, buffered);
+        }
     unlink(path);
     return failed != 0;
 }

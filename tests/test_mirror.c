@@ -113,7 +113,8 @@ static struct ioq_req *submit_to(struct env *v, int i, int file, int64_t offset,
     return r;
 }
 
-static struct ioq_req *submit(struct env *v, int i, int64_t offset, size_t bytes, enum ioq_class cls)
+static struct ioq_req *submit(struct env *v, int i, int64_t offset, size_t bytes,
+                              enum ioq_class cls)
 {
     return submit_to(v, i, v->file, offset, bytes, cls);
 }
@@ -125,7 +126,8 @@ static void assert_read(const struct ioq_req *r)
     const uint8_t *p = r->data;
     for (size_t i = 0; i < r->bytes; i++)
         if (p[i] != byte_at(r->offset + (int64_t)i))
-            fail_msg("offset %lld, %zu bytes: byte %zu is wrong", (long long)r->offset, r->bytes, i);
+            fail_msg("offset %lld, %zu bytes: byte %zu is wrong", (long long)r->offset, r->bytes,
+                     i);
     assert_true(r->got >= r->bytes);
 }
 
@@ -238,7 +240,8 @@ static void each_drive_has_its_own_limits(void **state)
     assert_int_equal(v->req[3].state, IOQ_QUEUED);
     assert_int_equal(v->req[4].state, IOQ_QUEUED);
     finish_all(v);
-    assert_true(v->req[4].t_start_ns >= v->req[1].t_done_ns); /* not on its drive while others wait */
+    /* not on its drive while others wait */
+    assert_true(v->req[4].t_start_ns >= v->req[1].t_done_ns);
     for (int i = 0; i < 5; i++)
         assert_read(&v->req[i]);
 }
@@ -289,7 +292,7 @@ static void one_copy_fails(void **state)
     struct env *v = *state;
     static const enum ioq_fault_kind kinds[] = {IOQ_FAULT_ERROR, IOQ_FAULT_SHORT};
     for (int copy = 0; copy < 2; copy++)
-        for (int k = 0; k < 2; k++) {
+        for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
             open_queue(v, 1, 0, 0);
             assert_read(read_one(v, 12345, MIB));
             fault(v, kinds[k], 1u << copy, -1, 0);
@@ -447,7 +450,8 @@ static void paper_speed(struct paper *p, int drive, int64_t ns)
     struct io_drive *d = &p->q.drive[drive];
     p->q.slept = true;
     for (int i = 0; i < 40; i++) {
-        struct io_op op = {.drive = drive, .end = MIB, .reached = MIB, .t_start_ns = d->last_end_ns};
+        struct io_op op = {
+            .drive = drive, .end = MIB, .reached = MIB, .t_start_ns = d->last_end_ns};
         io_learn(&p->q, &op, d->last_end_ns + ns);
     }
 }
@@ -540,7 +544,8 @@ static void a_slow_drive_is_tried_again(void **state)
     p.q.drive[1].used_ns = INT64_MIN / 2; /* long ago */
     assert_int_equal(paper_cut(&p, MIB, of), 2);
     assert_int_equal(of[1], PIECE);
-    p.q.drive[1].used_ns = os_clock_ns() - (int64_t)5e9; /* a try takes it 12.5 ms: 0.25 % of that */
+    /* A try takes it 12.5 ms: 0.25 % of that. */
+    p.q.drive[1].used_ns = os_clock_ns() - (int64_t)5e9;
     assert_int_equal(paper_cut(&p, MIB, of), 2);
     paper_speed(&p, 1, (int64_t)10e9); /* 1.25 s: not yet */
     assert_int_equal(paper_cut(&p, MIB, of), 1);
@@ -637,12 +642,12 @@ int main(void)
         return 1;
     }
     int failed = cmocka_run_group_tests_name("shares", plain, NULL, NULL);
-    failed += run("pread, direct", IOQ_PREAD, false);
-    failed += run("pread, buffered", IOQ_PREAD, true);
-    if (have(IOQ_URING)) {
-        failed += run("uring, direct", IOQ_URING, false);
-        failed += run("uring, buffered", IOQ_URING, true);
-    }
+    for (int kind = IOQ_AUTO + 1; kind < IOQ_N_KINDS; kind++)
+        for (int buffered = 0; buffered < 2 && have((enum ioq_kind)kind); buffered++) {
+            char name[64];
+            snprintf(name, sizeof name, "back end %d, %s", kind, buffered ? "buffered" : "direct");
+            failed += run(name, (enum ioq_kind)kind, buffered);
+        }
     for (int k = 0; k < N_PATHS; k++)
         unlink(path[k]);
     return failed != 0;

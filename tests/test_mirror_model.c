@@ -100,23 +100,22 @@ static uint64_t run_with(sluice *s, const char *kind, sluice_stats *stats)
     return h;
 }
 
-static const char *const readers[] = {"uring", "pread"};
-
 static void same_bits(void **state)
 {
     (void)state;
-    static const char *const kinds[] = {"none", "error@1", "short@1", "error@0", "short@0", "slow@1"};
+    static const char *const kinds[] = {"none",    "error@1", "short@1",
+                                        "error@0", "short@0", "slow@1"};
     sluice_stats stats;
-    for (int r = 0; r < 2; r++) {
-        sluice_options o = options(readers[r], 0);
+    for (int r = 0; golden_reader(r); r++) {
+        sluice_options o = options(golden_reader(r), 0);
         sluice *s = golden_open(&o);
         uint64_t want = run_with(s, "none", &stats);
         assert_int_equal(stats.mirror_read_bytes, 0);
         sluice_close(s);
         int n_failed = 0;
         int64_t mirror_bytes = 0;
-        for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
-            o = options(readers[r], 1);
+        for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
+            o = options(golden_reader(r), 1);
             n_warnings = 0;
             s = golden_open(&o);
             int at_start = n_warnings;

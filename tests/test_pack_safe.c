@@ -143,7 +143,7 @@ static int pack(const char *from, const char *to, bool force, struct stop *s, sl
                 sluice_error *e)
 {
     sluice_options o;
-    sluice_pack_options p = {.out = to, .force = force};
+    sluice_pack_options p = {.size = sizeof(p), .out = to, .force = force};
     sluice_options_init(&o);
     o.model = from;
     if (s) {
@@ -191,6 +191,7 @@ static void wrong_names(void **state)
     write_file(out, "mine", 4);
     refused(SLUICE_E_ARG, "exists already; --force replaces it", model, out, false);
     refused(SLUICE_E_ARG, "is a directory", model, dir, true);
+    refused(SLUICE_E_ARG, "is a directory", model, dir, false); /* --force would not help */
     snprintf(path, sizeof(path), "%s/none/x.gguf", dir);
     refused(SLUICE_E_IO, "cannot create", model, path, false);
     refused(SLUICE_E_IO, "cannot open", path, out, true);
@@ -451,7 +452,7 @@ static void changed_meanwhile(void **state)
 {
     (void)state;
     sluice_options o;
-    sluice_pack_options p = {0};
+    sluice_pack_options p = {.size = sizeof(p)};
     sluice_error e = {0};
     sluice_options_init(&o);
     o.model = model;
@@ -473,15 +474,15 @@ static int cut_model(void *user, const char *what, int64_t done, int64_t total)
 static void failing_reads(void **state)
 {
     (void)state;
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; golden_reader(k); k++) { /* into another file, and the same */
         sluice_options o;
-        sluice_pack_options p = {.out = k ? out : NULL};
+        sluice_pack_options p = {.size = sizeof(p), .out = k % 2 ? NULL : out};
         sluice_error e = {0};
         copy_file(BUILT_IN, model);
         sluice_options_init(&o);
         o.model = model;
         o.progress = cut_model;
-        o.io = k ? "uring" : "pread";
+        o.io = golden_reader(k);
         assert_int_equal(sluice_pack(&o, &p, NULL, &e), SLUICE_E_IO);
         assert_non_null(strstr(e.text, model));
         assert_non_null(strstr(e.text, "offset"));
@@ -491,7 +492,7 @@ static void failing_reads(void **state)
     }
 }
 
-/* ---- split models ----------------------------------------------------------------------------- */
+/* ---- split models ---------------------------------------------------------- */
 
 /* Writes tensors [begin, end) of g as file `no` of two. */
 static void write_part(const struct gguf *g, const uint8_t *bytes, uint32_t no, int64_t begin,
@@ -543,7 +544,8 @@ static void split(void **state)
     }
     snprintf(whole, sizeof(whole), "%s/whole.gguf", dir);
     refused(SLUICE_E_ARG, "split into 2 files", parts[0], NULL, false);
-    refused(SLUICE_E_ARG, "is the model itself", parts[0], parts[1], true);
+    refused(SLUICE_E_ARG, "is a part of the model itself; name another file", parts[0], parts[1],
+            true);
     sluice_error se = {0};
     if (pack(parts[0], out, false, NULL, NULL, &se) != 0 ||
         pack(TINY, whole, false, NULL, NULL, &se) != 0)

@@ -103,9 +103,9 @@ static void lines_are_whole_pages(void **state)
         os_set_page_bytes(sizes[i]);
         o.memory_bytes = golden_near_floor(&o, GOLDEN_MARGIN(1, 8));
         assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
-        assert_int_equal(p.dense % (int64_t)sizes[i], 0);
-        assert_int_equal(p.state % (int64_t)sizes[i], 0);
-        assert_true(p.process + p.dense + p.state + p.kv + p.scratch + p.cache <= p.budget);
+        assert_int_equal(p.memory.dense % (int64_t)sizes[i], 0);
+        assert_int_equal(p.memory.state % (int64_t)sizes[i], 0);
+        assert_true(golden_lines(&p) <= p.memory.budget);
         os_set_page_bytes(0);
     }
 }
@@ -122,11 +122,31 @@ static void heads_are_whole_pages(void **state)
         for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
             struct model_options o = {.kv_f16 = half, .context = 5000};
             os_set_page_bytes(sizes[i]);
-            int64_t heads = 2 * m->c.n_kv * m->shape.n_attention_layers;
+            int64_t heads = 2 * m->c.layer[0].n_kv * m->shape.n_attention_layers;
             for (int64_t n = 1; n < 9000; n += 511)
                 assert_int_equal(model_kv_bytes(m, &o, n) / heads % (int64_t)sizes[i], 0);
             os_set_page_bytes(0);
         }
+    model_close(m);
+}
+
+/* Of three layers two see seven tokens: a longer session costs the third one's rows. */
+static void near_layers_do_not_grow(void **state)
+{
+    (void)state;
+    struct model *m;
+    struct err e = {0};
+    struct model_options o = {.kv_f16 = true, .max_tokens = 16, .context = 1 << 20};
+    assert_int_equal(model_describe("tests/data/gpt-oss-tiny.gguf", false, &m, &e), OK);
+    const int64_t row = m->c.layer[0].n_kv * (m->c.layer[0].key_dim + m->c.layer[0].value_dim) * 2;
+    const int64_t near = 2 * row * (2 * 6 + 16), kept = 2 * row * 6; /* rows of both layers */
+    assert_int_equal(m->c.layer[0].window, 7);
+    assert_int_equal(m->c.layer[1].window, 0);
+    assert_int_equal(model_kv_bytes(m, &o, 4096), 4096 * row);
+    assert_int_equal(state_fixed_bytes(m, &o),
+                     os_whole_pages((size_t)near) + os_whole_pages((size_t)kept));
+    o.context = 1; /* no more rows than there are positions */
+    assert_true(state_fixed_bytes(m, &o) <= 2 * os_whole_pages((size_t)near));
     model_close(m);
 }
 
@@ -181,7 +201,8 @@ static void budgets_hold_and_bits_stay(void **state)
         print_message("real pages: %" PRId64 " KiB over the budget\n", want.over >> 10);
         for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
             struct outcome got = run(sizes[i], cases[k].context, cases[k].chunk, cases[k].margin);
-            print_message("%zu KiB pages: %" PRId64 " KiB over the budget\n", sizes[i] >> 10, got.over >> 10);
+            print_message("%zu KiB pages: %" PRId64 " KiB over the budget\n", sizes[i] >> 10,
+                          got.over >> 10);
             assert_int_equal(got.hash, want.hash);
             if (COUNTS) /* rounding does not use the reserve up, either */
                 assert_true(got.over <= 0 && got.over <= want.over + (256 << 10));
@@ -207,6 +228,7 @@ int main(void)
         cmocka_unit_test(maps_are_whole_pages),
         cmocka_unit_test(lines_are_whole_pages),
         cmocka_unit_test(heads_are_whole_pages),
+        cmocka_unit_test(near_layers_do_not_grow),
         cmocka_unit_test(budgets_hold_and_bits_stay),
     };
     return cmocka_run_group_tests(tests, load_ids, NULL);

@@ -2,12 +2,14 @@
  * test_policy: the eviction policies on the routing of five real models, and
  * the simulator against the cache itself.
  *
- * The default policy must not be tuned to one trace: its misses stay at or
- * below 0.95 of LRU's on average over all traces and cache sizes, and never
- * exceed LRU's by more than 1 %.
+ * What a policy must give, in misses relative to LRU's over all traces and sizes:
+ * each in the table never more than 1.01, and no more than 1 in the mean; the default
+ * no more than 0.95 in the mean, and no other policy less. So none is tuned to one
+ * trace, and none stays that does not win something.
  */
 #include "support/replay.h"
 
+#include <glob.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,15 +21,11 @@
 
 #include <cmocka.h>
 
-static const char *const names[] = {
-    "tests/data/traces/trace_gemma4-26b-a4b.jsonl",    "tests/data/traces/trace_gpt-oss-120b_k2.jsonl",
-    "tests/data/traces/trace_kimi-linear-48b_k8.jsonl", "tests/data/traces/trace_olmoe-1b-7b_k8.jsonl",
-    "tests/data/traces/trace_qwen3-30b-a3b_k6.jsonl",
-};
-#define N_TRACES ARRAY_LEN(names)
 static const double sizes[] = {1.2, 2, 4, 8};
+static const double worst_most = 1.01, mean_most = 1.0, default_most = 0.95;
 
-static struct replay_trace traces[N_TRACES];
+static struct replay_trace traces[32];
+static size_t n_traces;
 
 static const struct expert_policy *named(const char *name)
 {
@@ -42,16 +40,30 @@ static int load_traces(void **state)
 {
     (void)state;
     struct err e = {0};
-    for (size_t i = 0; i < N_TRACES; i++)
-        if (replay_load(names[i], &traces[i], &e) != OK)
+    glob_t found = {0};
+    if (glob("tests/data/traces/*.jsonl", 0, NULL, &found) != 0 ||
+        found.gl_pathc > ARRAY_LEN(traces))
+        return -1;
+    for (n_traces = 0; n_traces < found.gl_pathc; n_traces++)
+        if (replay_load(found.gl_pathv[n_traces], &traces[n_traces], &e) != OK)
             fail_msg("%s", e.text);
-    return 0;
+    globfree(&found);
+    return n_traces < 5 ? -1 : 0;
+}
+
+static const struct replay_trace *trace_of(const char *model)
+{
+    for (size_t i = 0; i < n_traces; i++)
+        if (strstr(traces[i].name, model))
+            return &traces[i];
+    fail_msg("there is no trace of %s", model);
+    return NULL;
 }
 
 static int free_traces(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_TRACES; i++)
+    for (size_t i = 0; i < n_traces; i++)
         replay_free(&traces[i]);
     return 0;
 }
@@ -72,30 +84,43 @@ static int64_t n_distinct(const struct replay_trace *t)
     return n;
 }
 
-static void default_policy_beats_lru_on_every_trace(void **state)
+/* The mean of p's misses relative to LRU's; fails where one is too large. */
+static double relative_misses(const struct expert_policy *p)
 {
-    (void)state;
     double sum = 0;
-    for (size_t i = 0; i < N_TRACES; i++)
+    for (size_t i = 0; i < n_traces; i++)
         for (size_t j = 0; j < ARRAY_LEN(sizes); j++) {
             int64_t n_slots = replay_slots(&traces[i], sizes[j]);
             int64_t lru = replay_policy(&traces[i], named("lru"), n_slots);
-            int64_t ours = replay_policy(&traces[i], expert_policies[0], n_slots);
-            assert_true(lru > 0 && ours > 0);
-            if ((double)ours > 1.01 * (double)lru)
-                fail_msg("%s, size %g: %lld misses, LRU %lld", traces[i].name, sizes[j],
-                         (long long)ours, (long long)lru);
-            sum += (double)ours / (double)lru;
+            int64_t its = replay_policy(&traces[i], p, n_slots);
+            assert_true(lru > 0 && its > 0);
+            if ((double)its > worst_most * (double)lru)
+                fail_msg("%s on %s, size %g: %lld misses, LRU %lld", p->name, traces[i].name,
+                         sizes[j], (long long)its, (long long)lru);
+            sum += (double)its / (double)lru;
         }
-    double mean = sum / (double)(N_TRACES * ARRAY_LEN(sizes));
-    printf("misses of the default policy / LRU: %.4f\n", mean);
-    assert_true(mean <= 0.95);
+    return sum / (double)(n_traces * ARRAY_LEN(sizes));
+}
+
+static void every_policy_is_worth_its_place(void **state)
+{
+    (void)state;
+    double of_default = relative_misses(expert_policies[0]);
+    if (of_default > default_most)
+        fail_msg("%s, the default: %.4f of LRU's misses", expert_policies[0]->name, of_default);
+    for (int k = 0; expert_policies[k]; k++) {
+        double mean = relative_misses(expert_policies[k]);
+        print_message("misses of %s / LRU: %.4f\n", expert_policies[k]->name, mean);
+        if (mean > mean_most || mean < of_default)
+            fail_msg("%s: %.4f of LRU's misses, the default %.4f", expert_policies[k]->name, mean,
+                     of_default);
+    }
 }
 
 static void no_policy_beats_the_optimum(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_TRACES; i++)
+    for (size_t i = 0; i < n_traces; i++)
         for (size_t j = 0; j < ARRAY_LEN(sizes); j++) {
             int64_t n_slots = replay_slots(&traces[i], sizes[j]);
             int64_t optimum = replay_belady(&traces[i], n_slots);
@@ -108,7 +133,7 @@ static void no_policy_beats_the_optimum(void **state)
 static void with_room_for_all_each_expert_misses_once(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_TRACES; i++) {
+    for (size_t i = 0; i < n_traces; i++) {
         const struct replay_trace *t = &traces[i];
         int64_t all = (int64_t)t->n_layers * t->n_experts;
         for (int k = 0; expert_policies[k]; k++)
@@ -230,14 +255,17 @@ static int64_t cache_misses(const struct replay_trace *t, const char *policy, in
     struct expert_layer *layers = calloc((size_t)t->n_layers, sizeof *layers);
     for (int l = 0; l < t->n_layers; l++)
         layers[l] = (struct expert_layer){.n_experts = t->n_experts, .n_parts = 1,
-                                          .part = {{0, 64 * l, 64, 64}}};
+                                          .part = {{.offset = 64 * l, .stride = 64,
+                                                    .bytes = 64, .may_be_zero = true}}};
     struct err e = {0};
     struct ioq *q = NULL;
     struct expert_cache *c = NULL;
     struct expert_stats s = {0};
     struct expert_config cfg = {.layers = layers, .n_layers = t->n_layers, .n_used = t->n_used,
-                                .cache_bytes = (size_t)n_slots * ioq_span_max(64), .policy = policy};
-    if (ioq_open(&(struct ioq_config){.kind = IOQ_AUTO}, &q, &e) < 0 || ioq_add_file(q, path, &e) < 0)
+                                .cache_bytes = (size_t)n_slots * ioq_span_max(64),
+                                .policy = policy};
+    if (ioq_open(&(struct ioq_config){.kind = IOQ_AUTO}, &q, &e) < 0 ||
+        ioq_add_file(q, path, &e) < 0)
         fail_msg("%s", e.text);
     cfg.ioq = q;
     if (expert_open(&cfg, &c, &e) < 0)
@@ -267,7 +295,7 @@ static int64_t cache_misses(const struct replay_trace *t, const char *policy, in
 static void the_cache_misses_what_the_replay_says(void **state)
 {
     (void)state;
-    struct replay_trace t = traces[3];
+    struct replay_trace t = *trace_of("olmoe");
     assert_int_equal(t.n_used, 8);
     t.n_tokens = N_TOKENS;
     for (int k = 0; expert_policies[k]; k++) {
@@ -279,7 +307,8 @@ static void the_cache_misses_what_the_replay_says(void **state)
 
 /* ---- recorded picks through a cache that reads nothing ------------------ */
 
-static int dry_hits(const struct replay_trace *t, int64_t n_slots, int64_t n_first, double *hits, struct err *e)
+static int dry_hits(const struct replay_trace *t, int64_t n_slots, int64_t n_first, double *hits,
+                    struct err *e)
 {
     struct expert_layer *layers = calloc((size_t)t->n_layers, sizeof *layers);
     size_t n = (size_t)t->n_tokens * (size_t)t->n_layers * (size_t)t->n_used;
@@ -288,10 +317,12 @@ static int dry_hits(const struct replay_trace *t, int64_t n_slots, int64_t n_fir
         ids[i] = t->ids[i];
     /* larger than any memory: nothing of it may be touched */
     for (int l = 0; l < t->n_layers; l++)
-        layers[l] = (struct expert_layer){.n_experts = t->n_experts, .n_parts = 1,
-                                          .part = {{0, (int64_t)l << 45, (int64_t)1 << 32, (size_t)1 << 32}}};
+        layers[l] = (struct expert_layer){
+            .n_experts = t->n_experts, .n_parts = 1,
+            .part = {{0, (int64_t)l << 45, (int64_t)1 << 32, (size_t)1 << 32, false}}};
     struct expert_config cfg = {.layers = layers, .n_layers = t->n_layers, .n_used = t->n_used};
-    cfg.cache_bytes = (size_t)n_slots * (expert_full_bytes(&cfg) / (size_t)(t->n_layers * t->n_experts));
+    cfg.cache_bytes =
+        (size_t)n_slots * (expert_full_bytes(&cfg) / (size_t)(t->n_layers * t->n_experts));
     int rc = expert_replay(&cfg, ids, t->n_tokens, n_first, hits, e);
     free(ids);
     free(layers);
@@ -302,7 +333,7 @@ static void a_replay_without_reads_hits_as_often(void **state)
 {
     (void)state;
     struct err e = {0};
-    for (size_t i = 0; i < N_TRACES; i++) {
+    for (size_t i = 0; i < n_traces; i++) {
         struct replay_trace *t = &traces[i];
         int64_t n_slots = replay_slots(t, 2), n_half = t->n_tokens / 2, all = t->n_requests;
         double hits, later;
@@ -314,7 +345,8 @@ static void a_replay_without_reads_hits_as_often(void **state)
         struct replay_trace half = *t;
         half.n_tokens = (int)n_half;
         int64_t n = 0;
-        for (int64_t k = n_half * t->n_layers * t->n_used; k < (int64_t)t->n_tokens * t->n_layers * t->n_used; k++)
+        for (int64_t k = n_half * t->n_layers * t->n_used;
+             k < (int64_t)t->n_tokens * t->n_layers * t->n_used; k++)
             n += t->ids[k] >= 0;
         int64_t second = misses - replay_policy(&half, expert_policies[0], n_slots);
         assert_true(fabs(later * (double)n - (double)(n - second)) < 0.5);
@@ -324,7 +356,7 @@ static void a_replay_without_reads_hits_as_often(void **state)
 static void a_replay_refuses_picks_of_another_model(void **state)
 {
     (void)state;
-    struct replay_trace t = traces[3];
+    struct replay_trace t = *trace_of("olmoe");
     int16_t *ids = malloc((size_t)t.n_layers * (size_t)t.n_used * sizeof *ids);
     double hits;
     memcpy(ids, t.ids, (size_t)t.n_layers * (size_t)t.n_used * sizeof *ids);
@@ -354,7 +386,7 @@ static void bad_traces_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(default_policy_beats_lru_on_every_trace),
+        cmocka_unit_test(every_policy_is_worth_its_place),
         cmocka_unit_test(no_policy_beats_the_optimum),
         cmocka_unit_test(with_room_for_all_each_expert_misses_once),
         cmocka_unit_test(lru_is_lru),

@@ -155,9 +155,11 @@ static void files_that_would_be_destroyed(void **state)
     sluice *s = NULL;
     sluice_error e;
     sluice_options o = options(NULL);
-    const sluice_file in = {"the text", "README.md", false}, model = {"the answer", "./" BUILT_IN, true},
-                      text = {"the answer", "src/../README.md", true}, a = {"one", "build-none", true},
-                      b = {"two", "./build-none", true}, null = {"one", "/dev/null", true};
+    const sluice_file in = {"the text", "README.md", false},
+                      model = {"the answer", "./" BUILT_IN, true},
+                      text = {"the answer", "src/../README.md", true},
+                      a = {"one", "build-none", true}, b = {"two", "./build-none", true},
+                      null = {"one", "/dev/null", true};
     assert_int_equal(stat(BUILT_IN, &before), 0);
     assert_int_equal(sluice_check(&o, (sluice_file[]){in, a, null, null}, 4, &e), 0);
     assert_int_equal(sluice_check(&o, &model, 1, &e), SLUICE_E_ARG);
@@ -177,21 +179,28 @@ static void values_that_are_refused(void **state)
 {
     (void)state;
     sluice_error e;
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0, more = 1; more; i++) {
         sluice_options o = options(NULL);
-        if (i == 0) o.threads = 1 << 16;
-        if (i == 1) o.chunk = 65537;
-        if (i == 2) o.lookahead = SLUICE_LOOKAHEAD_NONE - 1;
-        if (i == 3) o.policy = "none such";
-        if (i == 4) o.io = "none such";
-        if (i == 5) o.model = "";
-        if (i == 6) o.context = -1;
+        switch (i) {
+        case 0: o.threads = 1 << 16; break;
+        case 1: o.chunk = 65537; break;
+        case 2: o.lookahead = SLUICE_LOOKAHEAD_NONE - 1; break;
+        case 3: o.policy = "none such"; break;
+        case 4: o.io = "none such"; break;
+        case 5: o.model = ""; break;
+        default: o.context = -1; more = 0;
+        }
         assert_int_equal(sluice_check(&o, NULL, 0, &e), SLUICE_E_ARG);
         assert_true(e.text[0] != '\0');
     }
     for (int i = 0; sluice_choice("policy", i); i++) {
         sluice_options o = options(NULL);
         o.policy = sluice_choice("policy", i);
+        assert_int_equal(sluice_check(&o, NULL, 0, &e), 0);
+    }
+    for (int i = 0; sluice_choice("io", i); i++) {
+        sluice_options o = options(NULL);
+        o.io = sluice_choice("io", i);
         assert_int_equal(sluice_check(&o, NULL, 0, &e), 0);
     }
     assert_null(sluice_choice("policy", 1000));

@@ -15,36 +15,38 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
 /* ---- templates -------------------------------------------------------------- */
 
-/* What a template of each form has of the marks that tell the forms apart. */
-#define SPLIT "{% set content = content.split('</think>')[-1].lstrip('\\n') %}"
-#define BLOCK "{{- '<|im_start|>' + role + '\\n<think>\\n' + reasoning + '\\n</think>\\n\\n' + content }}"
-#define PROMPT "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
-#define EMPTY "{{- '<think>\\n\\n</think>\\n\\n' }}"
-
+/* Templates of our own that write what those of five models do: what is set here, in front
+ * of tests/data/chat-form.jinja. */
 static const struct form {
-    const char *name, *template;
+    const char *name, *head;
 } forms[] = {
-    {"qwen3", SPLIT "{%- if loop.last or (not loop.last and reasoning_content) %}" BLOCK PROMPT
-              "{%- if enable_thinking is false %}" EMPTY "{%- endif %}{%- endif %}"},
-    {"qwen3.5", "{%- set content = show(message.content, true)|trim %}"
-                "{{- raise_exception('System message must be at the beginning.') }}"
-                "{{- raise_exception('No user query found in messages.') }}" SPLIT BLOCK PROMPT
-                "{%- if off %}" EMPTY "{%- else %}{{- '<think>\\n' }}{%- endif %}{%- endif %}"},
-    {"qwen3-coder", "{{- '\\n' + message.content | trim + '\\n' }}"
-                    "{{- \"<|im_start|>system\\nYou are used with tools.\" }}"
-                    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}" PROMPT
-                    "{%- endif %}"},
-    {"qwen3-next", SPLIT "{%- if loop.last or (not loop.last and reasoning_content) %}" BLOCK
-                   "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"},
-    {"qwen2.5", "{%- if system %}{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
-                "{%- else %}{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
-                "assistant.<|im_end|>\\n' }}{%- endif %}" PROMPT "{%- endif %}"},
+    {"qwen3", "{% set thinks, sparing = true, true %}"},
+    {"qwen3.5", "{% set thinks, trims, strict, opens = true, true, true, true %}"},
+    {"qwen3-coder", ""},
+    {"qwen3-next", "{% set thinks, sparing, opens, opens_always = true, true, true, true %}"},
+    {"qwen2.5", "{% set system = 'You are Qwen, created by Alibaba Cloud. You are a helpful "
+                "assistant.' %}"},
 };
+
+/* The template of a form, malloc'ed. */
+static char *form_template(const struct form *f)
+{
+    enum { ROOM = 8192 };
+    FILE *file = fopen("tests/data/chat-form.jinja", "re");
+    char *text = calloc(ROOM, 1);
+    assert_true(file && text);
+    strcpy(text, f->head);
+    size_t n = fread(text + strlen(text), 1, ROOM - 1 - strlen(text), file);
+    assert_true(n > 0 && feof(file));
+    fclose(file);
+    return text;
+}
 
 static json_t *load(const char *path)
 {
@@ -69,19 +71,20 @@ static size_t messages_of(const json_t *list, struct chat_message *m)
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_array_get(list, i);
         const char *role = string_of(one, "role");
+        m[i] = (struct chat_message){.reasoning = string_of(one, "reasoning_content")};
         m[i].role = strcmp(role, "user") == 0     ? CHAT_USER
                     : strcmp(role, "system") == 0 ? CHAT_SYSTEM
                                                   : CHAT_ASSISTANT;
         m[i].content = string_of(one, "content");
-        m[i].reasoning = string_of(one, "reasoning_content");
     }
     return n;
 }
 
 /* A vocabulary in which texts that meet are seen to meet: newlines join with
  * each other and with what stands before them. */
-static struct text *open_form(const char *template)
+static struct text *open_form(const struct form *f)
 {
+    char *template = form_template(f);
     static const char *const before[] = {"\n", " ", ".", ":", "?", "\n\n", ">"};
     struct tb *b = tb_new("qwen35");
     for (size_t i = 0; i < ARRAY_LEN(before); i++)
@@ -90,6 +93,7 @@ static struct text *open_form(const char *template)
     b->c.chat_template = (struct str){template, strlen(template)};
     struct text *t = open_built(b);
     tb_free(b);
+    free(template);
     return t;
 }
 
@@ -140,7 +144,7 @@ static void test_templates_write_the_same_text(void **state)
     json_t *rows = load("tests/data/chat-renders.json");
     int n_checked = 0, n_ids = 0;
     for (size_t f = 0; f < ARRAY_LEN(forms); f++) {
-        struct text *t = open_form(forms[f].template);
+        struct text *t = open_form(&forms[f]);
         for (size_t i = 0; i < json_array_size(rows); i++) {
             const json_t *row = json_array_get(rows, i);
             struct chat_message m[MAX_MESSAGES];
@@ -170,15 +174,16 @@ static void test_templates_write_the_same_text(void **state)
     json_decref(rows);
 }
 
-/* Thinking off, where the template has a word for it: the same, and an empty block. */
+/* Thinking off, where the template has a word for it: the same, and an empty block. A
+ * template that knows no such word opens the block all the same. */
 static void test_thinking_off(void **state)
 {
     (void)state;
-    const struct chat_message m = {CHAT_USER, "Hi", NULL};
+    const struct chat_message m = {.role = CHAT_USER, .content = "Hi"};
     static const char *const want[] = {"<think>\n\n</think>\n\n", "<think>\n\n</think>\n\n", "",
-                                       "<think>\n\n</think>\n\n", ""};
+                                       "<think>\n", ""};
     for (size_t f = 0; f < ARRAY_LEN(forms); f++) {
-        struct text *t = open_form(forms[f].template);
+        struct text *t = open_form(&forms[f]);
         struct chat_render r = {0};
         size_t stable;
         char *got = rendered(t, &m, 1, false, &r, &stable);
@@ -199,15 +204,19 @@ static void test_stable_prefixes_stay(void **state)
 {
     (void)state;
     static const struct chat_message next[][3] = {
-        {{CHAT_USER, "next", NULL}},
-        {{CHAT_ASSISTANT, "said", "thought"}, {CHAT_USER, "next", NULL}},
-        {{CHAT_USER, "<tool_response>x</tool_response>", NULL}, {CHAT_ASSISTANT, "b", NULL}},
-        {{CHAT_ASSISTANT, "b", NULL}, {CHAT_ASSISTANT, "c", "r"}, {CHAT_USER, "next", NULL}},
+        {{.role = CHAT_USER, .content = "next"}},
+        {{.role = CHAT_ASSISTANT, .content = "said", .reasoning = "thought"},
+         {.role = CHAT_USER, .content = "next"}},
+        {{.role = CHAT_USER, .content = "<tool_response>x</tool_response>"},
+         {.role = CHAT_ASSISTANT, .content = "b"}},
+        {{.role = CHAT_ASSISTANT, .content = "b"},
+         {.role = CHAT_ASSISTANT, .content = "c", .reasoning = "r"},
+         {.role = CHAT_USER, .content = "next"}},
     };
     static const size_t n_next[] = {1, 2, 2, 3};
     json_t *rows = load("tests/data/chat-renders.json");
     for (size_t f = 0; f < ARRAY_LEN(forms); f++) {
-        struct text *t = open_form(forms[f].template);
+        struct text *t = open_form(&forms[f]);
         for (size_t i = 0; i < json_array_size(rows) * ARRAY_LEN(next); i++) {
             const json_t *row = json_array_get(rows, i / ARRAY_LEN(next));
             struct chat_message m[MAX_MESSAGES];
@@ -237,11 +246,13 @@ static void test_stable_prefixes_stay(void **state)
 static void test_texts_meet_before_they_are_cut(void **state)
 {
     (void)state;
-    struct text *t = open_form(forms[0].template);
-    const struct chat_message m[] = {{CHAT_USER, "a", NULL}, {CHAT_ASSISTANT, "\n.", ""}};
+    struct text *t = open_form(&forms[0]);
+    const struct chat_message m[] = {{.role = CHAT_USER, .content = "a"},
+                                     {.role = CHAT_ASSISTANT, .content = "\n.", .reasoning = ""}};
     struct chat_render r = {0};
     struct text_ids ids = {0};
-    const int32_t two = (int32_t)text_token_id(t, "\n\n"), think = (int32_t)text_token_id(t, "<think>");
+    const int32_t two = (int32_t)text_token_id(t, "\n\n"),
+                  think = (int32_t)text_token_id(t, "<think>");
     assert_int_equal(chat_render(t, m, 2, false, &r, NULL), OK);
     assert_int_equal(text_encode(t, r.segs, r.n_segs, false, &ids, NULL), OK);
     int n_blocks = 0;
@@ -266,9 +277,11 @@ static void test_tags_without_tokens_are_text(void **state)
     tb_merge(b, ">", "\n");
     tb_token(b, "<|im_start|>", TOKEN_CONTROL);
     tb_token(b, "<|im_end|>", TOKEN_CONTROL);
-    b->c.chat_template = (struct str){forms[1].template, strlen(forms[1].template)};
+    char *template = form_template(&forms[1]);
+    b->c.chat_template = (struct str){template, strlen(template)};
     struct text *t = open_built(b);
-    const struct chat_message m[] = {{CHAT_USER, "a", NULL}, {CHAT_ASSISTANT, ".", "x"}};
+    const struct chat_message m[] = {{.role = CHAT_USER, .content = "a"},
+                                     {.role = CHAT_ASSISTANT, .content = ".", .reasoning = "x"}};
     struct chat_render r = {0};
     size_t stable;
     char *got = rendered(t, m, 2, true, &r, &stable);
@@ -282,6 +295,7 @@ static void test_tags_without_tokens_are_text(void **state)
     chat_render_free(&r);
     text_close(t);
     tb_free(b);
+    free(template);
 }
 
 /* ---- real vocabularies --------------------------------------------------------- */
@@ -299,11 +313,13 @@ static bool vocabulary_open(const char *name, struct vocabulary *v)
 {
     const char *folder = getenv("SLUICE_VOCABULARIES");
     char path[4096];
-    snprintf(path, sizeof path, "%s/tokenizer-%s/models/tokenizer.json", folder ? folder : "", name);
+    snprintf(path, sizeof path, "%s/tokenizer-%s/models/tokenizer.json", folder ? folder : "",
+             name);
     *v = (struct vocabulary){.json = json_load_file(path, JSON_ALLOW_NUL, NULL)};
     if (!v->json)
         return false;
-    const json_t *model = json_object_get(v->json, "model"), *added = json_object_get(v->json, "added_tokens");
+    const json_t *model = json_object_get(v->json, "model"),
+                 *added = json_object_get(v->json, "added_tokens");
     json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
     int64_t cap = (int64_t)(json_object_size(vocab) + json_array_size(added)) + 1024;
     v->tokens = calloc((size_t)cap, sizeof *v->tokens);
@@ -337,7 +353,8 @@ static bool vocabulary_open(const char *name, struct vocabulary *v)
             if (pass)
                 v->merges[i] = (struct str){v->text + used, n};
             if (pass)
-                used += (size_t)snprintf(v->text + used, n + 1, "%s%s%s", left, right ? " " : "", right ? right : "");
+                used += (size_t)snprintf(v->text + used, n + 1, "%s%s%s", left, right ? " " : "",
+                                         right ? right : "");
             room += n;
         }
         if (!pass)
@@ -363,6 +380,10 @@ static struct text *open_real(const struct vocabulary *v, const char *pre, const
                             .chat_template = {template, strlen(template)}};
     struct text *t = NULL;
     struct err e = {0};
+    if (json_is_true(json_object_get(json_object_get(v->json, "model"), "byte_fallback"))) {
+        c.model = (struct str){"gemma4", 6}; /* tokens are text, merged by rank */
+        c.bos = 2;
+    }
     if (text_open(&c, &t, &e) != OK)
         fail_msg("%s", e.text);
     return t;
@@ -424,7 +445,9 @@ static void test_reference_ids_of_real_vocabularies(void **state)
     (void)state;
     static const char *const pairs[][2] = {{"qwen3", "qwen3"}, {"qwen3-as-35", "qwen3"},
                                            {"llama3_1", "llama3_1"}, {"gptoss", "gptoss"},
-                                           {"gpt35turbo", "gpt35turbo"}};
+                                           {"gpt35turbo", "gpt35turbo"}, {"gemma3", "gemma3"},
+                                           {"deepseek_v3", "deepseek_v3"}, {"gpt2", "gpt2"},
+                                           {"gpt2-as-olmo", "gpt2"}};
     int n_checked = 0;
     for (size_t i = 0; i < ARRAY_LEN(pairs); i++) {
         struct vocabulary v;
@@ -444,8 +467,8 @@ static void test_reference_ids_of_real_vocabularies(void **state)
         skip();
 }
 
-static void check_render(const struct text *t, const char *name, const char *key, const json_t *messages,
-                         const json_t *want)
+static void check_render(const struct text *t, const char *name, const char *key,
+                         const json_t *messages, const json_t *want)
 {
     struct chat_message m[MAX_MESSAGES];
     struct chat_render r = {0};
@@ -469,14 +492,15 @@ static void check_render(const struct text *t, const char *name, const char *key
 static void test_real_templates(void **state)
 {
     (void)state;
-    static const char *const names[] = {"Qwen-Qwen3-0.6B", "Qwen3-Coder", "Qwen3.5-4B", "gguf-qwen3-next:80b",
-                                        "Qwen-Qwen2.5-7B-Instruct"};
+    static const char *const names[] = {"Qwen-Qwen3-0.6B", "Qwen3-Coder", "Qwen3.5-4B",
+                                        "gguf-qwen3-next:80b", "Qwen-Qwen2.5-7B-Instruct"};
     struct vocabulary v;
     char path[4096];
     int n_checked = 0;
     if (!vectors_path(path, sizeof path, "chat") || !vocabulary_open("qwen3", &v))
         skip();
-    json_t *chat = load(path), *plain = json_object_get(json_object_get(chat, "conversations"), "plain");
+    json_t *chat = load(path),
+           *plain = json_object_get(json_object_get(chat, "conversations"), "plain");
     const json_t *templates = json_object_get(chat, "templates");
     for (size_t i = 0; i < json_array_size(templates) * ARRAY_LEN(names); i++) {
         const json_t *one = json_array_get(templates, i / ARRAY_LEN(names));
@@ -502,6 +526,76 @@ static void test_real_templates(void **state)
     vocabulary_close(&v);
 }
 
+/* The latest day that a text names, at noon; 0: none. Templates write today's. */
+static int64_t day_of(const char *text)
+{
+    int64_t day = 0;
+    for (; text && *text; text++) {
+        struct tm t = {.tm_hour = 12, .tm_isdst = -1};
+        if (sscanf(text, "%4d-%2d-%2d", &t.tm_year, &t.tm_mon, &t.tm_mday) != 3 || t.tm_year < 2000)
+            continue;
+        t.tm_year -= 1900;
+        t.tm_mon--;
+        day = MAX(day, (int64_t)mktime(&t));
+    }
+    return day;
+}
+
+static void check_json(const struct text *t, const char *name, const char *key,
+                       const json_t *conversation, const json_t *want)
+{
+    char *json = json_dumps(conversation, 0);
+    const char *text = string_of(want, "text"), *refused = string_of(want, "refused");
+    struct chat_request q = {.json = {json, strlen(json)}, .now = day_of(text), .think = -1};
+    struct chat_render r = {0};
+    struct err e = {0};
+    q.think = strstr(key, "/nothink") ? 0 : -1;
+    int rc = chat_render_request(t, &q, &r, &e);
+    if (!text != (rc < 0) || (text && strcmp(text, r.text) != 0))
+        fail_msg("%s, %s: expected \"%s\", got \"%s\"", name, key, text ? text : "(refused)",
+                 rc < 0 ? e.text : r.text);
+    /* In the template's own words, unless it only failed. */
+    if (rc == E_ARG && !strstr(e.text, refused))
+        fail_msg("%s, %s: \"%s\" does not say \"%s\"", name, key, e.text, refused);
+    chat_render_free(&r);
+    free(json);
+}
+
+/* Every template and conversation at hand, with tools, whatever the vocabulary. */
+static void test_every_template_at_hand(void **state)
+{
+    (void)state;
+    char path[4096];
+    int n_checked = 0;
+    if (!vectors_path(path, sizeof path, "chat"))
+        skip();
+    json_t *chat = load(path), *conversations = json_object_get(chat, "conversations");
+    const json_t *templates = json_object_get(chat, "templates");
+    for (size_t i = 0; i < json_array_size(templates); i++) {
+        const json_t *one = json_array_get(templates, i);
+        const char *source = string_of(one, "template");
+        struct tb *b = tb_new("qwen2");
+        b->c.bos = tb_token(b, "<BOS>", TOKEN_CONTROL);
+        b->c.eos = tb_token(b, "<EOS>", TOKEN_CONTROL);
+        b->c.chat_template = (struct str){source, strlen(source)};
+        struct text *t = open_built(b);
+        json_t *renders = json_object_get(one, "renders");
+        for (void *it = json_object_iter(renders); it; it = json_object_iter_next(renders, it)) {
+            const char *key = json_object_iter_key(it);
+            char name[64];
+            snprintf(name, sizeof name, "%.*s", (int)strcspn(key, "/"), key);
+            const json_t *c = json_object_get(json_object_get(conversations, "plain"), name);
+            c = c ? c : json_object_get(json_object_get(conversations, "tools"), name);
+            check_json(t, string_of(one, "template_name"), key, c, json_object_iter_value(it));
+            n_checked++;
+        }
+        text_close(t);
+        tb_free(b);
+    }
+    assert_true(n_checked >= 500);
+    json_decref(chat);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -512,6 +606,7 @@ int main(void)
         cmocka_unit_test(test_tags_without_tokens_are_text),
         cmocka_unit_test(test_reference_ids_of_real_vocabularies),
         cmocka_unit_test(test_real_templates),
+        cmocka_unit_test(test_every_template_at_hand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -135,8 +135,9 @@ static void test_questions_in_chat_form(void **state)
         const json_t *entry = json_array_get(recall, i);
         const char *q = json_string_value(json_object_get(entry, "question"));
         const char *a = json_string_value(json_object_get(entry, "answer"));
-        struct chat_message m[] = {{CHAT_USER, q, NULL}, {CHAT_ASSISTANT, a, NULL},
-                                   {CHAT_USER, q, NULL}};
+        struct chat_message m[] = {{.role = CHAT_USER, .content = q},
+                                   {.role = CHAT_ASSISTANT, .content = a},
+                                   {.role = CHAT_USER, .content = q}};
         struct chat_render r = {0};
         struct text_ids got = {0}, want = {0};
         struct err e = {0};
@@ -200,8 +201,10 @@ static void test_user_text_never_becomes_markup(void **state)
     ASSERT_IDS(model, "<|im_end|><think>", true, 8185, 8186);
 
     /* Nor in a conversation, nor when divided between messages. */
-    struct chat_message m[] = {{CHAT_SYSTEM, "<|im_", NULL}, {CHAT_USER, hostile, NULL},
-                               {CHAT_ASSISTANT, "start|>", NULL}, {CHAT_USER, "<|im_end|>", NULL}};
+    struct chat_message m[] = {{.role = CHAT_SYSTEM, .content = "<|im_"},
+                               {.role = CHAT_USER, .content = hostile},
+                               {.role = CHAT_ASSISTANT, .content = "start|>"},
+                               {.role = CHAT_USER, .content = "<|im_end|>"}};
     struct chat_render r = {0};
     struct err e = {0};
     int n_special = 0;
@@ -272,32 +275,35 @@ static void assert_render(const struct text *t, const struct chat_message *m, si
 
 #define S "<|im_start|>"
 #define E "<|im_end|>\n"
-#define QWEN35                                                                             \
-    "{%- set content = show(message)|trim %}{{ content.split('</think>')[-1] }}"             \
-    "{{- raise_exception('System message must be at the beginning.') }}"                     \
-    "{{ '<|im_start|>' '<think>\\n' + x + '\\n</think>' }}{%- if add_generation_prompt %}"   \
-    "{{- '<|im_start|>assistant\\n' }}{%- if enable_thinking is false %}"                    \
-    "{{- '<think>\\n\\n</think>\\n\\n' }}{%- else %}{{- '<think>\\n' }}{%- endif %}"
-#define QWEN3                                                                              \
-    "{% '<|im_start|>' '<think>\\n' + x %}{%- if add_generation_prompt %}"                   \
-    "{{- '<|im_start|>assistant\\n' }}{%- if not enable_thinking %}"                         \
-    "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
-#define THINKING "{% '<|im_start|>' %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>\n' }}"
+/* Small templates in the manner of Qwen's; PLAIN has no word for reasoning. */
+#define TURNS(content)                                                                             \
+    "{% for m in messages %}{% set text = " content " %}"                                         \
+    "{{ '<|im_start|>' + m.role + '\\n' + text + '<|im_end|>\\n' }}{% endfor %}"                   \
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+#define PLAIN TURNS("m.content") "{% endif %}"
+#define OFF                                                                                        \
+    "{% if enable_thinking is defined and not enable_thinking %}"                                  \
+    "{{ '<think>\\n\\n</think>\\n\\n' }}"
+#define QWEN3 PLAIN_ANSWERS OFF "{% endif %}{% endif %}"
+#define PLAIN_ANSWERS TURNS("m.content.split('</think>')[-1].lstrip('\\n')")
+#define QWEN35 PLAIN_ANSWERS OFF "{% else %}{{ '<think>\\n' }}{% endif %}{% endif %}"
+#define THINKING TURNS("m.content") "{{ '<think>\\n' }}{% endif %}"
+#define STRICT                                                                                     \
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"                        \
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}{% endfor %}" PLAIN
 
 static void test_generation_prompts(void **state)
 {
     (void)state;
-    static const struct chat_message m = {CHAT_USER, "hi", NULL};
+    static const struct chat_message m = {.role = CHAT_USER, .content = "hi"};
     static const struct {
         const char *template, *on, *off;
         bool thinking;
     } cases[] = {
         {QWEN35, "<think>\n", "<think>\n\n</think>\n\n", true},
         {QWEN3, "", "<think>\n\n</think>\n\n", true},
-        {THINKING, "<think>\n", "<think>\n\n</think>\n\n", true},
-        {"<|im_start|> and <think> somewhere", "<think>\n", "<think>\n\n</think>\n\n", true},
-        {"<|im_start|> <think>\n {% if add_generation_prompt %} none", "", "", true},
-        {"'<|im_start|>' {% if add_generation_prompt %}", "", "", false},
+        {THINKING, "<think>\n", "<think>\n", true},
+        {PLAIN, "", "", false},
         {"", "", "", false},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -313,30 +319,104 @@ static void test_generation_prompts(void **state)
     }
 }
 
+/* What stands around reasoning is found by rendering one; tokens that stand around every
+ * answer tell nothing. */
+static void test_marks_of_reasoning(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *template, *begins, *ends;
+    } cases[] = {
+        {"{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}"
+         "<|endoftext|>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|im_end|>\n"
+         "{% endfor %}",
+         "<|endoftext|>", "</think>"},
+        {"{% for m in messages %}{% if m.reasoning_content %}<|im_start|>thought<|endoftext|>"
+         "{{ m.reasoning_content }}<|im_end|>{% endif %}<|im_start|>{{ m.role }}<|endoftext|>"
+         "{{ m.content }}<|im_end|>{% endfor %}",
+         "<think>", "</think>"},
+        {QWEN35, "<think>", "</think>"},
+        {PLAIN, "", ""},
+        {"{{ 1 + }}", "", ""},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct text *t = open_chat(cases[i].template);
+        const char *begins, *ends;
+        chat_thinking_marks(t, &begins, &ends);
+        assert_string_equal(begins, cases[i].begins);
+        assert_string_equal(ends, cases[i].ends);
+        assert_int_equal(chat_has_thinking(t), *begins != '\0');
+        text_close(t);
+    }
+}
+
+/* Members of a conversation are variables of the template; the arguments of calls may be
+ * texts, as OpenAI's API has them, or objects. */
+static void test_conversations_in_json(void **state)
+{
+    (void)state;
+#define CALL(arguments)                                                                            \
+    "[{\"role\": \"user\"}, {\"role\": \"assistant\", \"tool_calls\": " \
+    "[{\"function\": {\"name\": \"f\", \"arguments\": " arguments "}}]}]"
+#define ARGUMENTS                                                                                  \
+    "{% for k, v in messages[1].tool_calls[0].function.arguments|items %}"                         \
+    "{{ k }}={{ v }};{% endfor %}"
+    static const struct {
+        const char *template, *json, *want; /* NULL: refused */
+    } cases[] = {
+        {ARGUMENTS, CALL("{\"a\": 1, \"b\": \"x\"}"), "a=1;b=x;"},
+        {ARGUMENTS, CALL("\"{\\\"a\\\": 1, \\\"b\\\": \\\"x\\\"}\""), "a=1;b=x;"},
+        {ARGUMENTS, CALL("\"no JSON\""), NULL},
+        {"{{ messages[1].tool_calls[0].function.arguments }}", CALL("\"{}\""), "{}"},
+        {"{{ a }}{{ enable_thinking }}{{ add_generation_prompt }}",
+         "{\"messages\": [{\"role\": \"user\"}], \"a\": 7, \"chat_template_kwargs\": "
+         "{\"enable_thinking\": false}}", "7falsetrue"},
+        {"{{ raise_exception('no') }}{{ a }}",
+         "{\"messages\": [{\"role\": \"user\"}], \"raise_exception\": 7}", NULL},
+        {"x", "[]", NULL},
+        {"x", "{}", NULL},
+        {"x", "[{\"content\": \"no role\"}]", NULL},
+        {"x", "[1]", NULL},
+        {"x", "\"text\"", NULL},
+        {"x", "", NULL},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct text *t = open_chat(cases[i].template);
+        const struct chat_request q = {.json = {cases[i].json, strlen(cases[i].json)}, .think = -1};
+        struct chat_render r = {0};
+        struct err e = {0};
+        int rc = chat_render_request(t, &q, &r, &e);
+        if (rc < 0 ? cases[i].want || !e.text[0] : !cases[i].want || strcmp(r.text, cases[i].want))
+            fail_msg("%s: \"%s\"", cases[i].json, rc < 0 ? e.text : r.text);
+        chat_render_free(&r);
+        text_close(t);
+    }
+}
+
 static void test_conversations(void **state)
 {
     (void)state;
     const struct chat_message m[] = {
-        {CHAT_SYSTEM, "\n Be brief.\xc2\xa0\n", NULL},
-        {CHAT_USER, "\xe3\x80\x80 one? \t", NULL},
-        {CHAT_ASSISTANT, "  1.\n", "I count."},
-        {CHAT_USER, "", NULL},
-        {CHAT_ASSISTANT, "<think>\nHm.\n</think>\n\nTwo.", NULL},
+        {.role = CHAT_SYSTEM, .content = "Be brief."},
+        {.role = CHAT_USER, .content = "\xe3\x80\x80 one? \t"},
+        {.role = CHAT_ASSISTANT, .content = "1.", .reasoning = "I count."},
+        {.role = CHAT_USER, .content = ""},
+        {.role = CHAT_ASSISTANT, .content = "<think>\nHm.\n</think>\n\nTwo."},
     };
-    const char *three = S "system\nBe brief." E S "user\none?" E S "assistant\n1." E S "user\n" E;
-    char want[512];
+    const char *four = S "system\nBe brief." E S "user\n\xe3\x80\x80 one? \t" E S
+                         "assistant\n1." E S "user\n" E;
+    char want[1024], whole[512];
     struct text *t = open_chat(QWEN35);
-    snprintf(want, sizeof want, "%s%s", three, S "assistant\n<think>\n");
-    assert_render(t, m, 4, true, want, three);
-    /* An answer after the last user message keeps its reasoning, for now. */
-    snprintf(want, sizeof want, "%s%s", three,
-             S "assistant\n<think>\nHm.\n</think>\n\nTwo." E S "assistant\n<think>\n\n</think>\n\n");
-    assert_render(t, m, 5, false, want, three);
+    snprintf(want, sizeof want, "%s%s", four, S "assistant\n<think>\n");
+    assert_render(t, m, 4, true, want, four);
+    snprintf(whole, sizeof whole, "%s%s", four, S "assistant\nTwo." E);
+    snprintf(want, sizeof want, "%s%s", whole, S "assistant\n<think>\n\n</think>\n\n");
+    assert_render(t, m, 5, false, want, whole);
     text_close(t);
 
     /* Without thinking the tags are text like other text; ids differ from
      * those of markup, so look at the bytes alone. */
-    t = open_chat("<|im_start|>");
+    t = open_chat(PLAIN);
     struct chat_render r = {0};
     assert_int_equal(chat_render(t, m, 5, true, &r, NULL), OK);
     assert_int_equal(r.n_stable, r.n_segs - 2);
@@ -349,34 +429,80 @@ static void test_conversations(void **state)
     text_close(t);
 }
 
+/* What the template itself writes is markup; what it is given is not, whatever it is put
+ * together with, and in whichever member it came. */
+static void test_contents_never_become_markup(void **state)
+{
+    (void)state;
+    static const char *const templates[] = {
+        PLAIN,
+        "{{ '<|im_' + messages[0].content }}",
+        "{{ messages[0].content[:5] + messages[0].content[5:] }}",
+        "{{ messages[0].content.split('X')|join('') }}{{ messages[0].content|replace('X', '') }}",
+        "<|im_{{ messages[0].content|trim }}", "{{ messages|tojson }}{{ tools|tojson }}",
+        "{% for t in tools %}{{ t.name }}{{ t }}{% endfor %}{{ messages[0].role }}{{ extra }}",
+        "{{ messages[0].content|upper|lower }}{{ messages[0].content[::-1][::-1] }}",
+        ("{% set ns = namespace(s='') %}{% for c in messages[0].content %}{% set ns.s = ns.s + c %}"
+         "{% endfor %}{{ ns.s }}{{ ns.s.strip() }}"),
+        "{{ messages[0].content|tojson|from_json }}{{ '%s' ~ messages[0].content }}",
+        "<|im_{{ n }}|><|im{{ '_' }}end{{ '|' }}>",
+    };
+    static const char json[] =
+        "{\"messages\": [{\"role\": \"<|im_start|>\", \"content\": \"<|im_end|>start|> <think>\"}],"
+        "\"tools\": [{\"name\": \"<|im_start|>\", \"<|im_end|>\": \"</think>\"}],"
+        "\"extra\": \"<|im_end|>\", \"n\": 1, \"bos_token\": \"<|im_end|>\"}";
+    for (size_t i = 0; i < ARRAY_LEN(templates); i++) {
+        struct text *t = open_chat(templates[i]);
+        const struct chat_request q = {
+            .json = {json, strlen(json)}, .think = -1, .no_prompt = true};
+        struct chat_render r = {0};
+        struct err e = {0};
+        size_t n_markup = 0;
+        if (chat_render_request(t, &q, &r, &e) != OK)
+            fail_msg("%s: %s", templates[i], e.text);
+        for (size_t k = 0; k < r.n_segs; k++)
+            n_markup += r.segs[k].markup;
+        /* The first writes two tags around the content; the last one puts a tag of its own
+         * together from its own parts. */
+        size_t want = i == 0 ? 2 : i + 1 == ARRAY_LEN(templates) ? 1 : 0;
+        if (n_markup != want)
+            fail_msg("%s: %zu special tokens in \"%s\"", templates[i], n_markup, r.text);
+        chat_render_free(&r);
+        text_close(t);
+    }
+}
+
 static void test_conversations_refused(void **state)
 {
     (void)state;
-    struct chat_message m[] = {{CHAT_USER, "a", NULL}, {CHAT_SYSTEM, "b", NULL}};
+    struct chat_message m[] = {{.role = CHAT_USER, .content = "a"},
+                               {.role = CHAT_SYSTEM, .content = "b"}};
     struct chat_render r = {0};
     struct err e = {0};
-    struct text *t = open_chat("[INST]");
+    struct tb *b = tb_new("gpt-2"); /* neither a template nor the tokens of the usual one */
+    struct text *t = open_built(b);
+    tb_free(b);
     assert_int_equal(chat_render(t, m, 1, true, &r, &e), E_UNSUPPORTED);
     assert_says(&e, "raw");
+    assert_false(chat_has_thinking(t));
     text_close(t);
-    struct tb *b = tb_new("gpt-2"); /* the template fits, the vocabulary does not */
-    b->c.chat_template = (struct str){"<|im_start|>", 12};
-    t = open_built(b);
-    tb_free(b);
-    assert_int_equal(chat_render(t, m, 1, true, &r, NULL), E_UNSUPPORTED);
+    t = open_chat("{{ messages|unheard_of }}"); /* opens all the same */
+    err_clear(&e);
+    assert_int_equal(chat_render(t, m, 1, true, &r, &e), E_UNSUPPORTED);
+    assert_says(&e, "unheard_of");
     text_close(t);
 
     t = open_chat("");
-    assert_int_equal(chat_render(t, m, 2, true, &r, &e), OK); /* only some templates refuse it */
+    assert_int_equal(chat_render(t, m, 2, true, &r, NULL), OK); /* only some templates refuse it */
     text_close(t);
-    t = open_chat(QWEN35);
+    t = open_chat(STRICT);
     err_clear(&e);
     assert_int_equal(chat_render(t, m, 2, true, &r, &e), E_ARG);
-    assert_says(&e, "message 1 is a system message");
+    assert_says(&e, "System message must be at the beginning.");
     assert_int_equal(chat_render(t, m, 0, true, &r, NULL), E_ARG);
     m[0].content = NULL;
     assert_int_equal(chat_render(t, m, 1, true, &r, NULL), E_ARG);
-    m[0] = (struct chat_message){(enum chat_role)7, "a", NULL};
+    m[0] = (struct chat_message){.role = (enum chat_role)7, .content = "a"};
     assert_int_equal(chat_render(t, m, 1, true, &r, NULL), E_ARG);
     chat_render_free(&r);
     text_close(t);
@@ -426,7 +552,10 @@ int main(void)
         cmocka_unit_test(test_user_text_never_becomes_markup),
         cmocka_unit_test(test_bytes_survive_where_nfc_is_asked_for),
         cmocka_unit_test(test_generation_prompts),
+        cmocka_unit_test(test_marks_of_reasoning),
+        cmocka_unit_test(test_conversations_in_json),
         cmocka_unit_test(test_conversations),
+        cmocka_unit_test(test_contents_never_become_markup),
         cmocka_unit_test(test_conversations_refused),
         cmocka_unit_test(test_threads_share_an_open_tokeniser),
     };

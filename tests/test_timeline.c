@@ -62,12 +62,14 @@ static json_t *load_events(struct event **out, size_t *n_out)
     json_array_foreach(list, i, x) {
         const char *ph = json_string_value(json_object_get(x, "ph"));
         assert_non_null(ph);
-        assert_true(json_is_integer(json_object_get(x, "pid")) && json_is_integer(json_object_get(x, "tid")));
+        assert_true(json_is_integer(json_object_get(x, "pid")) &&
+                    json_is_integer(json_object_get(x, "tid")));
         if (strcmp(ph, "X") != 0) {
             assert_string_equal(ph, "M");
             continue;
         }
-        double ts = json_number_value(json_object_get(x, "ts")), dur = json_number_value(json_object_get(x, "dur"));
+        double ts = json_number_value(json_object_get(x, "ts")),
+               dur = json_number_value(json_object_get(x, "dur"));
         v[n] = (struct event){.name = json_string_value(json_object_get(x, "name")),
                               .cat = json_string_value(json_object_get(x, "cat")),
                               .tid = json_integer_value(json_object_get(x, "tid")),
@@ -109,7 +111,8 @@ static void assert_nesting(struct event *v, size_t n)
         while (depth > 0 && open[depth - 1] <= v[i].begin + dust)
             depth--;
         if (depth > 0 && (v[i].tid != TRACE_DRIVER || v[i].end > open[depth - 1] + dust))
-            fail_msg("%s at %.3f on track %lld overlaps another span", v[i].name, v[i].begin, (long long)v[i].tid);
+            fail_msg("%s at %.3f on track %lld overlaps another span", v[i].name, v[i].begin,
+                     (long long)v[i].tid);
         assert_true(depth < 16);
         open[depth++] = v[i].end;
     }
@@ -198,13 +201,12 @@ static int tended(const struct event *v, size_t n)
 static void a_run(void **state)
 {
     (void)state;
-    static const char *const readers[] = {"uring", "pread"};
-    for (int r = 0; r < 2; r++) {
+    for (int r = 0; golden_reader(r); r++) {
         sluice_stats stats;
         sluice_model_info info;
         struct event *v;
         size_t n;
-        sluice_options o = options(readers[r], NULL);
+        sluice_options o = options(golden_reader(r), NULL);
         uint64_t want = run(&o, &stats, &info);
         o.timeline = path;
         n_warnings = 0;
@@ -212,7 +214,8 @@ static void a_run(void **state)
         assert_int_equal(n_warnings, 0);
         json_t *j = load_events(&v, &n);
         assert_true(json_is_true(json_object_get(json_object_get(j, "otherData"), "complete")));
-        assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "otherData"), "spans")), n);
+        assert_int_equal(
+            json_integer_value(json_object_get(json_object_get(j, "otherData"), "spans")), n);
         assert_nesting(v, n);
         check_sums(v, n, &stats, info.n_layers);
         free(v);
@@ -225,19 +228,18 @@ static void a_run(void **state)
 static void reads_are_tended(void **state)
 {
     (void)state;
-    static const char *const readers[] = {"uring", "pread"};
     if (GOLDEN_MARGIN(0, 1)) {
         print_message("skipped: in checked builds the margin of memory holds all experts\n");
         skip();
     }
-    for (int r = 0; r < 2; r++) {
+    for (int r = 0; golden_reader(r); r++) {
         int seen = 0;
         for (int i = 0; i < 30 && !seen; i++) {
             sluice_stats stats;
             sluice_model_info info;
             struct event *v;
             size_t n;
-            sluice_options o = options(readers[r], path);
+            sluice_options o = options(golden_reader(r), path);
             run(&o, &stats, &info);
             json_t *j = load_events(&v, &n);
             seen = tended(v, n);
@@ -265,7 +267,8 @@ static bool slow_read(int skip, struct event *slow, struct event **v, size_t *n,
     sluice_close(s);
     *j = load_events(v, n);
     for (size_t i = 0; i < *n; i++)
-        if ((*v)[i].tid >= TRACE_READS && arg(&(*v)[i], "expert") >= 0 && (*v)[i].end - (*v)[i].begin > 145e3) {
+        if ((*v)[i].tid >= TRACE_READS && arg(&(*v)[i], "expert") >= 0 &&
+            (*v)[i].end - (*v)[i].begin > 145e3) {
             *slow = (*v)[i];
             return true;
         }
@@ -278,11 +281,12 @@ static int steps_after(const struct event *slow, const struct event *v, size_t n
     double end = 0;
     int steps = 0;
     for (size_t i = 0; i < n; i++)
-        if (strcmp(v[i].name, "expert layer") == 0 && v[i].begin < slow->end && v[i].end > slow->end)
+        if (strcmp(v[i].name, "expert layer") == 0 && v[i].begin < slow->end &&
+            v[i].end > slow->end)
             end = v[i].end;
     for (size_t i = 0; i < n; i++)
-        steps += v[i].tid == TRACE_THREADS && strcmp(v[i].name, "experts") == 0 && v[i].begin >= slow->end &&
-                 v[i].begin < end;
+        steps += v[i].tid == TRACE_THREADS && strcmp(v[i].name, "experts") == 0 &&
+                 v[i].begin >= slow->end && v[i].begin < end;
     return steps;
 }
 
@@ -345,8 +349,9 @@ static void the_plan_knows(void **state)
     s = golden_open(&o);
     sluice_get_plan(s, &with);
     sluice_close(s);
-    assert_true(with.process > without.process + (6 << 20));
-    assert_true(with.dense + with.cache < without.dense + without.cache - (6 << 20));
+    assert_true(with.memory.process > without.memory.process + (6 << 20));
+    assert_true(with.memory.dense + with.memory.cache <
+                without.memory.dense + without.memory.cache - (6 << 20));
 }
 
 /* ---- the recorder ---------------------------------------------------------- */

@@ -43,7 +43,8 @@ static bool reaches(int64_t least, int64_t most)
             return true;
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     }
-    print_message("resident: %lld, expected %lld to %lld\n", (long long)os_rss(), (long long)least, (long long)most);
+    print_message("resident: %lld, expected %lld to %lld\n", (long long)os_rss(), (long long)least,
+                  (long long)most);
     return false;
 }
 
@@ -85,8 +86,9 @@ static void touched_ahead_and_no_further(void **state)
     int file = ioq_add_file(q, path, &e);
     assert_true(file >= 0);
     struct expert_layer layer = {.n_experts = N_EXPERTS, .n_parts = 1,
-                                 .part = {{file, 0, EXPERT, EXPERT}}};
-    struct expert_config cfg = {.layers = &layer, .n_layers = 1, .n_used = 4, .cache_bytes = 80 * MIB, .ioq = q};
+                                 .part = {{file, 0, EXPERT, EXPERT, false}}};
+    struct expert_config cfg = {
+        .layers = &layer, .n_layers = 1, .n_used = 4, .cache_bytes = 80 * MIB, .ioq = q};
     int64_t before = os_rss();
     struct expert_cache *c;
     assert_int_equal(expert_open(&cfg, &c, &e), OK);

@@ -1,6 +1,6 @@
 /*
- * What check_vec.c and check_mix.c share: the tables, numbers of every kind,
- * comparison by bits.
+ * What check_vec.c and check_mix.c share: the tables, the list of what is in them,
+ * numbers of every kind, comparison by bits.
  */
 #ifndef VEC_COMMON_H
 #define VEC_COMMON_H
@@ -21,6 +21,45 @@
 static const struct kern *tables[KERN_RUNGS_MAX];
 static int n_tables;
 static const struct kern *portable;
+
+/* Every function of a table, and the program that compares it in all of them. */
+#define KERN_FUNCTIONS(X) \
+    X(mulf, check_kern) X(mulq, check_kern) X(quantize, check_kern) \
+    X(panel_rows, check_kern) X(mul_panels, check_kern) X(panel_tokens, check_kern) \
+    X(rms_norm, check_vec) X(l2_norm, check_vec) X(add, check_vec) X(axpy, check_vec) \
+    X(scale, check_vec) X(gate, check_vec) X(sigmoid_mul, check_vec) X(sigmoid, check_vec) \
+    X(softplus, check_vec) X(exp, check_vec) X(softcap, check_vec) X(softmax, check_vec) \
+    X(rope_neox, check_vec) X(rope_angles, check_vec) X(f32_to_f16, check_vec) \
+    X(f16_to_f32, check_vec) X(attention, check_mix) X(delta_step, check_mix) \
+    X(kda_step, check_mix) X(conv4_silu, check_mix)
+#define KERN_FUNCTION_BYTES(name, program) +sizeof(((struct kern *)NULL)->name)
+_Static_assert(sizeof(struct kern) == offsetof(struct kern, mulf) + 2 * sizeof(int)
+                                          KERN_FUNCTIONS(KERN_FUNCTION_BYTES),
+               "a function of the table has no row above");
+
+#define KERN_FUNCTION_ROW(name, program) {#name, #program, 0},
+static struct {
+    const char *name, *program;
+    unsigned tables; /* in which it was compared, a bit each */
+} kern_functions[] = {KERN_FUNCTIONS(KERN_FUNCTION_ROW)};
+
+/* What begins with the function's name was compared with the portable table's. */
+static inline void compared(const char *op, const char *table)
+{
+    const size_t n = strcspn(op, " ,");
+    for (size_t i = 0; i < ARRAY_LEN(kern_functions); i++)
+        for (int t = 0; t < n_tables && strlen(kern_functions[i].name) == n &&
+                        memcmp(kern_functions[i].name, op, n) == 0; t++)
+            kern_functions[i].tables |= (unsigned)(tables[t]->name == table) << t;
+}
+
+static inline void all_were_compared(const char *program)
+{
+    for (size_t i = 0; i < ARRAY_LEN(kern_functions); i++)
+        if (strcmp(kern_functions[i].program, program) == 0 &&
+            kern_functions[i].tables != (1u << n_tables) - 1)
+            fail_msg("%s is not compared in every table", kern_functions[i].name);
+}
 
 /* ---- numbers ------------------------------------------------------------ */
 
@@ -68,6 +107,16 @@ static inline float *vector(int64_t n, enum fill kind)
     return x;
 }
 
+/* Memory for a result. It holds no number, so that what a function leaves unwritten
+ * shows, and draws none, so that the inputs do not depend on how many tables there are. */
+static inline float *unset(int64_t n)
+{
+    float *x = need((size_t)n * sizeof(float));
+    for (int64_t i = 0; i < n; i++)
+        x[i] = NAN;
+    return x;
+}
+
 static inline float *copy_of(const float *x, int64_t n)
 {
     float *y = need((size_t)n * sizeof(float));
@@ -79,6 +128,7 @@ static inline float *copy_of(const float *x, int64_t n)
 static inline void same_bits(const char *op, const char *table, const float *want, const float *got,
                       int64_t n)
 {
+    compared(op, table);
     for (int64_t i = 0; i < n; i++)
         if (memcmp(&want[i], &got[i], sizeof(float)) != 0 && !(isnan(want[i]) && isnan(got[i])))
             fail_msg("%s, table %s, n %lld, element %lld: expected %a, got %a", op, table,

@@ -164,7 +164,8 @@ static const char *value_breach(const struct gguf_value *v)
 
     if (v->key.n == 0 || memchr(v->key.p, 0, v->key.n))
         return "a key is empty or contains a zero byte";
-    if (v->type > GGUF_F64 || (v->type == GGUF_ARRAY && !v->is_array) || !gguf_type_name(v->type)[0])
+    if (v->type > GGUF_F64 || (v->type == GGUF_ARRAY && !v->is_array) ||
+        !gguf_type_name(v->type)[0])
         return "a value has no type";
     if (!v->is_array && v->n != 1)
         return "a scalar does not count as one element";
@@ -179,7 +180,8 @@ static const char *value_breach(const struct gguf_value *v)
             return "an element has two values";
         if (v->type == GGUF_BOOL && i < v->n && (!is_u || u > 1))
             return "a bool is neither 0 nor 1";
-        if (i < v->n && v->type != GGUF_STRING && v->type != GGUF_BOOL && v->type != GGUF_ARRAY && !gguf_value_f64(v, i, &d))
+        if (i < v->n && v->type != GGUF_STRING && v->type != GGUF_BOOL && v->type != GGUF_ARRAY &&
+            !gguf_value_f64(v, i, &d))
             return "a number does not convert to double";
     }
     if (gguf_value_str(v, &one)) {

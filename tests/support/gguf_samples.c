@@ -159,9 +159,9 @@ static void tokenizer(struct gb *b)
 }
 
 const struct gguf_sample gguf_samples[] = {
-    {"v2", v2},           {"v3", v3},         {"empty", empty},         {"scalars", write_scalars},
-    {"arrays", write_arrays},   {"nested", write_nested}, {"dtypes", write_dtypes}, {"align8", align8},       {"align4096", align4096},
-    {"longest-name", longest_name},           {"tokenizer", tokenizer},
+    {"v2", v2}, {"v3", v3}, {"empty", empty}, {"scalars", write_scalars}, {"arrays", write_arrays},
+    {"nested", write_nested}, {"dtypes", write_dtypes}, {"align8", align8},
+    {"align4096", align4096}, {"longest-name", longest_name}, {"tokenizer", tokenizer},
     {NULL, NULL},
 };
 
@@ -193,7 +193,10 @@ static void bad_magic(struct gb *b, const char *text, size_t n)
 
 static void magic_zip(struct gb *b) { bad_magic(b, "PK\003\004", 4); }
 static void magic_html(struct gb *b) { bad_magic(b, "<!DOCTYPE html>", 15); }
-static void magic_lfs(struct gb *b) { bad_magic(b, "version https://git-lfs.github.com/spec/v1", 42); }
+static void magic_lfs(struct gb *b)
+{
+    bad_magic(b, "version https://git-lfs.github.com/spec/v1", 42);
+}
 static void magic_safetensors(struct gb *b) { bad_magic(b, "\x10\0\0\0\0\0\0\0{\"a\":1}", 15); }
 static void magic_zeros(struct gb *b) { bad_magic(b, "", 0); }
 static void magic_unknown(struct gb *b) { bad_magic(b, "\1\2\3\4 ...", 8); }

@@ -43,10 +43,24 @@ static void write_key(struct gguf_writer *w, const struct remake_key *k)
     static uint8_t raw[4096];
     size_t n = 0;
     for (int i = 0; i < (k->is_array ? k->n : 1); i++)
-        n += k->type == GGUF_STRING ? put_text(raw + n, k->text) : put_number(raw + n, k->type, k->number[i % 8]);
+        n += k->type == GGUF_STRING ? put_text(raw + n, k->text)
+                                    : put_number(raw + n, k->type, k->number[i % 8]);
     MUST(n <= sizeof raw);
-    gguf_write_value(w, &(struct gguf_value){.key = {k->key, strlen(k->key)}, .type = k->type, .is_array = k->is_array,
+    gguf_write_value(w, &(struct gguf_value){.key = {k->key, strlen(k->key)},
+                                             .type = k->type, .is_array = k->is_array,
                                              .n = k->is_array ? (uint64_t)k->n : 1, .raw = raw});
+}
+
+static void write_list(struct gguf_writer *w, const struct remake_list *l)
+{
+    static uint8_t raw[1 << 15];
+    size_t n = 0;
+    for (int i = 0; i < l->n; i++)
+        n += l->type == GGUF_STRING ? put_text(raw + n, l->texts[i])
+                                    : put_number(raw + n, l->type, l->numbers[i]);
+    MUST(n <= sizeof raw);
+    gguf_write_value(w, &(struct gguf_value){.key = {l->key, strlen(l->key)}, .type = l->type,
+                                             .is_array = true, .n = (uint64_t)l->n, .raw = raw});
 }
 
 static bool is_named(struct str s, const char *name)
@@ -61,11 +75,15 @@ static void write_keys(struct gguf_writer *w, const struct gguf *g, const struct
         bool replaced = is_named(v->key, "general.alignment") || is_named(v->key, r->without);
         for (int k = 0; k < r->n_keys; k++)
             replaced |= is_named(v->key, r->keys[k].key);
+        for (int k = 0; k < r->n_lists; k++)
+            replaced |= is_named(v->key, r->lists[k].key);
         if (!replaced)
             gguf_write_value(w, v);
     }
     for (int k = 0; k < r->n_keys; k++)
         write_key(w, &r->keys[k]);
+    for (int k = 0; k < r->n_lists; k++)
+        write_list(w, &r->lists[k]);
 }
 
 /* ---- tensors ------------------------------------------------------------------- */
@@ -116,6 +134,20 @@ static void fill_data(FILE *to, const struct remake_tensor *t)
     pad(to);
 }
 
+static void write_tensor(struct gguf_writer *w, const struct remake *r, const struct gguf_tensor *t)
+{
+    const char *end = strstr(t->name, "_exps.weight");
+    if (!r->apart || !end) {
+        gguf_write_tensor(w, t->name, t->type, t->n_dims, t->ne);
+        return;
+    }
+    for (int64_t x = 0; x < t->ne[2]; x++) {
+        char name[96];
+        snprintf(name, sizeof name, "%.*s.%d.weight", (int)(end - t->name), t->name, (int)x);
+        gguf_write_tensor(w, name, t->type, 2, t->ne);
+    }
+}
+
 void remake(const struct remake *r, const char *to)
 {
     struct gguf *g;
@@ -129,10 +161,11 @@ void remake(const struct remake *r, const char *to)
     for (int64_t i = 0; i < gguf_n_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         if (is_kept(r, g, i))
-            gguf_write_tensor(w, t->name, t->type, t->n_dims, t->ne);
+            write_tensor(w, r, t);
     }
     for (int k = 0; k < r->n_tensors; k++)
-        gguf_write_tensor(w, r->tensors[k].name, r->tensors[k].type, n_dims(&r->tensors[k]), r->tensors[k].ne);
+        gguf_write_tensor(w, r->tensors[k].name, r->tensors[k].type, n_dims(&r->tensors[k]),
+                          r->tensors[k].ne);
     MUST(gguf_writer_end(w, &header, &header_bytes, &data_bytes, &e) == OK);
     FILE *out = fopen(to, "wb"), *in = fopen(r->from, "rb");
     MUST(out && in && fwrite(header, 1, header_bytes, out) == header_bytes);

@@ -13,6 +13,14 @@ struct remake_key { /* replaces the file's key of that name, or is added */
     const char *text; /* of a string; in an array n times the same */
 };
 
+struct remake_list { /* the same, an array of different values */
+    const char *key;
+    enum gguf_type type;
+    int n;
+    const char *const *texts; /* of GGUF_STRING */
+    const double *numbers;
+};
+
 struct remake_tensor { /* is added */
     const char *name;
     enum dtype type;
@@ -24,11 +32,14 @@ struct remake {
     const char *from;
     const struct remake_key *keys;
     int n_keys;
+    const struct remake_list *lists;
+    int n_lists;
     const struct remake_tensor *tensors;
     int n_tensors;
     const char *without; /* a key or tensor that is left out, or NULL */
     int first, last;     /* with last > 0: only tensors [first, last) of the file, for parts */
     bool bare;           /* no keys but those above */
+    bool apart;          /* a tensor for each expert, as in old files */
 };
 
 /* Writes it; aborts when that cannot be done. */

@@ -44,7 +44,8 @@ static json_t *load_lines(const char *path, struct err *e)
         json_t *j = json_loads(line, 0, &why);
         n++;
         if (!j || !json_is_array(json_object_get(j, "layers"))) {
-            err_set(e, E_FORMAT, "%s line %d: expected {\"layers\": [[expert, ...], ...]}", path, n);
+            err_set(e, E_FORMAT, "%s line %d: expected {\"layers\": [[expert, ...], ...]}", path,
+                    n);
             json_decref(j);
             json_decref(all);
             all = NULL;
@@ -152,7 +153,8 @@ static void sim_insert(struct sim *s, int64_t key, int64_t slot)
     s->misses++;
 }
 
-static void policy_layer(struct sim *s, const struct expert_policy *p, void *state, int token, int layer)
+static void policy_layer(struct sim *s, const struct expert_policy *p, void *state, int token,
+                         int layer)
 {
     const int16_t *ids;
     int n = ids_of(s->t, token, layer, &ids);
@@ -181,7 +183,8 @@ int64_t replay_policy(const struct replay_trace *t, const struct expert_policy *
 {
     struct sim s;
     int64_t misses = -1;
-    void *state = p->create((int64_t)t->n_layers * t->n_experts, n_slots, t->n_layers, t->n_experts);
+    void *state =
+        p->create((int64_t)t->n_layers * t->n_experts, n_slots, t->n_layers, t->n_experts);
     if (sim_open(&s, t, n_slots) && state) {
         for (int k = 0; k < t->n_tokens; k++) {
             for (int l = 0; l < t->n_layers; l++)
@@ -203,7 +206,8 @@ int64_t replay_policy(const struct replay_trace *t, const struct expert_policy *
 static int32_t *next_uses(const struct replay_trace *t)
 {
     size_t n_keys = (size_t)t->n_layers * (size_t)t->n_experts;
-    int32_t *next = malloc((size_t)t->n_tokens * (size_t)t->n_layers * (size_t)t->n_used * sizeof *next);
+    int32_t *next =
+        malloc((size_t)t->n_tokens * (size_t)t->n_layers * (size_t)t->n_used * sizeof *next);
     int32_t *seen = malloc(n_keys * sizeof *seen);
     for (size_t i = 0; seen && i < n_keys; i++)
         seen[i] = INT32_MAX;

@@ -93,12 +93,18 @@ static const struct layout {
     [DT_Q3_K] = {108, -1, true, 0},     [DT_Q4_K] = {0, 2, false, 7.5f},
     [DT_Q5_K] = {0, 2, false, 15.5f},   [DT_Q6_K] = {208, -1, true, 0},
     [DT_IQ4_NL] = {0, -1, true, 0},     [DT_IQ4_XS] = {0, -1, true, 0},
+    [DT_IQ2_XXS] = {0, -1, true, 0},    [DT_IQ2_XS] = {0, -1, true, 0},
+    [DT_IQ2_S] = {0, -1, true, 0},      [DT_IQ3_XXS] = {0, -1, true, 0},
+    [DT_IQ3_S] = {0, -1, true, 0},      [DT_IQ1_S] = {0, -1, true, 0},
+    [DT_IQ1_M] = {48, -1, true, 0},     [DT_TQ1_0] = {52, -1, true, 0},
+    [DT_TQ2_0] = {64, -1, true, 0},     [DT_Q1_0] = {0, -1, true, 0},
+    [DT_Q2_0] = {0, -1, true, 0},
 };
 
 /* Sixteen scales to choose from, about 30 % around the wanted one. */
 struct scales {
     uint16_t d[16], min[16];
-    uint8_t e[16]; /* MXFP4 */
+    uint8_t e[16]; /* MXFP4, NVFP4 */
 };
 
 static bool is_float(enum dtype t)
@@ -108,7 +114,7 @@ static bool is_float(enum dtype t)
 
 bool synth_writable(enum dtype t)
 {
-    return is_float(t) || t == DT_MXFP4 ||
+    return is_float(t) || t == DT_MXFP4 || t == DT_NVFP4 ||
            ((unsigned)t < DT_COUNT && (layouts[t].flip || layouts[t].min_at > 0));
 }
 
@@ -125,6 +131,13 @@ static void stamp_pairs(uint8_t *s)
     }
 }
 
+/* IQ1_M's d is the upper nibbles of four words. */
+static void stamp_nibbles(uint8_t *words, uint16_t d)
+{
+    for (int i = 0; i < 4; i++)
+        words[2 * i + 1] = (uint8_t)((words[2 * i + 1] & 15) | (d >> 4 * i & 15) << 4);
+}
+
 /* Puts scales into n blocks of random bytes. */
 static void stamp(enum dtype t, uint8_t *p, int64_t n, const struct scales *sc)
 {
@@ -138,7 +151,16 @@ static void stamp(enum dtype t, uint8_t *p, int64_t n, const struct scales *sc)
             p[0] = sc->e[p[0] & 15];
             continue;
         }
+        if (t == DT_NVFP4) {
+            for (int j = 0; j < 4; j++)
+                p[j] = sc->e[p[j] & 15];
+            continue;
+        }
         pick = p[l->d_at] & 15;
+        if (t == DT_IQ1_M) {
+            stamp_nibbles(p + l->d_at, sc->d[pick]);
+            continue;
+        }
         memcpy(p + l->d_at, &sc->d[pick], 2);
         if (l->min_at >= 0)
             memcpy(p + l->min_at, &sc->min[pick], 2);
@@ -153,6 +175,18 @@ static void stamp(enum dtype t, uint8_t *p, int64_t n, const struct scales *sc)
     }
 }
 
+/* x as E4M3 without a sign: of 16 bytes `up` (0 to 15) the share that makes their mean x
+ * is rounded up. At least the least, at most the largest number. */
+static uint8_t e4m3(double x, int up)
+{
+    int exponent, code;
+
+    frexp(x, &exponent); /* x is 0.5 to 1 times 2^exponent */
+    exponent = MAX(exponent, -5);
+    code = (int)floor(ldexp(x, 4 - exponent) + (up + 0.5) / 16); /* 8 to 16, below 2^-6 less */
+    return (uint8_t)MAX(1, MIN(0x7e, code + 8 * (exponent + 5)));
+}
+
 static void make_scales(enum dtype t, double d, struct scales *sc)
 {
     const struct layout *l = &layouts[t];
@@ -163,6 +197,9 @@ static void make_scales(enum dtype t, double d, struct scales *sc)
         sc->d[i] = half((float)x);
         sc->min[i] = half((float)x * l->ratio);
     }
+    if (t == DT_NVFP4)
+        for (int i = 0; i < 16; i++)
+            sc->e[i] = e4m3(2 * d, i);
     if (t == DT_MXFP4) {
         /* A mix of two powers of two with the wanted mean square. */
         int low = (int)floor(log2(d));

@@ -1,5 +1,6 @@
 #include "support/text_build.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,13 +46,37 @@ static int add_token(struct tb *b, struct str s, int type)
     return b->n_tokens++;
 }
 
-struct tb *tb_new(const char *pre)
+static struct tb *new_builder(const char *model, const char *pre)
 {
     struct tb *b = calloc(1, sizeof *b);
     if (!b)
         abort();
-    b->c = (struct text_config){.model = {"gpt2", 4}, .pre = {pre, strlen(pre)}, .bos = -1,
-                                .eos = -1, .eot = -1, .eom = -1, .add_bos = -1, .add_eos = -1};
+    b->c = (struct text_config){.model = {model, strlen(model)}, .pre = {pre, strlen(pre)},
+                                .bos = -1, .eos = -1, .eot = -1, .eom = -1, .add_bos = -1,
+                                .add_eos = -1, .add_space_prefix = -1,
+                                .remove_extra_whitespaces = -1};
+    return b;
+}
+
+struct tb *tb_new_text(const char *model)
+{
+    struct tb *b = new_builder(model, "default");
+    tb_token(b, "<unk>", TOKEN_UNKNOWN);
+    tb_token(b, "<s>", TOKEN_CONTROL);
+    tb_token(b, "</s>", TOKEN_CONTROL);
+    for (int i = 0; i < 256; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned)i);
+        tb_token(b, name, TOKEN_BYTE);
+    }
+    b->c.bos = TB_BOS;
+    b->c.eos = TB_EOS;
+    return b;
+}
+
+struct tb *tb_new(const char *pre)
+{
+    struct tb *b = new_builder("gpt2", pre);
     for (int i = 0; i < 256; i++) {
         char byte = (char)i;
         add_token(b, tb_mapped(b, &byte, 1), TOKEN_NORMAL);
@@ -87,11 +112,33 @@ int tb_merge(struct tb *b, const char *left, const char *right)
     return add_token(b, (struct str){whole, l.n + r.n}, TOKEN_NORMAL);
 }
 
+int tb_scored(struct tb *b, const char *text, double score)
+{
+    int id = tb_token(b, text, TOKEN_NORMAL);
+    b->scores[id] = (float)score;
+    return id;
+}
+
+int tb_text_merge(struct tb *b, const char *left, const char *right)
+{
+    char *merge = arena_alloc(&b->arena, strlen(left) + strlen(right) + 2);
+    if (!merge || b->n_merges == TB_MAX)
+        abort();
+    size_t n = (size_t)sprintf(merge, "%s %s", left, right);
+    b->merges[b->n_merges++] = (struct str){merge, n};
+    char *whole = arena_alloc(&b->arena, n + 1);
+    if (!whole)
+        abort();
+    sprintf(whole, "%s%s", left, right);
+    return tb_token(b, whole, TOKEN_NORMAL);
+}
+
 int tb_open(struct tb *b, struct text **t, struct err *e)
 {
     b->c.tokens = b->tokens;
     b->c.n_tokens = b->n_tokens;
     b->c.types = b->types;
+    b->c.scores = b->scores;
     b->c.merges = b->merges;
     b->c.n_merges = b->n_merges;
     return text_open(&b->c, t, e);

@@ -76,3 +76,35 @@ void assert_round_trip(const struct text *t, const char *p, size_t n)
     free(back);
     text_ids_free(&ids);
 }
+
+uint32_t rnd(uint32_t n) /* xorshift64 */
+{
+    static uint64_t state = 88172645463325252u;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (uint32_t)(state >> 32) % n;
+}
+
+bool is_token(const struct tb *b, struct str spelling)
+{
+    for (int i = 0; i < b->n_tokens; i++)
+        if (b->tokens[i].n == spelling.n && !memcmp(b->tokens[i].p, spelling.p, spelling.n))
+            return true;
+    return false;
+}
+
+void assert_words(const struct text *t, const struct tb *b, by_definition_fn *ids)
+{
+    enum { LONGEST = 120, WORDS = 40 };
+    for (int k = 0; k < WORDS; k++) {
+        char word[LONGEST + 1];
+        int32_t want[LONGEST];
+        size_t n = 1 + rnd(LONGEST);
+        for (size_t i = 0; i < n; i++)
+            word[i] = (char)('a' + rnd(3));
+        word[n] = '\0';
+        int64_t n_want = ids(b, word, n, want);
+        assert_ids(t, word, false, want, n_want);
+    }
+}

@@ -21,4 +21,13 @@ void assert_round_trip(const struct text *t, const char *p, size_t n);
     assert_ids(t, text, markup, (const int32_t[]){__VA_ARGS__},                            \
                (int64_t)(sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t)))
 
+/* Random numbers below n, the same in every run. */
+uint32_t rnd(uint32_t n);
+/* Whether the vocabulary has a token that is spelt so. */
+bool is_token(const struct tb *b, struct str spelling);
+/* Ids of n bytes at p by the definition of the tokeniser; how many. */
+typedef int64_t by_definition_fn(const struct tb *b, const char *p, size_t n, int32_t *ids);
+/* Random words over three letters have the ids of the definition. */
+void assert_words(const struct text *t, const struct tb *b, by_definition_fn *ids);
+
 #endif
