@@ -88,10 +88,10 @@ endif
 
 # ---- files -----------------------------------------------------------------
 
-lib_dirs := base gguf kern text io expert device model engine
+lib_dirs := base gguf kern text text/calls text/jinja io weights expert device model engine
 lib_src  := $(sort $(wildcard $(lib_dirs:%=src/%/*.c)))
 base_src := $(filter src/base/%,$(lib_src))
-cli_src  := $(sort $(wildcard src/cli/*.c src/serve/*.c))
+cli_src  := $(sort $(wildcard src/cli/*.c))
 sup_src  := $(sort $(wildcard tests/support/*.c))
 test_src := $(sort $(wildcard tests/test_*.c tests/check_*.c))
 fuzz_src := $(sort $(wildcard tests/fuzz/fuzz_*.c))
@@ -111,6 +111,7 @@ test_bin := $(test_src:%.c=$(BUILD)/%)
 fuzz_bin := $(fuzz_src:tests/fuzz/%.c=$(BUILD)/%)
 dev_bin  := $(dev_src:%.c=$(BUILD)/%)
 test_sh  := $(sort $(wildcard tests/*.sh))
+example_bin := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard examples/*.c)))
 
 so_name := libsluice.so.$(SOMAJOR)
 so_file := libsluice.so.$(VERSION)
@@ -120,7 +121,8 @@ cli_internal := $(BUILD)/libsluice-cli-internal.a
 support  := $(if $(sup_src),$(BUILD)/libsupport.a)
 parts    := $(if $(part_src),$(BUILD)/libtools.a)
 
-.PHONY: all static check tests asan tsan fuzz fuzz-programs bench tools install install-files uninstall clean help FORCE
+.PHONY: all static check tests asan tsan fuzz fuzz-programs bench tools examples \
+    install install-files uninstall clean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -200,6 +202,12 @@ $(BUILD)/tools/%: $(BUILD)/obj/tools/%.o $(parts) $(support) $(internal)
 	$(Q)$(CC) $(all_ldflags) -o $@ $^ $(test_libs) $(lib_libs)
 $(BUILD)/obj/tools/steady_drive.o: PKG_CFLAGS += $(shell $(PKG_CONFIG) --cflags fuse3)
 $(BUILD)/tools/steady_drive: test_libs += $(shell $(PKG_CONFIG) --libs fuse3)
+# As a host program is built: one header, one library, no flag of this Makefile but
+# those of a sanitizer.
+$(BUILD)/examples/%: examples/%.c include/sluice.h $(BUILD)/libsluice.a
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) -Wall -Wextra $(WERROR) $(SANITIZE:%=-fsanitize=%) -Iinclude -o $@ $< $(BUILD)/libsluice.a $(lib_libs)
 $(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(support) $(internal)
 	$(call say,LD)
 	$(Q)$(CC) $(all_ldflags) -fsanitize=fuzzer -o $@ $^ $(lib_libs)
@@ -211,7 +219,9 @@ bench: all tools $(filter $(BUILD)/bench/%,$(dev_bin))
 	BUILD=$(BUILD) bench/run
 tools: $(filter $(BUILD)/tools/%,$(dev_bin))
 
-check: tests tools
+examples: $(example_bin)
+
+check: tests tools examples
 	@BUILD=$(BUILD) SLUICE=$(BUILD)/sluice CC='$(CC)' SANITIZE=$(SANITIZE) scripts/run-tests -l $(BUILD)/test-logs scripts/layering $(test_bin) $(test_sh)
 
 # Memory budgets count resident memory, so freed memory must not pile up.
@@ -262,6 +272,7 @@ help:
 	'  asan tsan  the same under address+undefined or thread sanitizer' \
 	'  fuzz       fuzzing programs, in build-fuzz (clang)' \
 	'  bench      measurement programs      tools  development helpers' \
+	'  examples   host programs of about thirty lines, in $$BUILD/examples' \
 	'  install    into $$DESTDIR$$PREFIX      uninstall' \
 	'  clean      remove the build folders' \
 	'variables: CC CROSS BUILD PREFIX DESTDIR CFLAGS LDFLAGS OPT SANITIZE WERROR V'

@@ -5,8 +5,8 @@
  *
  * For each format and table: one token with weights far larger than the
  * caches (what decoding does), one token with weights in the second-level
- * cache, and 32 tokens (prefill; of quantised formats the packed product, with
- * and without packing the rows). A rate is the best of several repetitions.
+ * cache, and 32 tokens (prefill; of quantised formats the product of panels, with
+ * and without laying the rows out). A rate is the best of several repetitions.
  * "/clk" are elements (multiply-adds) per clock; the clock is measured with a
  * chain of dependent shifts and exclusive ors, a clock each.
  */
@@ -54,7 +54,8 @@ static void fill(enum dtype t, uint8_t *w, size_t bytes)
 {
     static const int f16_at[DT_COUNT][2] = {
         [DT_Q4_1] = {0, 2},  [DT_Q5_1] = {0, 2}, [DT_Q2_K] = {80, 82}, [DT_Q3_K] = {108, 108},
-        [DT_Q4_K] = {0, 2},  [DT_Q5_K] = {0, 2}, [DT_Q6_K] = {208, 208}};
+        [DT_Q4_K] = {0, 2},  [DT_Q5_K] = {0, 2}, [DT_Q6_K] = {208, 208},
+        [DT_IQ1_M] = {54, 54}, [DT_TQ1_0] = {52, 52}, [DT_TQ2_0] = {64, 64}};
     const struct dtype_info *info = dtype_info(t);
     uint32_t s = 12345;
     for (size_t i = 0; i < bytes; i++)
@@ -66,6 +67,8 @@ static void fill(enum dtype t, uint8_t *w, size_t bytes)
         }
         if (t == DT_MXFP4)
             w[i] = 120; /* 2^-8 */
+        if (t == DT_NVFP4)
+            memset(w + i, 0x20, 4); /* 2^-4 */
         if (info->block == 1)
             w[i + info->block_bytes - 1] = 0x2f;
     }
@@ -93,25 +96,25 @@ static double best_ns(const struct run *r, int64_t n_rows, int64_t n_tok)
     return best;
 }
 
-/* Many tokens: packing PANEL rows at a time and multiplying, or only the latter. */
+/* Many tokens: laying PANEL rows out at a time and multiplying, or only the latter. */
 enum { PANEL = 64 };
 
-struct packed {
+struct panels {
     const struct kern *k;
     enum dtype type;
     void *rows, *tokens;
 };
 
-static double packed_ns(const struct run *r, const struct packed *p, int64_t n_rows, bool pack)
+static double panel_ns(const struct run *r, const struct panels *p, int64_t n_rows, bool lay)
 {
     double best = 1e30;
     for (int i = 0; i < REPETITIONS; i++) {
         int64_t t0 = now_ns();
         for (int64_t at = 0; at + PANEL <= n_rows; at += PANEL) {
-            if (pack || (i == 0 && at == 0))
-                p->k->pack_rows[p->type](p->rows, r->w + (size_t)at * r->row_bytes, r->row_bytes,
+            if (lay || (i == 0 && at == 0))
+                p->k->panel_rows[p->type](p->rows, r->w + (size_t)at * r->row_bytes, r->row_bytes,
                                          PANEL, row);
-            p->k->mul_packed[p->type](r->out + at, n_rows, p->rows, PANEL, p->tokens, TOKENS, row,
+            p->k->mul_panels[p->type](r->out + at, n_rows, p->rows, PANEL, p->tokens, TOKENS, row,
                                       NULL, 0);
         }
         best = MIN(best, (double)(now_ns() - t0));
@@ -120,7 +123,7 @@ static double packed_ns(const struct run *r, const struct packed *p, int64_t n_r
 }
 
 static void bench(const struct kern *k, enum dtype t, bool quantised, uint8_t *w, float *x,
-                  uint8_t *acts, float *out, struct packed *p, double ghz)
+                  uint8_t *acts, float *out, struct panels *p, double ghz)
 {
     struct run r = {quantised ? k->mulq[t] : k->mulf[t], out, w, dtype_row_bytes(t, row), 0, x};
     r.x_stride = quantised ? kern_act_bytes(row) : (size_t)row * sizeof *x;
@@ -133,10 +136,10 @@ static void bench(const struct kern *k, enum dtype t, bool quantised, uint8_t *w
     double ns_many, ns_mul;
     small = MAX(small, PANEL);
     if (quantised) {
-        *p = (struct packed){k, t, p->rows, p->tokens};
-        k->pack_tokens(p->tokens, acts, r.x_stride, NULL, TOKENS, row);
-        ns_many = packed_ns(&r, p, small, true);
-        ns_mul = packed_ns(&r, p, small, false);
+        *p = (struct panels){k, t, p->rows, p->tokens};
+        k->panel_tokens(p->tokens, acts, r.x_stride, NULL, TOKENS, row);
+        ns_many = panel_ns(&r, p, small, true);
+        ns_mul = panel_ns(&r, p, small, false);
     } else {
         ns_many = ns_mul = best_ns(&r, small, TOKENS);
     }
@@ -160,14 +163,15 @@ int main(int argc, char **argv)
     float *x = malloc(sizeof *x * (size_t)row * TOKENS);
     uint8_t *acts = aligned_alloc(64, kern_act_bytes(row) * TOKENS);
     float *out = malloc(big_bytes);
-    struct packed p = {.rows = aligned_alloc(64, PANEL * kern_packed_row_bytes(row)),
-                       .tokens = aligned_alloc(64, TOKENS * kern_packed_token_bytes(row))};
+    struct panels p = {.rows = aligned_alloc(64, PANEL * kern_panel_row_bytes(row)),
+                       .tokens = aligned_alloc(64, TOKENS * kern_panel_token_bytes(row))};
     if (!w || !x || !acts || !out || !p.rows || !p.tokens)
         return 1;
     for (int64_t i = 0; i < row * TOKENS; i++)
         x[i] = (float)((i * 7919) % 1999 - 999) / 999;
     printf("clock %.2f GHz, rows of %ld\n", ghz, (long)row);
-    printf("%-8s %-8s act  1 token, %zu MB of weights   1 token, %zu KB          %d tokens, packed\n",
+    printf("%-8s %-8s act  1 token, %zu MB of weights   1 token, %zu KB          "
+           "%d tokens, panels\n",
            "format", "table", big_bytes >> 20, small_bytes >> 10, TOKENS);
     for (int t = 0; t < DT_COUNT; t++) {
         if (!kern_supports(t) || (argc > 1 && strcmp(argv[1], dtype_info((uint32_t)t)->name) != 0))
