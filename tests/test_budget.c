@@ -80,8 +80,8 @@ static int run(const char *words, const char *in, long *peak, char *text, size_t
     posix_spawn_file_actions_addopen(&fa, 0, in, O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&fa, 1, path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     posix_spawn_file_actions_adddup2(&fa, 1, 2);
-    assert_int_equal(posix_spawn(&pid, argv[0], &fa, NULL, argv, child_environ ? child_environ : environ),
-                     0);
+    char **env = child_environ ? child_environ : environ;
+    assert_int_equal(posix_spawn(&pid, argv[0], &fa, NULL, argv, env), 0);
     posix_spawn_file_actions_destroy(&fa);
     assert_true(wait4(pid, &status, 0, &u) == pid);
     assert_true(WIFEXITED(status));
