@@ -339,6 +339,73 @@ static void leased_bytes_stay_put(void **state)
     release_all(v, kept, 2);
 }
 
+/* Slots of the class that layers 3 and 4 share: opened with 6. */
+static void fill_six(struct env *v)
+{
+    open_cache(v, min_bytes(v) + min_bytes(v) / 2);
+    one_layer(v, 4, (int32_t[]){0, 1, 2}, 3);
+    one_layer(v, 3, (int32_t[]){0, 1, 2}, 3);
+    assert_int_equal(stats(v).n_evicted, 0);
+    assert_int_equal(expert_free_slots(v->c, 3), 6);
+}
+
+static int n_kept(struct env *v, int layer, const int32_t *ids, int n, struct expert_lease *l)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i++)
+        kept += expert_keep(v->c, layer, ids[i], &l[i]);
+    return kept;
+}
+
+/* A layer's request takes slots of that layer first, but for what was kept. */
+static void what_is_kept_is_not_read_again(void **state)
+{
+    struct env *v = *state;
+    struct expert_lease kept[3], other[2];
+    const int32_t here[] = {2, 0, 1}, new[] = {8, 9};
+    fill_six(v);
+    struct expert_stats before = stats(v);
+    assert_false(expert_keep(v->c, 3, 7, &other[0]));
+    assert_int_equal(other[0].slot, -1);
+    assert_false(expert_keep(v->c, 3, 1 << 20, &other[0]));
+    assert_false(expert_keep(v->c, 99, 0, &other[0]));
+    assert_int_equal(stats(v).n_requests, before.n_requests);
+    assert_int_equal(n_kept(v, 3, here, 3, kept), 3);
+    request(v, 3, new, 2, other);
+    wait_all(v, other, 2);
+    struct expert_stats after = stats(v);
+    assert_int_equal(after.n_requests - before.n_requests, 5);
+    assert_int_equal(after.n_hits - before.n_hits, 3);
+    assert_int_equal(after.n_misses - before.n_misses, 2);
+    assert_int_equal(after.n_evicted, 2);
+    for (int i = 0; i < 3; i++) {
+        assert_true(kept[i].hit);
+        assert_bytes(v, &kept[i]);
+    }
+    release_all(v, kept, 3);
+    release_all(v, other, 2);
+}
+
+/* What is guessed for the layer to come takes the slots of the one that is done. */
+static void a_guess_spares_its_own_layer(void **state)
+{
+    struct env *v = *state;
+    struct expert_lease l[3];
+    if (strcmp(v->policy, "lru") == 0) /* it knows no layers */
+        return;
+    fill_six(v);
+    assert_int_equal(expert_guess(v->c, 4, (int32_t[]){5, 6}, 2), 2);
+    assert_int_equal(n_kept(v, 4, (int32_t[]){0, 1, 2}, 3, l), 3);
+    release_all(v, l, 3);
+    assert_int_equal(n_kept(v, 3, (int32_t[]){0, 1, 2}, 3, l), 1);
+    release_all(v, l, 3);
+    assert_int_equal(n_kept(v, 4, (int32_t[]){5, 6}, 2, l), 2);
+    wait_all(v, l, 2);
+    assert_bytes(v, &l[0]);
+    assert_bytes(v, &l[1]);
+    release_all(v, l, 2);
+}
+
 static void two_leases_of_one_expert(void **state)
 {
     struct env *v = *state;
@@ -749,6 +816,8 @@ static int run(enum ioq_kind kind, const char *policy)
         T(parts_side_by_side_are_one_read),
         T(parts_can_be_used_as_they_arrive),
         T(leased_bytes_stay_put),
+        T(what_is_kept_is_not_read_again),
+        T(a_guess_spares_its_own_layer),
         T(two_leases_of_one_expert),
         T(too_many_leases_fail_and_change_nothing),
         T(bad_requests_are_refused),

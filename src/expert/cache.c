@@ -208,7 +208,7 @@ static int lease_new(struct expert_cache *c, struct expert_lease *l, struct err 
     if (c->gid_of[key] >= 0)
         return err_set(e, E_ARG, "expert request: layer %d expert %d is asked for twice", l->layer,
                        l->expert);
-    while ((gid = slot_take(c, cls, l->layer)) < 0)
+    while ((gid = slot_take(c, cls)) < 0)
         if (!pending_drop_one(c, cls))
             return err_set(e, E_STATE, "layer %d expert %d: all %d slots of its size are leased",
                            l->layer, l->expert, c->cls[cls].n_slots);
@@ -237,6 +237,36 @@ static void undo(struct expert_cache *c, struct expert_lease *leases, int n)
     }
 }
 
+/* What was leased is read, if it is not here, and counts as used. */
+static void use(struct expert_cache *c, const struct expert_lease *l)
+{
+    struct size_class *k = &c->cls[c->plan[l->layer].cls];
+    struct slot *s = &c->slots[l->slot];
+    if (s->state == SLOT_READING && not_started(s))
+        reads_start(c, l->slot, IOQ_DEMAND);
+    else if (s->state == SLOT_READING)
+        reads_promote(c, l->slot);
+    c->policy->on_use(k->policy, s->key, l->slot - k->first_gid);
+    c->stats.n_requests++;
+    c->stats.n_hits += l->hit;
+    c->stats.n_misses += !l->hit;
+}
+
+bool expert_keep(struct expert_cache *c, int layer, int32_t id, struct expert_lease *lease)
+{
+    INVARIANT(slots_look(c));
+    *lease = (struct expert_lease){.layer = layer, .expert = id, .slot = -1};
+    if (check_ids(c, layer, &id, 1, NULL) < 0)
+        return false;
+    c->at_layer = layer;
+    pending_sweep(c);
+    lease_known(c, lease);
+    if (lease->slot < 0)
+        return false;
+    use(c, lease);
+    return true;
+}
+
 int expert_request(struct expert_cache *c, int layer, const int32_t *ids, int n,
                    struct expert_lease *leases, struct err *e)
 {
@@ -244,6 +274,7 @@ int expert_request(struct expert_cache *c, int layer, const int32_t *ids, int n,
     TRY(check_ids(c, layer, ids, n, e));
     if (c->trace)
         c->trace(c->trace_user, layer, ids, n);
+    c->at_layer = layer;
     pending_sweep(c);
     for (int i = 0; i < n; i++) {
         leases[i] = (struct expert_lease){.layer = layer, .expert = ids[i], .slot = -1};
@@ -257,19 +288,8 @@ int expert_request(struct expert_cache *c, int layer, const int32_t *ids, int n,
             return rc;
         }
     }
-    struct size_class *k = &c->cls[c->plan[layer].cls];
-    for (int i = 0; i < n; i++) {
-        int gid = leases[i].slot;
-        struct slot *s = &c->slots[gid];
-        if (s->state == SLOT_READING && not_started(s))
-            reads_start(c, gid, IOQ_DEMAND);
-        else if (s->state == SLOT_READING)
-            reads_promote(c, gid);
-        c->policy->on_use(k->policy, s->key, gid - k->first_gid);
-        c->stats.n_hits += leases[i].hit;
-    }
-    c->stats.n_requests += n;
-    c->stats.n_misses = c->stats.n_requests - c->stats.n_hits;
+    for (int i = 0; i < n; i++)
+        use(c, &leases[i]);
     return OK;
 }
 
@@ -373,12 +393,11 @@ int expert_free_slots(const struct expert_cache *c, int layer)
 /* ---- lookahead -------------------------------------------------------- */
 
 /* True when a slot is empty, or holds something less likely to be used. */
-static bool worth_a_slot(const struct expert_cache *c, const struct size_class *k, int layer,
-                         int64_t key)
+static bool worth_a_slot(const struct expert_cache *c, const struct size_class *k, int64_t key)
 {
     if (k->n_empty)
         return true;
-    int i = k->n_evictable ? c->policy->victim(k->policy, k->evictable, layer) : -1;
+    int i = k->n_evictable ? c->policy->victim(k->policy, k->evictable, c->at_layer) : -1;
     return i >= 0 && c->policy->colder(k->policy, i, key);
 }
 
@@ -391,9 +410,9 @@ int expert_guess(struct expert_cache *c, int layer, const int32_t *ids, int n)
     int cls = c->plan[layer].cls, queued = 0;
     for (int i = 0; i < n; i++) {
         int64_t key = (int64_t)layer * c->max_experts + ids[i];
-        if (c->gid_of[key] >= 0 || !worth_a_slot(c, &c->cls[cls], layer, key))
+        if (c->gid_of[key] >= 0 || !worth_a_slot(c, &c->cls[cls], key))
             continue;
-        int gid = slot_take(c, cls, layer);
+        int gid = slot_take(c, cls);
         slot_attach(c, gid, key);
         c->slots[gid].guessed = true;
         reads_start(c, gid, IOQ_AHEAD);

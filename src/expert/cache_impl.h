@@ -63,6 +63,7 @@ struct size_class {
 struct expert_cache {
     struct ioq *ioq;         /* NULL: a replay; reads are done at once, into nothing */
     int n_layers, n_used, max_experts;
+    int at_layer;            /* asked for last: to a policy the turns of others come first */
     struct layer_plan *plan; /* n_layers */
     struct size_class *cls;
     int n_cls;
@@ -110,7 +111,7 @@ void slots_resize(struct expert_cache *c); /* to want_slots */
 struct size_class *slot_class(const struct expert_cache *c, int gid);
 char *slot_memory(const struct expert_cache *c, int gid);
 /* An empty slot of the class, evicting if needed; -1: none can be had. */
-int slot_take(struct expert_cache *c, int cls, int layer);
+int slot_take(struct expert_cache *c, int cls);
 void slot_attach(struct expert_cache *c, int gid, int64_t key);
 /* Forgets what the slot holds; no lease, no read in flight. */
 void slot_clear(struct expert_cache *c, int gid);

@@ -82,6 +82,13 @@ struct expert_lease {
  */
 int expert_request(struct expert_cache *c, int layer, const int32_t *ids, int n,
                    struct expert_lease *leases, struct err *e);
+/*
+ * Leases an expert that is in memory or on its way, as expert_request would; false, and
+ * no lease: a request would have to read it. Evicts nothing. Whoever needs more experts
+ * of a layer than one request may name keeps those first: a request takes slots of what
+ * is not leased, of this layer before others, and drops its queued lookahead.
+ */
+bool expert_keep(struct expert_cache *c, int layer, int32_t id, struct expert_lease *lease);
 /* True when all parts are in memory or a read failed (expert_wait tells). */
 bool expert_ready(struct expert_cache *c, const struct expert_lease *l);
 /* True when part `part` has arrived: gate and up can start before down is there. */
@@ -148,7 +155,8 @@ typedef int64_t expert_key_fn(const void *user, int slot);
  *     what it would hit, and must be given the same slots.
  *  4. victim returns a slot with evictable[slot] != 0 as long as there is one, else
  *     -1. Leased slots are not evictable; what is evictable changes between two
- *     calls without on_* being told. `layer` is the one that needs the slot.
+ *     calls without on_* being told. `layer` is the one that was asked for last, also
+ *     where a guess for a later one needs the slot.
  *  5. victim and colder only ask: an answer is no use, and nothing may be evicted
  *     afterwards. expert_guess asks for a victim, then whether it is colder, and only
  *     if it is asks again and evicts. Asked again at once, with the same layer and

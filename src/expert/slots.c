@@ -244,11 +244,11 @@ void slot_clear(struct expert_cache *c, int gid)
     }
 }
 
-int slot_take(struct expert_cache *c, int cls, int layer)
+int slot_take(struct expert_cache *c, int cls)
 {
     struct size_class *k = &c->cls[cls];
     if (k->n_empty == 0) {
-        int i = k->n_evictable ? c->policy->victim(k->policy, k->evictable, layer) : -1;
+        int i = k->n_evictable ? c->policy->victim(k->policy, k->evictable, c->at_layer) : -1;
         if (i < 0)
             return -1;
         c->stats.n_evicted++;

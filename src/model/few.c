@@ -1,12 +1,14 @@
 /*
  * Experts of few tokens: decoding, by one session or several.
  *
- * The union of all picks is asked for at once, the heaviest first, and computed
- * in the order in which the bytes arrive; an expert that several tokens picked
- * is read and computed once for all of them. Where the cache has no room for
+ * The union of all picks is asked for at once, what is here first, then the heaviest,
+ * and computed in the order in which the bytes arrive; an expert that several tokens
+ * picked is read and computed once for all of them. Where the cache has no room for
  * all, the rest is asked for as others are done.
  */
 #include "model/model_internal.h"
+
+#include <string.h>
 
 struct arrival {
     struct step *s;
@@ -79,6 +81,22 @@ static void fail_wanted(struct arrival *a, const struct wanted *x, int rc, const
 }
 
 /* ---- asking ------------------------------------------------------------------------ */
+
+/* Where one request cannot name all, what is here is leased before the first read and
+ * moves to the front. One token's picks are asked for in the router's order. */
+static void keep_known(struct arrival *a)
+{
+    struct model *m = a->s->m;
+    for (int i = 0; a->n > m->most_used && i < a->n; i++) {
+        struct wanted x = a->x[i];
+        if (!expert_keep(m->cache, a->layer, x.id, &x.lease))
+            continue;
+        x.did = ASKED;
+        memmove(&a->x[a->n_asked + 1], &a->x[a->n_asked],
+                (size_t)(i - a->n_asked) * sizeof(*a->x));
+        a->x[a->n_asked++] = x;
+    }
+}
 
 static bool holds_leases(const struct arrival *a)
 {
@@ -210,7 +228,7 @@ static void free_done(struct arrival *a, bool all)
 
 static int missing(const struct arrival *a)
 {
-    int n = 0;
+    int n = a->n - a->n_asked;
     for (int i = 0; i < a->n_asked; i++)
         n += !expert_ready(a->s->m->cache, &a->x[i].lease);
     return n;
@@ -257,6 +275,7 @@ int experts_few(struct step *s, int layer, struct err *e)
     struct arrival a = {.s = s, .layer = layer, .l = l, .args = experts_args(s, l, false),
                         .x = s->m->scratch.host_wanted, .batch = s->m->scratch.host_batch};
     list_wanted(&a);
+    keep_known(&a);
     int rc = ask(&a, e);
     if (rc == OK)
         rc = compute_arriving(&a, e);

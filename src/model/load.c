@@ -112,6 +112,7 @@ static void carve_hosts(const struct model *m, int64_t tokens, struct scratch *s
     s->host_places = carve_host(k, tokens * c->n_used, sizeof(int32_t));
     s->host_weights = carve_host(k, tokens * c->n_used, sizeof(float));
     s->host_first = carve_host(k, c->n_experts + 1, sizeof(int32_t));
+    s->host_kept = carve_host(k, c->n_experts, sizeof(struct expert_lease));
     s->host_wanted = carve_host(k, s->few * c->n_used, sizeof(struct wanted));
     s->host_batch = carve_host(k, s->few * c->n_used + 1, sizeof(struct dev_expert));
     s->host_floats = carve_host(k, m->expert_dev == m->dev ? 0 : MAX(tokens * c->n_embd,

@@ -42,23 +42,54 @@ struct window {
     struct expert_lease lease[WINDOW_MAX];
     int head, n; /* oldest lease, leases held */
     int32_t next;
+    struct expert_lease *kept; /* (n_experts) not yet in the window; slot -1: none */
 };
+
+static bool has_rows(const struct model *m, int32_t id)
+{
+    const int32_t *first = m->scratch.host_first;
+    return first[id] < first[id + 1];
+}
+
+/* What is here is leased before the first read, which would take the slots of what is
+ * needed last. Half of the free slots are left for reads, or a window. */
+static void keep_known(struct model *m, int layer, struct window *w)
+{
+    const int reserve = MIN((expert_free_slots(m->cache, layer) + 1) / 2, (int)WINDOW_MAX);
+    for (int32_t x = 0; x < (int32_t)m->layers[layer].experts.n_experts; x++) {
+        w->kept[x].slot = -1;
+        if (has_rows(m, x) && expert_free_slots(m->cache, layer) > reserve)
+            expert_keep(m->cache, layer, x, &w->kept[x]);
+    }
+}
+
+static void drop_kept(struct model *m, int layer, struct window *w)
+{
+    for (int64_t x = 0; x < m->layers[layer].experts.n_experts; x++)
+        expert_release(m->cache, &w->kept[x]);
+}
 
 /* Leases further experts that have tokens, as far as slots allow. */
 static int refill(struct model *m, int layer, struct window *w, struct err *e)
 {
-    const int32_t *first = m->scratch.host_first;
     const int64_t n_experts = m->layers[layer].experts.n_experts;
     for (; w->next < n_experts && w->n < WINDOW_MAX; w->next++) {
-        if (first[w->next] == first[w->next + 1])
+        struct expert_lease *kept = &w->kept[w->next];
+        struct expert_lease *lease = &w->lease[(w->head + w->n) % WINDOW_MAX];
+        if (!has_rows(m, w->next))
             continue;
+        if (kept->slot >= 0) {
+            *lease = *kept;
+            kept->slot = -1;
+            w->n++;
+            continue;
+        }
         if (expert_free_slots(m->cache, layer) < 1) {
             if (w->n > 0)
                 return OK;
             TRY(used_wait(m, e)); /* all slots hold what may not be finished yet */
         }
-        int at = (w->head + w->n) % WINDOW_MAX;
-        TRY(expert_request(m->cache, layer, &w->next, 1, &w->lease[at], e));
+        TRY(expert_request(m->cache, layer, &w->next, 1, lease, e));
         w->n++;
     }
     return OK;
@@ -127,7 +158,7 @@ int experts_many(struct step *s, int layer, struct err *e)
     const struct dev_ffn a = experts_args(s, l, true);
     const struct device_ops *ops = m->expert_dev->ops;
     const size_t picks = (size_t)(s->n_tok * a.n_used);
-    struct window w = {0};
+    struct window w = {.kept = t->host_kept};
     if (m->dev == m->expert_dev) /* else they came with the input */
         TRY(device_bring(m->dev, t->host_weights, t->weights, picks * sizeof(float), e));
     const size_t n_rows = (size_t)group_by_expert(s, l->experts.n_experts, a.n_used,
@@ -135,6 +166,7 @@ int experts_many(struct step *s, int layer, struct err *e)
     ops->put(m->expert_dev, t->x_dev.tokens, t->host_tokens, n_rows * sizeof(int32_t));
     ops->put(m->expert_dev, t->x_dev.factors, t->host_factors, n_rows * sizeof(float));
     ops->zero(m->expert_dev, a.y, (size_t)(s->n_tok * a.n_embd) * sizeof(float));
+    keep_known(m, layer, &w);
     int rc = refill(m, layer, &w, e);
     if (rc == OK && l->experts.shared_down.n_out && m->dev == m->expert_dev) {
         struct dev_expert shared = experts_shared(l, s->n_tok);
@@ -149,6 +181,7 @@ int experts_many(struct step *s, int layer, struct err *e)
     for (; w.n > 0; w.n--, w.head = (w.head + 1) % WINDOW_MAX)
         used_add(m, &w.lease[w.head]);
     used_release(m);
+    drop_kept(m, layer, &w);
     if (rc == OK)
         read_on(m, layer + 1, s->n_tok);
     return rc;

@@ -477,7 +477,8 @@ struct scratch {
         float *host_factors;   /* many */
     };
     float *host_weights;       /* (max_tokens, n_used) */
-    int32_t *host_first;       /* (n_experts + 1) */
+    int32_t *host_first;            /* (n_experts + 1) */
+    struct expert_lease *host_kept; /* (n_experts) */
     struct wanted *host_wanted;      /* (few * n_used) */
     struct dev_expert *host_batch;   /* (few * n_used + 1) */
     float *host_floats;        /* two devices: (max_tokens, n_embd), n_experts at least */
