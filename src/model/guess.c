@@ -108,7 +108,7 @@ static int know_layer(struct step *s, int layer, struct err *e)
     return 1;
 }
 
-/* Of several tokens each gets its share of the guesses. */
+/* Each of several tokens gets as many guesses: there is as much more to be read. */
 static int guess_layer(struct step *s, int layer, int n, struct err *e)
 {
     struct model *m = s->m;
@@ -116,7 +116,6 @@ static int guess_layer(struct step *s, int layer, int n, struct err *e)
     const struct experts *x = &m->layers[layer].experts;
     const bool stays = x->guess.data.mem != NULL;
     const struct dev_mat *copy = NULL;
-    int each = MAX(n / (int)s->n_tok, 1);
     if (stays && x->table.mem)
         return know_layer(s, layer, e);
     if (!(copy = copy_of(m, &m->layers[layer])))
@@ -126,13 +125,13 @@ static int guess_layer(struct step *s, int layer, int n, struct err *e)
                                                    .copy = copy,
                                                    .scores = x->scores,
                                                    .eps = m->c.eps,
-                                                   .n = each,
+                                                   .n = n,
                                                    .ids = m->scratch.guess_ids});
-    TRY(device_bring(m->dev, ids, m->scratch.guess_ids, (size_t)(s->n_tok * each) * sizeof(*ids),
+    TRY(device_bring(m->dev, ids, m->scratch.guess_ids, (size_t)(s->n_tok * n) * sizeof(*ids),
                      e));
     for (int64_t t = 0; t < s->n_tok; t++)
         if (span_alive(step_span(s, t)))
-            expert_guess(m->cache, layer, ids + t * each, each);
+            expert_guess(m->cache, layer, ids + t * n, n);
     return 1;
 }
 
