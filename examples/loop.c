@@ -2,7 +2,8 @@
  * Embedding in a program's own loop: between the layers of every token the engine
  * calls turn(), in which the program does what else it has to do, and which says
  * whether to go on. Here the other work is to look at the keyboard: any input
- * stops the answer. The session then holds what was computed and can be used again.
+ * stops the answer. The session then holds what was computed, and goes on after
+ * sluice_session_sync, _keep or _reset.
  *
  *   loop MODEL.gguf QUESTION
  */

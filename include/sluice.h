@@ -574,7 +574,8 @@ typedef enum sluice_finish {
     SLUICE_FINISH_END,     /* the model ended its answer */
     SLUICE_FINISH_LENGTH,  /* max_tokens or the context were reached */
     SLUICE_FINISH_STOPPED  /* the callback asked, or that for progress; in the middle of
-                              a token the session holds what it held before it */
+                              a token the session holds what it held before it, and goes
+                              on after sluice_session_sync, _keep or _reset */
 } sluice_finish;
 
 /* Continues the session. The ending token is sampled, not appended. max_tokens < 0: until the
@@ -682,7 +683,7 @@ typedef void sluice_route_fn(void *user, int layer, int64_t first_position, int6
                              int n_used, const int32_t *experts);
 SLUICE_API void sluice_set_route_callback(sluice *s, sluice_route_fn *fn, void *user);
 
-/* Test hook: makes reads of expert data fail. kind: "none", "error", "short",
+/* Test hook: makes reads of experts and of streamed weights fail. kind: "none", "error", "short",
  * "slow"; after `skip` reads, `count` times (-1: always). With "@N" behind it
  * only reads of copy N: 0 is the model, 1 the first mirror. */
 SLUICE_API int sluice_inject_fault(sluice *s, const char *kind, int skip, int count, int delay_ms,

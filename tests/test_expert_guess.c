@@ -53,6 +53,24 @@ static void late_hints_are_promoted_and_stale_ones_dropped(void **state)
     assert_int_equal(stats(v).bytes_read, 8 * 3 * 4096);
 }
 
+/* Whoever finds here all that it wants asks for none, and the wrong guesses go. */
+static void a_request_of_none_drops_what_is_queued(void **state)
+{
+    struct env *v = *state;
+    struct ioq_stats io;
+    open_cache(v, full_bytes(v));
+    slow(v, 10);
+    assert_int_equal(expert_guess(v->c, 5, (int32_t[]){0, 1, 2, 3, 4, 5, 6, 7}, 8), 8);
+    assert_int_equal(n_kept(v, 5, (int32_t[]){6, 2}, 2, v->lease), 2);
+    assert_int_equal(expert_request(v->c, 5, NULL, 0, NULL, NULL), OK);
+    slow(v, 0);
+    wait_all(v, v->lease, 2);
+    release_all(v, v->lease, 2);
+    drain(v);
+    ioq_get_stats(v->q, &io);
+    assert_int_equal(io.n_cancelled, 3); /* 4, 5, 7; the first four had begun */
+}
+
 /* A guess that came true and waits its turn as demand is no guess any more. */
 static void dropping_hints_spares_what_is_leased(void **state)
 {
@@ -171,6 +189,7 @@ static int run(const char *name)
         T(a_guess_spares_its_own_layer),
         T(hints_are_used),
         T(late_hints_are_promoted_and_stale_ones_dropped),
+        T(a_request_of_none_drops_what_is_queued),
         T(dropping_hints_spares_what_is_leased),
         T(dropped_hints_leave_no_trace),
         T(a_failed_guess_is_read_again),

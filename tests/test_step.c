@@ -297,6 +297,19 @@ static void wrong_spans_are_refused(void **state)
     assert_int_equal(sluice_step(s, spans, 2, &e), 0);
     assert_int_equal(spans[0].status, SLUICE_E_STATE);
     assert_int_equal(spans[1].status, 0);
+    const uint64_t before = hash_of(y, n_vocab_of(s)); /* what is refused costs nothing */
+    bad = -1;
+    assert_int_equal(sluice_session_append(y, &bad, 1, NULL, NULL, &e), SLUICE_E_ARG);
+    spans[0] = (sluice_span){.session = x, .ids = held, .n = 1};
+    spans[1] = (sluice_span){.session = y, .ids = &bad, .n = 1};
+    assert_int_equal(sluice_step(s, spans, 2, &e), 0);
+    assert_int_equal(spans[1].status, SLUICE_E_ARG);
+    assert_true(hash_of(y, n_vocab_of(s)) == before);
+    spans[1].cancelled = refuse;
+    spans[1].ids = held;
+    assert_int_equal(sluice_step(s, spans, 2, &e), 0);
+    assert_int_equal(spans[1].status, SLUICE_E_CANCELLED);
+    assert_null(sluice_session_logits(y)); /* half computed */
     sluice_session_free(x);
     sluice_session_free(y);
     sluice_session_free(z);

@@ -314,19 +314,19 @@ int model_options(const struct args *a, char *path, sluice_options *o);
 /* The plan of what the command would open, besides what is held; a library status. */
 int model_plan(const struct args *a, sluice_plan *p, sluice_error *e);
 
-struct model { /* zero-initialise; model_close is safe at any time */
+struct cli_model { /* zero-initialise; cli_model_close is safe at any time */
     sluice *s;
     sluice_session *session;
     sluice_model_info info;
     struct routing *routing; /* being recorded; NULL: not */
 };
 /* want_context: what --ctx is when not given. */
-int model_open(const struct args *a, int want_context, struct model *m);
-int model_open_tokenizer(const struct args *a, struct model *m);
+int cli_model_open(const struct args *a, int want_context, struct cli_model *m);
+int cli_model_open_tokenizer(const struct args *a, struct cli_model *m);
 /* Closes, and writes what was recorded; the status to go on with when everything
  * before gave `status`. */
-int model_close(struct model *m, int status);
-/* How many tokens the model knows, without loading it; with model_open's want_context
+int cli_model_close(struct cli_model *m, int status);
+/* How many tokens the model knows, without loading it; with cli_model_open's want_context
  * a refusal names what that needs. */
 int model_vocabulary(const struct args *a, int want_context, int *n_vocab);
 bool is_stdout(const char *path); /* "-" */
@@ -344,9 +344,10 @@ int conversation_check(const struct args *a); /* ST_USAGE: complained */
 int conversation_begin(const struct args *a, const char *text, struct conversation *c);
 void conversation_free(struct conversation *c);
 /* Prints what the model would be given. */
-int conversation_show(const struct args *a, const struct model *m, const struct conversation *c);
+int conversation_show(const struct args *a, const struct cli_model *m,
+                      const struct conversation *c);
 /* Says when --think or --no-think changes nothing. */
-void conversation_tell(const struct args *a, const struct model *m);
+void conversation_tell(const struct args *a, const struct cli_model *m);
 /* The conversation's tools as part of what an answer to it looks like. */
 void conversation_tools(const struct conversation *c, sluice_answer_options *o);
 /* The text of --chat-template, to be freed; NULL without it. */
@@ -355,10 +356,10 @@ int conversation_template(const struct args *a, char **text);
 /* ---- routing.c ----------------------------------------------------------- */
 
 /* Finds out before the model is loaded whether the file can be written. */
-int routing_begin(struct model *m, const char *path);
-int routing_record(struct model *m); /* from now on; the model is open */
-/* Writes the file, or nothing where no recording began; model_close does it. */
-int routing_end(struct model *m);
+int routing_begin(struct cli_model *m, const char *path);
+int routing_record(struct cli_model *m); /* from now on; the model is open */
+/* Writes the file, or nothing where no recording began; cli_model_close does it. */
+int routing_end(struct cli_model *m);
 
 struct picks {
     sluice_routing r;

@@ -24,7 +24,7 @@ struct numbers { /* of one repetition, or medians */
 
 struct bench {
     const struct args *a;
-    struct model m;
+    struct cli_model m;
     int32_t *prompt;
     uint64_t random;
     json_t *runs;
@@ -310,7 +310,7 @@ static void print_text(const struct bench *b, const struct numbers *n,
 static int measure(struct bench *b)
 {
     const struct args *a = b->a;
-    int status = model_open(a, 0, &b->m);
+    int status = cli_model_open(a, 0, &b->m);
     if (status != ST_OK)
         return status;
     /* decode may feed a token after each end of an answer */
@@ -338,7 +338,7 @@ int cmd_bench(const struct args *a)
     sluice_error e = {0};
     b.runs_numbers = calloc((size_t)a->repetitions, sizeof(*b.runs_numbers));
     int status = b.runs_numbers ? measure(&b) : no_memory();
-    status = model_close(&b.m, status);
+    status = cli_model_close(&b.m, status);
     if (status == ST_OK)
         status = model_options(a, path, &o);
     if (status == ST_OK && !a->no_probe) {

@@ -14,7 +14,7 @@
 
 struct chat {
     const struct args *a;
-    struct model m;
+    struct cli_model m;
     sluice_sampling sampling;
     sluice_message *messages; /* strings owned; [0] is the system message if there is one */
     size_t n, cap;
@@ -291,7 +291,7 @@ int cmd_chat(const struct args *a)
 {
     struct chat c = {.a = a};
     line_init();
-    int status = model_open(a, 0, &c.m);
+    int status = cli_model_open(a, 0, &c.m);
     if (status == ST_OK) {
         sluice_set_progress(c.m.s, chat_progress, NULL);
         c.sampling = sampling_from(a);
@@ -304,5 +304,5 @@ int cmd_chat(const struct args *a)
     }
     forget_from(&c, 0);
     free(c.messages);
-    return model_close(&c.m, status);
+    return cli_model_close(&c.m, status);
 }

@@ -55,7 +55,7 @@ static int print_perplexity(const struct args *a, const struct token_file *f, do
     return ST_OK;
 }
 
-static int eval_tokens(const struct args *a, const struct token_file *f, struct model *m,
+static int eval_tokens(const struct args *a, const struct token_file *f, struct cli_model *m,
                        const int32_t *ids, int64_t n, int context)
 {
     int64_t n_predicted = 0;
@@ -112,7 +112,7 @@ static int check_questions(const struct args *a, const json_t *list)
     return ST_OK;
 }
 
-static int eval_questions(const struct args *a, const json_t *list, struct model *m)
+static int eval_questions(const struct args *a, const json_t *list, struct cli_model *m)
 {
     size_t n = n_questions(a, list), recalled = 0, n_reference = 0, reference = 0;
     sluice_set_progress(m->s, progress_quiet, NULL);
@@ -140,7 +140,7 @@ static int eval_questions(const struct args *a, const json_t *list, struct model
 static int eval_tokens_file(const struct args *a)
 {
     struct token_file f = {0};
-    struct model m = {0};
+    struct cli_model m = {0};
     int32_t *ids = NULL;
     int64_t n = 0;
     int n_vocab, status = token_file_read(a->tokens, &f);
@@ -157,25 +157,25 @@ static int eval_tokens_file(const struct args *a)
     if (status == ST_OK)
         status = json_to_ids(f.tokens, a->tokens, n_vocab, &ids, &n);
     if (status == ST_OK)
-        status = model_open(a, context, &m);
+        status = cli_model_open(a, context, &m);
     if (status == ST_OK)
         status = eval_tokens(a, &f, &m, ids, n, context);
     json_decref(f.json);
     free(ids);
-    return model_close(&m, status);
+    return cli_model_close(&m, status);
 }
 
 static int eval_questions_file(const struct args *a)
 {
-    struct model m = {0};
+    struct cli_model m = {0};
     json_t *list = json_read(a->qa);
     int status = list ? check_questions(a, list) : ST_FAIL;
     if (status == ST_OK)
-        status = model_open(a, 0, &m);
+        status = cli_model_open(a, 0, &m);
     if (status == ST_OK)
         status = eval_questions(a, list, &m);
     json_decref(list);
-    return model_close(&m, status);
+    return cli_model_close(&m, status);
 }
 
 int cmd_eval(const struct args *a)
@@ -270,7 +270,7 @@ static double log_sum_exp(const float *logits, int n, float top)
 }
 
 /* The summary: what was computed and the likeliest next tokens. */
-static int print_logits(const struct args *a, const struct model *m, int64_t n_ids)
+static int print_logits(const struct args *a, const struct cli_model *m, int64_t n_ids)
 {
     const float *logits = sluice_session_logits(m->session);
     int32_t top[TOP];
@@ -307,7 +307,7 @@ static int print_logits(const struct args *a, const struct model *m, int64_t n_i
                                 list));
 }
 
-static int compute(const struct args *a, struct model *m, struct sink *s, const int32_t *ids,
+static int compute(const struct args *a, struct cli_model *m, struct sink *s, const int32_t *ids,
                    int64_t n)
 {
     sluice_error e = {0};
@@ -352,7 +352,7 @@ static int check_ids(const struct args *a, const int32_t *ids, int64_t n)
 
 int cmd_logits(const struct args *a)
 {
-    struct model m = {0};
+    struct cli_model m = {0};
     struct sink s = {.out = {.fd = -1}};
     int32_t *ids = NULL;
     int64_t n = 0;
@@ -374,12 +374,12 @@ int cmd_logits(const struct args *a)
     if (status == ST_OK)
         status = sink_open(&s, a->out);
     if (status == ST_OK)
-        status = model_open(a, 0, &m);
+        status = cli_model_open(a, 0, &m);
     if (status == ST_OK)
         status = compute(a, &m, &s, ids, n);
     status = sink_close(&s, status);
     if (status == ST_OK && (!a->out || a->json))
         status = print_logits(a, &m, n);
     free(ids);
-    return model_close(&m, status);
+    return cli_model_close(&m, status);
 }

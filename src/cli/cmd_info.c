@@ -260,7 +260,7 @@ int cmd_probe(const struct args *a)
 
 /* ---- tokenize ------------------------------------------------------------------------ */
 
-static int encode(const struct args *a, const struct model *m, const struct conversation *c,
+static int encode(const struct args *a, const struct cli_model *m, const struct conversation *c,
                   const char *text, size_t n)
 {
     int32_t *ids = NULL;
@@ -305,7 +305,7 @@ static int give_text(const struct args *a, struct text_buf *text, const char *p,
 }
 
 /* With --markup each token's bytes, else the text that the ids stand for. */
-static int give_tokens(const struct args *a, const struct model *m, sluice_text_stream *stream,
+static int give_tokens(const struct args *a, const struct cli_model *m, sluice_text_stream *stream,
                        struct text_buf *text, const int32_t *ids, int64_t n_ids)
 {
     sluice_error e = {0};
@@ -326,7 +326,8 @@ static int give_tokens(const struct args *a, const struct model *m, sluice_text_
 
 /* The text of ids as bytes, nothing added, so that it can be piped on; only a
  * terminal gets a last newline. */
-static int decode(const struct args *a, const struct model *m, const int32_t *ids, int64_t n_ids)
+static int decode(const struct args *a, const struct cli_model *m, const int32_t *ids,
+                  int64_t n_ids)
 {
     struct text_buf text = {0};
     sluice_text_stream *stream;
@@ -382,7 +383,7 @@ static int read_text(const struct args *a, const char **text, char **input, size
 
 int cmd_tokenize(const struct args *a)
 {
-    struct model m = {0};
+    struct cli_model m = {0};
     struct conversation c = {.json = NULL};
     char *input = NULL;
     int32_t *ids = NULL;
@@ -399,11 +400,11 @@ int cmd_tokenize(const struct args *a)
     else if (status == ST_OK && a->decode)
         status = ids_of_text("", text, n, &ids, &n_ids);
     if (status == ST_OK)
-        status = model_open_tokenizer(a, &m);
+        status = cli_model_open_tokenizer(a, &m);
     if (status == ST_OK)
         status = a->decode ? decode(a, &m, ids, n_ids) : encode(a, &m, &c, text, n);
     conversation_free(&c);
     free(input);
     free(ids);
-    return model_close(&m, status);
+    return cli_model_close(&m, status);
 }

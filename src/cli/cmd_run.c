@@ -50,7 +50,7 @@ static int check_options(const struct args *a)
     return conversation_check(a);
 }
 
-static int prompt_ids(const struct args *a, const struct model *m, const struct conversation *c,
+static int prompt_ids(const struct args *a, const struct cli_model *m, const struct conversation *c,
                       const char *text, size_t n, int32_t **ids, int64_t *n_ids, int64_t *n_stable)
 {
     sluice_error e = {0};
@@ -69,7 +69,7 @@ static int prompt_ids(const struct args *a, const struct model *m, const struct 
     return ST_OK;
 }
 
-static int print_json(const struct model *m, const struct answer *w, int64_t n_prompt,
+static int print_json(const struct cli_model *m, const struct answer *w, int64_t n_prompt,
                       sluice_finish finish, const sluice_sampling *p)
 {
     sluice_stats s;
@@ -87,7 +87,7 @@ static int print_json(const struct model *m, const struct answer *w, int64_t n_p
     return json_print(j);
 }
 
-static int generate(const struct args *a, struct model *m, const struct conversation *c,
+static int generate(const struct args *a, struct cli_model *m, const struct conversation *c,
                     const int32_t *ids, int64_t n_ids, int64_t n_stable)
 {
     sluice_error e = {0};
@@ -121,7 +121,7 @@ static int generate(const struct args *a, struct model *m, const struct conversa
     return status == ST_OK && interrupted() ? ST_INTERRUPTED : status;
 }
 
-static int answer(const struct args *a, struct model *m, const struct conversation *c,
+static int answer(const struct args *a, struct cli_model *m, const struct conversation *c,
                   const char *text, size_t n)
 {
     int32_t *ids = NULL;
@@ -136,7 +136,7 @@ static int answer(const struct args *a, struct model *m, const struct conversati
 
 int cmd_run(const struct args *a)
 {
-    struct model m = {0};
+    struct cli_model m = {0};
     struct conversation c = {.json = NULL};
     char *text = NULL;
     size_t n = 0;
@@ -146,10 +146,10 @@ int cmd_run(const struct args *a)
     if (status == ST_OK)
         status = conversation_begin(a, text, &c);
     if (status == ST_OK)
-        status = a->show_prompt ? model_open_tokenizer(a, &m) : model_open(a, 0, &m);
+        status = a->show_prompt ? cli_model_open_tokenizer(a, &m) : cli_model_open(a, 0, &m);
     if (status == ST_OK)
         status = a->show_prompt ? conversation_show(a, &m, &c) : answer(a, &m, &c, text, n);
-    status = model_close(&m, status);
+    status = cli_model_close(&m, status);
     conversation_free(&c);
     free(text);
     return status;

@@ -100,7 +100,7 @@ void conversation_tools(const struct conversation *c, sluice_answer_options *o)
     o->n_tools_bytes = c->chat.n_bytes;
 }
 
-int conversation_show(const struct args *a, const struct model *m, const struct conversation *c)
+int conversation_show(const struct args *a, const struct cli_model *m, const struct conversation *c)
 {
     sluice_error e = {0};
     char *text = NULL;
@@ -120,7 +120,7 @@ int conversation_show(const struct args *a, const struct model *m, const struct 
 }
 
 /* Whether the chat form of a model that reasons has a way to leave it. */
-static bool can_leave_thinking(const struct model *m)
+static bool can_leave_thinking(const struct cli_model *m)
 {
     const sluice_message ask = {.role = "user", .content = "?"};
     char *text[2] = {NULL, NULL};
@@ -140,7 +140,7 @@ static bool can_leave_thinking(const struct model *m)
     return differ;
 }
 
-void conversation_tell(const struct args *a, const struct model *m)
+void conversation_tell(const struct args *a, const struct cli_model *m)
 {
     if (a->think == 1 && !m->info.has_thinking)
         complain("this model has no reasoning part; --think changes nothing");

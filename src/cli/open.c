@@ -119,7 +119,7 @@ int model_plan(const struct args *a, sluice_plan *p, sluice_error *e)
     return sluice_plan_memory(&o, NULL, p, e);
 }
 
-static int open_with(const struct args *a, sluice_options *o, struct model *m)
+static int open_with(const struct args *a, sluice_options *o, struct cli_model *m)
 {
     sluice_error e = {0};
     char *chat_template;
@@ -139,7 +139,7 @@ static int open_with(const struct args *a, sluice_options *o, struct model *m)
     return ST_OK;
 }
 
-int model_open(const struct args *a, int want_context, struct model *m)
+int cli_model_open(const struct args *a, int want_context, struct cli_model *m)
 {
     char path[PATH_MAX];
     sluice_options o;
@@ -155,7 +155,7 @@ int model_open(const struct args *a, int want_context, struct model *m)
     return status == ST_OK && m->routing ? routing_record(m) : status;
 }
 
-int model_open_tokenizer(const struct args *a, struct model *m)
+int cli_model_open_tokenizer(const struct args *a, struct cli_model *m)
 {
     char path[PATH_MAX];
     sluice_options o;
@@ -193,7 +193,7 @@ int model_vocabulary(const struct args *a, int want_context, int *n_vocab)
     return ST_OK;
 }
 
-int model_close(struct model *m, int status)
+int cli_model_close(struct cli_model *m, int status)
 {
     sluice_error e = {0};
     int wrote = routing_end(m);
@@ -203,7 +203,7 @@ int model_close(struct model *m, int status)
         sluice_session_free(m->session);
     input_opened(NULL);
     sluice_close(m->s);
-    *m = (struct model){0};
+    *m = (struct cli_model){0};
     return status == ST_OK ? wrote : status;
 }
 

@@ -73,7 +73,7 @@ static void on_route(void *user, int layer, int64_t first_position, int64_t n_to
         write_token(r);
 }
 
-int routing_begin(struct model *m, const char *path)
+int routing_begin(struct cli_model *m, const char *path)
 {
     sluice_error e = {0};
     struct routing *r = calloc(1, sizeof(*r));
@@ -87,7 +87,7 @@ int routing_begin(struct model *m, const char *path)
     return fail(&e);
 }
 
-int routing_record(struct model *m)
+int routing_record(struct cli_model *m)
 {
     struct routing *r = m->routing;
     r->n_layers = m->info.n_layers;
@@ -114,7 +114,7 @@ static int finish(struct routing *r)
     return r->rc < 0 ? ST_FAIL : ST_OK;
 }
 
-int routing_end(struct model *m)
+int routing_end(struct cli_model *m)
 {
     struct routing *r = m->routing;
     if (!r)

@@ -106,6 +106,7 @@ static inline void cpu_act(const struct cpu *d, enum dev_act act, float *g, cons
     static const enum kern_act acts[] = {
         [DEV_SILU] = KERN_SILU, [DEV_GELU] = KERN_GELU, [DEV_SWIGLU_OAI] = KERN_SWIGLU_OAI,
         [DEV_SILU_CUT] = KERN_SILU_CUT, [DEV_RELU] = KERN_RELU};
+    _Static_assert(ARRAY_LEN(acts) == DEV_N_ACTS, "a row for each activation");
     d->k->gate[acts[act]](g, g, u, n, limit);
 }
 

@@ -107,6 +107,7 @@ enum dev_act {
     DEV_SWIGLU_OAI, /* g sigmoid(1.702 g) (u + 1), g and u limited: gpt-oss */
     DEV_SILU_CUT, /* silu(g) * u; with a limit min(silu(g), limit), and u within +-limit */
     DEV_RELU, /* max(g, 0) * u */
+    DEV_N_ACTS
 };
 
 /* g = act(g, u), both (n_tok, width). */

@@ -1,5 +1,6 @@
 /*
- * engine: implements include/sluice.h over text and model.
+ * engine: implements include/sluice.h over text and model. It opens the queue and the
+ * devices that a model works with, and says how large the expert cache may be.
  *
  *   options.c   the host's structs, of whatever version, as this version knows them
  *   check.c     options and files looked at before anything is opened
@@ -30,7 +31,10 @@
 #define ENGINE_H
 
 #include "base/base.h"
+#include "device/device.h"
 #include "engine/plan.h"
+#include "expert/expert.h"
+#include "io/io.h"
 #include "model/model.h"
 #include "sluice.h"
 #include "text/text.h"

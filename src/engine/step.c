@@ -250,8 +250,10 @@ static void take_in(struct step_span *x, const struct model_span *m)
     if (m->status < 0) {
         x->status = m->status;
         x->err = m->err;
+        x->x->has_logits = x->x->has_logits && !model_state_broken(x->x->state);
         return;
     }
+    x->x->has_logits = false; /* until they are given */
     memmove(x->x->ids + x->x->n, x->ids, (size_t)x->take * sizeof(*x->ids));
     x->x->n += x->take;
     x->done = x->take;
@@ -265,7 +267,6 @@ static int run(struct sluice *s, struct step_span *spans, int n, struct err *e)
     int n_list = 0;
     for (int i = 0; i < n; i++)
         if (spans[i].take > 0) {
-            spans[i].x->has_logits = false;
             list[n_list++] = (struct model_span){.state = spans[i].x->state,
                                                  .ids = spans[i].ids,
                                                  .n = spans[i].take,

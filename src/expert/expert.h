@@ -77,7 +77,8 @@ struct expert_lease {
 
 /*
  * Leases `n` experts of a layer and starts the missing reads, in this order.
- * n <= n_used, ids distinct. Never blocks on reads; may wait for earlier
+ * n <= n_used, ids distinct; with 0 only queued lookahead of the layer is dropped, as
+ * with any: the router chose otherwise. Never blocks on reads; may wait for earlier
  * lookahead reads to leave a slot. On failure no lease is held.
  */
 int expert_request(struct expert_cache *c, int layer, const int32_t *ids, int n,
@@ -120,7 +121,8 @@ struct expert_stats {
 };
 void expert_get_stats(const struct expert_cache *c, struct expert_stats *s); /* NULL: all 0 */
 
-/* Called for every expert_request with the ids in router order. */
+/* Called for every expert_request with its ids: of one token in router order; not for
+ * what was kept. */
 typedef void expert_trace_fn(void *user, int layer, const int32_t *ids, int n);
 void expert_set_trace(struct expert_cache *c, expert_trace_fn *fn, void *user);
 

@@ -1,10 +1,10 @@
 /*
  * Experts of few tokens: decoding, by one session or several.
  *
- * The union of all picks is asked for at once, what is here first, then the heaviest,
- * and computed in the order in which the bytes arrive; an expert that several tokens
- * picked is read and computed once for all of them. Where the cache has no room for
- * all, the rest is asked for as others are done.
+ * The union of all picks is asked for at once, the heaviest first (of several tokens
+ * what is here before that), and computed in the order in which the bytes arrive; an
+ * expert that several tokens picked is read and computed once for all of them. Where the
+ * cache has no room for all, the rest is asked for as others are done.
  */
 #include "model/model_internal.h"
 
@@ -96,6 +96,8 @@ static void keep_known(struct arrival *a)
                 (size_t)(i - a->n_asked) * sizeof(*a->x));
         a->x[a->n_asked++] = x;
     }
+    if (a->n > 0 && a->n_asked == a->n) /* nobody else drops what was guessed wrong */
+        expert_request(m->cache, a->layer, NULL, 0, NULL, NULL);
 }
 
 static bool holds_leases(const struct arrival *a)

@@ -312,7 +312,8 @@ static int check_span(const struct model *m, const struct model_span *x, struct 
 {
     if (x->state->broken)
         return err_set(e, E_STATE,
-                       "the session was left half computed by an earlier failure; reset it");
+                       "the session was left half computed when a step failed or was stopped; "
+                       "reset it, or sync or keep what it holds");
     if (x->state->length + x->n > m->options.context)
         return err_set(e, E_STATE,
                        "the context is full: %lld tokens held, %lld more asked for, %lld possible; "

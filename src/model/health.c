@@ -207,8 +207,8 @@ static int check_stored(void *user, const struct tensor *t, size_t *at, struct e
 int model_weights_sound(const struct model *m, struct err *e)
 {
     void *user = (void *)(uintptr_t)m; /* it is not changed */
-    for (int segment = DENSE_FIXED; segment < m->c.n_layers; segment++)
-        TRY(dense_each(m->dense, segment, check_stored, user, e));
+    for (int section = DENSE_FIXED; section < m->c.n_layers; section++)
+        TRY(dense_each(m->dense, section, check_stored, user, e));
     return OK;
 }
 

@@ -61,6 +61,7 @@ static void keep_known(struct model *m, int layer, struct window *w)
         if (has_rows(m, x) && expert_free_slots(m->cache, layer) > reserve)
             expert_keep(m->cache, layer, x, &w->kept[x]);
     }
+    expert_request(m->cache, layer, NULL, 0, NULL, NULL); /* drops what was guessed wrong */
 }
 
 static void drop_kept(struct model *m, int layer, struct window *w)

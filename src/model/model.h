@@ -202,6 +202,8 @@ int model_pack_check(const struct model_pack *p, bool bytes_too, enum ioq_kind k
 int model_state_new(struct model *m, struct model_state **out, struct err *e);
 void model_state_free(struct model_state *s);
 void model_state_reset(struct model_state *s);
+/* A step failed or was cancelled half way: only a reset or a rewind helps. */
+bool model_state_broken(const struct model_state *s);
 int64_t model_state_length(const struct model_state *s); /* positions held */
 /* Memory of the KV cache for `n` positions; grows in steps. */
 int64_t model_kv_bytes(const struct model *m, const struct model_options *o, int64_t n);

@@ -197,6 +197,11 @@ void model_state_free(struct model_state *s)
     free(s);
 }
 
+bool model_state_broken(const struct model_state *s)
+{
+    return s->broken;
+}
+
 void model_state_reset(struct model_state *s)
 {
     struct device *d = s->m->dev;
