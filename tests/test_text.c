@@ -405,45 +405,35 @@ static void test_end_of_generation(void **state)
 
 /* ---- hostile metadata ------------------------------------------------- */
 
-static void refuse(struct tb *b, int code, const char *says)
-{
-    struct text *t;
-    struct err e = {0};
-    assert_int_equal(tb_open(b, &t, &e), code);
-    assert_null(t);
-    assert_says(&e, says);
-    tb_free(b);
-}
-
 static void test_metadata_refused(void **state)
 {
     (void)state;
     struct tb *b = tb_new("gpt-2");
     b->c.model = (struct str){"bert", 4};
-    refuse(b, E_UNSUPPORTED, "'bert'");
+    assert_refused(b, E_UNSUPPORTED, "'bert'");
     b = tb_new("gpt-2");
     b->c.model = (struct str){NULL, 0};
-    refuse(b, E_UNSUPPORTED, "tokenizer.ggml.model");
+    assert_refused(b, E_UNSUPPORTED, "tokenizer.ggml.model");
     b = tb_new("elsewhere");
-    refuse(b, E_UNSUPPORTED, "'elsewhere'");
+    assert_refused(b, E_UNSUPPORTED, "'elsewhere'");
     b = tb_new("gpt-2");
     b->n_tokens = 0;
-    refuse(b, E_FORMAT, "0 entries");
+    assert_refused(b, E_FORMAT, "0 entries");
     b = tb_new("gpt-2");
     b->types[7] = 9;
-    refuse(b, E_FORMAT, "token 7 has type 9");
+    assert_refused(b, E_FORMAT, "token 7 has type 9");
     b = tb_new("gpt-2");
     b->c.eos = 256;
-    refuse(b, E_FORMAT, "eos_token_id is 256: expected 0 to 255");
+    assert_refused(b, E_FORMAT, "eos_token_id is 256: expected 0 to 255");
     b = tb_new("gpt-2");
     b->c.bos = -2;
-    refuse(b, E_FORMAT, "bos_token_id");
+    assert_refused(b, E_FORMAT, "bos_token_id");
     static const struct str bad[] = {{"ab", 2}, {" a", 2}, {"a ", 2}, {"", 0}, {" ", 1}, {"  ", 2}};
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         b = tb_new("gpt-2");
         tb_merge(b, "a", "b");
         b->merges[b->n_merges++] = bad[i];
-        refuse(b, E_FORMAT, "merge 1 ");
+        assert_refused(b, E_FORMAT, "merge 1 ");
     }
 }
 

@@ -476,16 +476,6 @@ static void test_ends_of_gemma4(void **state)
 
 /* ---- hostile metadata ----------------------------------------------------- */
 
-static void refuse(struct tb *b, int code, const char *says)
-{
-    struct text *t;
-    struct err e = {0};
-    assert_int_equal(tb_open(b, &t, &e), code);
-    assert_null(t);
-    assert_says(&e, says);
-    tb_free(b);
-}
-
 static void test_metadata_refused(void **state)
 {
     (void)state;
@@ -496,28 +486,28 @@ static void test_metadata_refused(void **state)
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
         b = tb_new_text("llama");
         b->scores[7] = wrong[i];
-        refuse(b, E_FORMAT, "token 7 has the score");
+        assert_refused(b, E_FORMAT, "token 7 has the score");
     }
     b = tb_new_text("llama");
     b->types[byte(0x41)] = TOKEN_UNUSED;
-    refuse(b, E_FORMAT, "no token <0x41>");
+    assert_refused(b, E_FORMAT, "no token <0x41>");
     b = tb_new_text("gemma4");
     b->tokens[byte(0)] = (struct str){"<0xGG>", 6};
-    refuse(b, E_FORMAT, "token 3 is '<0xGG>' and a byte");
+    assert_refused(b, E_FORMAT, "token 3 is '<0xGG>' and a byte");
     b = tb_new_text("gemma4");
     b->c.bos = -1;
-    refuse(b, E_FORMAT, "tokenizer.ggml.bos_token_id");
+    assert_refused(b, E_FORMAT, "tokenizer.ggml.bos_token_id");
     b = tb_new("gpt-2");
     b->c.add_space_prefix = 1;
-    refuse(b, E_UNSUPPORTED, "add_space_prefix");
+    assert_refused(b, E_UNSUPPORTED, "add_space_prefix");
     b = tb_new_text("gemma4");
     b->c.remove_extra_whitespaces = 1;
-    refuse(b, E_UNSUPPORTED, "remove_extra_whitespaces");
+    assert_refused(b, E_UNSUPPORTED, "remove_extra_whitespaces");
     b = tb_new_text("t5");
-    refuse(b, E_UNSUPPORTED, "'t5'");
+    assert_refused(b, E_UNSUPPORTED, "'t5'");
     b = tb_new_text("gemma4");
     b->merges[b->n_merges++] = (struct str){"ab", 2};
-    refuse(b, E_FORMAT, "merge 0 ");
+    assert_refused(b, E_FORMAT, "merge 0 ");
 
     b = tb_new_text("llama");
     assert_int_equal(tb_open(b, &t, &e), OK);

@@ -13,6 +13,16 @@ void assert_says(const struct err *e, const char *what)
         fail_msg("the sentence \"%s\" does not say \"%s\"", e->text, what);
 }
 
+void assert_refused(struct tb *b, int code, const char *says)
+{
+    struct text *t;
+    struct err e = {0};
+    assert_int_equal(tb_open(b, &t, &e), code);
+    assert_null(t);
+    assert_says(&e, says);
+    tb_free(b);
+}
+
 struct text *open_built(struct tb *b)
 {
     struct text *t = NULL;

@@ -8,6 +8,8 @@
 
 void assert_says(const struct err *e, const char *what);
 struct text *open_built(struct tb *b);
+/* Opening what was built fails with the code and a sentence that has `says`; frees b. */
+void assert_refused(struct tb *b, int code, const char *says);
 /* One segment's ids; those of an earlier call are replaced. */
 void encode(const struct text *t, const char *p, size_t n, bool markup, struct text_ids *ids);
 /* Bytes of the ids, special ones included; terminated, malloc'ed. */
