@@ -142,6 +142,8 @@ static int compute_window(struct step *s, int layer, const struct dev_ffn *a, st
             fail_expert(s, lease->expert, rc, &why);
         else
             compute_one(s, a, l, lease);
+        if (m->used.n + WINDOW_MAX >= MOST_LEASES) /* the device is far behind */
+            TRY(used_wait(m, e));
         used_add(m, lease);
         used_release(m);
         w->head = (w->head + 1) % WINDOW_MAX;
