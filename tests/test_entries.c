@@ -154,6 +154,55 @@ static void streams_are_merged_and_spread_over(void **state)
     device_close(d);
 }
 
+/* ---- a stream in pieces --------------------------------------------------------- */
+
+enum { PIECES = 3 };
+
+/* Element i of what a part takes of the pieces of token t. */
+static double mixed(const float *pieces, const float *weight, int t, int i)
+{
+    double part[PIECES], sum = 0.0, out = 0.0;
+    for (int p = 0; p < PIECES; p++) {
+        const float *v = pieces + (p * N_TOK + t) * EMBD;
+        double squares = 0.0, score = 0.0;
+        for (int k = 0; k < EMBD; k++) {
+            squares += (double)v[k] * (double)v[k];
+            score += (double)v[k] * (double)weight[k];
+        }
+        part[p] = exp(score / sqrt(squares / EMBD + eps));
+        sum += part[p];
+    }
+    for (int p = 0; p < PIECES; p++)
+        out += part[p] / sum * (double)pieces[(p * N_TOK + t) * EMBD + i];
+    return out;
+}
+
+static void pieces_are_mixed(void **state)
+{
+    (void)state;
+    static float pieces[PIECES * N_TOK * EMBD], weight[EMBD], x[N_TOK * EMBD];
+    struct device *d = open_cpu();
+    struct dev_mix m = {.n = PIECES, .n_tok = N_TOK, .n_embd = EMBD, .eps = (float)eps};
+    d->ops->mix(d, &m);
+    reserve(d);
+    m.pieces = put_noise(d, pieces, PIECES * N_TOK * EMBD, 2.0f);
+    m.weight = put_noise(d, weight, EMBD, 0.1f);
+    m.x = put(d, NULL, sizeof(x));
+    d->ops->mix(d, &m);
+    bring(d, x, m.x, sizeof(x));
+    for (int t = 0; t < N_TOK; t++)
+        for (int i = 0; i < EMBD; i++)
+            assert_true(fabs(mixed(pieces, weight, t, i) - (double)x[t * EMBD + i]) < 1e-5);
+    m.n = 1; /* one is taken as it is */
+    d->ops->mix(d, &m);
+    bring(d, x, m.x, sizeof(x));
+    assert_memory_equal(x, pieces, sizeof(x));
+    dev_free(m.pieces.mem);
+    dev_free(m.weight.mem);
+    dev_free(m.x.mem);
+    device_close(d);
+}
+
 /* ---- entries ------------------------------------------------------------------ */
 
 struct rows {
@@ -318,6 +367,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(streams_are_merged_and_spread_over),
+        cmocka_unit_test(pieces_are_mixed),
         cmocka_unit_test(entries_are_made_in_any_calls),
         cmocka_unit_test(a_table_of_nonsense_is_survived),
     };

@@ -63,8 +63,14 @@ static void step(const struct delta_job *j, int64_t p, int64_t t, float *o)
     const float *alpha = j->alpha + (a->kda ? (t * a->n_v + p) * n : t * a->ab_token + ab);
     memcpy(g, alpha, (size_t)n * sizeof(*g));
     k->add(g, j->dt + p * n, n);
-    k->softplus(g, g, n);
-    k->scale(g, j->decay[p], n);
+    if (a->floor != 0.0f) {
+        k->scale(g, -j->decay[p], n);
+        k->sigmoid(g, g, n);
+        k->scale(g, a->floor, n);
+    } else {
+        k->softplus(g, g, n);
+        k->scale(g, j->decay[p], n);
+    }
     k->exp(g, g, n);
     k->sigmoid(&beta, j->beta + t * a->ab_token + ab, 1);
     if (a->kda)

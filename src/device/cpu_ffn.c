@@ -71,7 +71,7 @@ static void gate_up_rows(const struct ffn_job *j, const struct dev_expert *e, in
     cpu_mul(d, &e->gate, r0, r1, x, n_embd, act, 1, g, 0);
     cpu_mul(d, &e->up, r0, r1, x, n_embd, act, 1, u, 0);
     weigh(j, e, t, g, u, r1 - r0);
-    cpu_act(d, j->a->act, g, u, r1 - r0, limit_of(j, e));
+    cpu_act(d, j->a->act, g, u, r1 - r0, limit_of(j, e), j->a->cap);
 }
 
 /* Every thread quantises the input for itself, as cpu_mul.c says. */
@@ -195,7 +195,7 @@ static void many_gate_up(void *arg, int i, int n)
     }
     for (int64_t t = 0; t < e->n_rows; t++) {
         weigh(j, e, e->shared ? t : rows_of(j)[t], gate + t * width, up + t * width, r1 - r0);
-        cpu_act(d, j->a->act, gate + t * width, up + t * width, r1 - r0, limit_of(j, e));
+        cpu_act(d, j->a->act, gate + t * width, up + t * width, r1 - r0, limit_of(j, e), j->a->cap);
     }
 }
 

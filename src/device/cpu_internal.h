@@ -99,14 +99,17 @@ void cpu_mul_many(const struct cpu *d, int i, const struct dev_mat *w, int64_t r
 void cpu_panel(const struct cpu *d, int i, const float *x, int64_t x_stride, int64_t t0,
               int64_t t1, int64_t n);
 
-/* g = act(g, u), n elements. */
-static inline void cpu_act(const struct cpu *d, enum dev_act act, float *g, const float *u,
-                           int64_t n, float limit)
+/* g = act(g, u), n elements; u softened to `cap` first. */
+static inline void cpu_act(const struct cpu *d, enum dev_act act, float *g, float *u, int64_t n,
+                           float limit, float cap)
 {
     static const enum kern_act acts[] = {
         [DEV_SILU] = KERN_SILU, [DEV_GELU] = KERN_GELU, [DEV_SWIGLU_OAI] = KERN_SWIGLU_OAI,
-        [DEV_SILU_CUT] = KERN_SILU_CUT, [DEV_RELU] = KERN_RELU};
+        [DEV_SILU_CUT] = KERN_SILU_CUT, [DEV_RELU] = KERN_RELU,
+        [DEV_GATE_ALONE] = KERN_SIGMOID, [DEV_SITU] = KERN_SITU};
     _Static_assert(ARRAY_LEN(acts) == DEV_N_ACTS, "a row for each activation");
+    if (cap > 0.0f)
+        d->k->softcap(u, n, cap);
     d->k->gate[acts[act]](g, g, u, n, limit);
 }
 
@@ -146,6 +149,7 @@ void cpu_scale(struct device *d, const struct dev_scale *a);
 void cpu_heads(struct device *d, const struct dev_heads *a);
 void cpu_merge(struct device *d, const struct dev_merge *a);
 void cpu_spread(struct device *d, const struct dev_spread *a);
+void cpu_mix(struct device *d, const struct dev_mix *a);
 void cpu_compress(struct device *d, const struct dev_compress *a);
 void cpu_index(struct device *d, const struct dev_index *a);
 void cpu_attention(struct device *d, const struct dev_attention *a);

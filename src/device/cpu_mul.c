@@ -232,11 +232,10 @@ enum { ALONE = 16 << 10 }; /* floats; below it waking the threads takes longer *
 
 struct gate_job {
     struct cpu *d;
-    float *g;
-    const float *u;
+    float *g, *u;
     int64_t n;
     enum dev_act act;
-    float limit;
+    float limit, cap;
 };
 
 static void gate_part(void *arg, int i, int n)
@@ -244,13 +243,14 @@ static void gate_part(void *arg, int i, int n)
     const struct gate_job *j = arg;
     int64_t begin, end;
     pool_split(j->n, 64, i, n, &begin, &end);
-    cpu_act(j->d, j->act, j->g + begin, j->u + begin, end - begin, j->limit);
+    cpu_act(j->d, j->act, j->g + begin, j->u + begin, end - begin, j->limit, j->cap);
 }
 
 void cpu_gate(struct device *dev, const struct dev_gate *a)
 {
     struct gate_job j = {.d = cpu_of(dev), .g = cpu_at(a->g), .u = cpu_at(a->u),
-                         .n = a->n_tok * a->width, .act = a->act, .limit = a->limit};
+                         .n = a->n_tok * a->width, .act = a->act, .limit = a->limit,
+                         .cap = a->cap};
     if (j.d->measuring)
         return;
     if (j.n <= ALONE)

@@ -1,6 +1,6 @@
 /*
- * A residual stream that is several, on the CPU: what a part takes of them, and what it
- * gives back. A token is a unit of work.
+ * A residual stream that is several, or one in pieces, on the CPU: what a part takes of
+ * them, and what it gives back. A token is a unit of work.
  */
 #include "device/cpu_internal.h"
 
@@ -145,4 +145,55 @@ void cpu_spread(struct device *dev, const struct dev_spread *a)
         spread_tokens(&j, 0, 1);
     else
         pool_run(d->pool, spread_tokens, &j);
+}
+
+/* ---- pieces --------------------------------------------------------------------- */
+
+struct mix_job {
+    const struct cpu *d;
+    const struct dev_mix *a;
+    const float *pieces, *weight;
+    float *x;
+};
+
+static float score(const struct mix_job *j, const float *piece)
+{
+    const struct kern *k = j->d->k;
+    const int64_t n = j->a->n_embd;
+    float squares, product;
+    k->mulf[DT_F32](&squares, 0, piece, 0, 1, piece, 0, 1, n);
+    k->mulf[DT_F32](&product, 0, j->weight, 0, 1, piece, 0, 1, n);
+    return product * (1.0f / sqrtf(squares / (float)n + j->a->eps));
+}
+
+static void mix_tokens(void *arg, int i, int n)
+{
+    const struct mix_job *j = arg;
+    const struct dev_mix *a = j->a;
+    const struct kern *k = j->d->k;
+    int64_t t0, t1;
+    pool_split(a->n_tok, 1, i, n, &t0, &t1);
+    for (int64_t t = t0; t < t1; t++) {
+        const float *piece = j->pieces + t * a->n_embd;
+        float *x = j->x + t * a->n_embd, part[DEV_PIECES];
+        for (int64_t p = 0; p < a->n; p++)
+            part[p] = score(j, piece + p * a->n_tok * a->n_embd);
+        k->softmax(part, a->n);
+        memset(x, 0, (size_t)a->n_embd * sizeof(*x));
+        for (int64_t p = 0; p < a->n; p++)
+            k->axpy(x, part[p], piece + p * a->n_tok * a->n_embd, a->n_embd);
+    }
+}
+
+void cpu_mix(struct device *dev, const struct dev_mix *a)
+{
+    struct cpu *d = cpu_of(dev);
+    struct mix_job j = {.d = d, .a = a, .pieces = cpu_at(a->pieces), .weight = cpu_at(a->weight),
+                        .x = cpu_at(a->x)};
+    if (d->measuring)
+        return;
+    if (a->n_tok == 1)
+        mix_tokens(&j, 0, 1);
+    else
+        pool_run(d->pool, mix_tokens, &j);
 }

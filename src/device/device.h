@@ -107,6 +107,8 @@ enum dev_act {
     DEV_SWIGLU_OAI, /* g sigmoid(1.702 g) (u + 1), g and u limited: gpt-oss */
     DEV_SILU_CUT, /* silu(g) * u; with a limit min(silu(g), limit), and u within +-limit */
     DEV_RELU, /* max(g, 0) * u */
+    DEV_GATE_ALONE, /* sigmoid(g) * u */
+    DEV_SITU, /* limit * tanh(g / limit) * sigmoid(g) * u: Kimi-K3, which softens u, too */
     DEV_N_ACTS
 };
 
@@ -116,6 +118,7 @@ struct dev_gate {
     int64_t n_tok, width;
     enum dev_act act;
     float limit;
+    float cap; /* u is cap * tanh(u / cap) first, in place; 0: as it is */
 };
 
 /* out = norm(x) * weight, or out += that; rows of n floats, x_stride and out_stride
@@ -293,7 +296,9 @@ struct dev_delta {
                                   (tokens, n_v * dk) */
     int64_t ab_token, ab_run, ab_step;
     struct dev_ptr decay, dt;  /* (n_v): a step's decay = exp(decay * softplus(alpha + dt)); kda:
-                                  dt is (n_v * dk) */
+                                  dt is (n_v * dk), */
+    float floor;               /* and where this is not 0 a step's decay is
+                                  exp(floor * sigmoid(-decay * (alpha + dt))) */
     struct dev_ptr conv;       /* (channels, 4); or with the next two of queries alone: */
     struct dev_ptr conv_k, conv_v; /* of keys, of values; or none */
     struct dev_ptr norm;       /* (dv) */
@@ -380,6 +385,7 @@ struct dev_ffn {
     bool many;
     enum dev_act act;
     float limit, shared_limit; /* of the shared expert */
+    float cap;              /* of what up gives: dev_gate */
     struct dev_ptr h, input;
     struct dev_ptr input_weights; /* (n_tok): experts, of which a token has one, take this times h;
                                      none: 1 */
@@ -439,6 +445,20 @@ enum { DEV_FACTORS = DEV_STREAMS * (2 + DEV_STREAMS) };
 struct dev_spread {
     struct dev_ptr streams, factors, y; /* y (n_tok, n_embd) */
     int64_t n_tok, n_embd;
+};
+
+/*
+ * A residual stream in pieces, each the sum of what some layers added: a part sees a mix of
+ * all of them (attention residuals of Kimi-K3),
+ *     x = sum over i of softmax(score)[i] * piece[i], score[i] = sum of norm(piece[i]) * weight
+ */
+enum { DEV_PIECES = 128 }; /* n is never larger */
+struct dev_mix {
+    struct dev_ptr pieces; /* (n, n_tok, n_embd) */
+    int64_t n, n_tok, n_embd;
+    struct dev_ptr weight; /* (n_embd) */
+    float eps;
+    struct dev_ptr x;      /* (n_tok, n_embd) */
 };
 
 /* Whether floats are finite, token by token: faults[t] = tag where one of x (n_tok,
@@ -524,6 +544,7 @@ struct device_ops {
     void (*heads)(struct device *d, const struct dev_heads *a);
     void (*merge)(struct device *d, const struct dev_merge *a);
     void (*spread)(struct device *d, const struct dev_spread *a);
+    void (*mix)(struct device *d, const struct dev_mix *a);
     void (*compress)(struct device *d, const struct dev_compress *a);
     void (*index)(struct device *d, const struct dev_index *a);
     void (*attention)(struct device *d, const struct dev_attention *a);

@@ -111,6 +111,8 @@ enum kern_act {
     KERN_SWIGLU_OAI, /* g' sigmoid(1.702 g') (u' + 1) with g', u' limited as above: gpt-oss */
     KERN_SILU_CUT,   /* silu(g) * u; limited: min(silu(g), limit) and u within +-limit instead */
     KERN_RELU,       /* max(g, 0) * u */
+    KERN_SIGMOID,    /* sigmoid(g) * u */
+    KERN_SITU,       /* limit * tanh(g / limit) * sigmoid(g) * u; the limit is above 0 */
     KERN_ACTS
 };
 

@@ -136,6 +136,36 @@ V_INLINE vf v_relu_gate(vf g, vf u, vf limit)
     return v_mul(v_select(v_gt(v_zero(), g), v_zero(), g), u);
 }
 
+/* 2 sigmoid(2 x) - 1; near 0, where that loses what is small, x + x^3 P(x^2), with the
+ * polynomial of Cephes (S. Moshier): the relative error is below 6e-7. */
+V_INLINE vf v_tanh(vf x)
+{
+    const vf s = v_sigmoid(v_add(x, x)), z = v_mul(x, x);
+    vf p = v_fma(v_splat(-5.70498872745e-3f), z, v_splat(2.06390887954e-2f));
+    p = v_fma(p, z, v_splat(-5.37397155531e-2f));
+    p = v_fma(p, z, v_splat(1.33314422036e-1f));
+    p = v_fma(p, z, v_splat(-3.33332819422e-1f));
+    return v_select(v_gt(v_splat(0.390625f), z), v_fma(v_mul(p, z), x, x),
+                    v_sub(v_add(s, s), v_splat(1.0f)));
+}
+
+V_INLINE vf v_softcap(vf x, vf cap)
+{
+    return v_mul(cap, v_tanh(v_div(x, cap)));
+}
+
+/* Kimi-K3's: situ. */
+V_INLINE vf v_situ_gate(vf g, vf u, vf limit)
+{
+    return v_mul(v_mul(v_softcap(g, limit), v_sigmoid(g)), u);
+}
+
+V_INLINE vf v_sigmoid_gate(vf g, vf u, vf limit)
+{
+    (void)limit;
+    return v_mul(v_sigmoid(g), u);
+}
+
 V_INLINE vf v_sigmoid_mul(vf g, vf u)
 {
     return v_mul(v_sigmoid(g), u);
@@ -194,6 +224,8 @@ GATE(vec_gelu_gate, v_gelu_gate)
 GATE(vec_oai_gate, v_oai_gate)
 GATE(vec_limited_cut_gate, v_cut_silu_gate)
 GATE(vec_relu_gate, v_relu_gate)
+GATE(vec_sigmoid_gate, v_sigmoid_gate)
+GATE(vec_situ_gate, v_situ_gate)
 
 static void vec_silu_gate(float *y, const float *g, const float *u, int64_t n, float limit)
 {
@@ -209,13 +241,6 @@ static void vec_cut_gate(float *y, const float *g, const float *u, int64_t n, fl
         vec_limited_cut_gate(y, g, u, n, limit);
     else
         vec_free_silu_gate(y, g, u, n, limit);
-}
-
-/* tanh(x) = 2 sigmoid(2 x) - 1. */
-V_INLINE vf v_softcap(vf x, vf cap)
-{
-    vf s = v_sigmoid(v_div(v_add(x, x), cap));
-    return v_mul(cap, v_sub(v_add(s, s), v_splat(1.0f)));
 }
 
 static void vec_softcap(float *x, int64_t n, float cap)
@@ -754,7 +779,8 @@ static void vec_conv4_silu(float *y, const float *h0, const float *h1, const flo
     .scale = vec_scale, .sigmoid_mul = vec_sigmoid_mul,                                     \
     .gate = {[KERN_SILU] = vec_silu_gate, [KERN_GELU] = vec_gelu_gate,                      \
              [KERN_SWIGLU_OAI] = vec_oai_gate, [KERN_SILU_CUT] = vec_cut_gate,              \
-             [KERN_RELU] = vec_relu_gate},                                                  \
+             [KERN_RELU] = vec_relu_gate, [KERN_SIGMOID] = vec_sigmoid_gate,                \
+             [KERN_SITU] = vec_situ_gate},                                                  \
     .sigmoid = vec_sigmoid, .softplus = vec_softplus, .exp = vec_exp,                       \
     .softcap = vec_softcap, .softmax = vec_softmax, .rope_neox = vec_rope_neox,             \
     .rope_angles = vec_rope_angles,                                                         \

@@ -28,6 +28,7 @@ struct order { /* an operation under way */
         HEADS,
         MERGE,
         SPREAD,
+        MIX,
         COMPRESS,
         INDEX,
         ATTENTION,
@@ -55,6 +56,7 @@ struct order { /* an operation under way */
         struct dev_heads heads;
         struct dev_merge merge;
         struct dev_spread spread;
+        struct dev_mix mix;
         struct dev_compress compress;
         struct dev_index index;
         struct dev_attention attention;
@@ -213,6 +215,7 @@ static void run_one(struct foreign *f, struct order *o)
     case HEADS: ops->heads(f->cpu, &o->heads); break;
     case MERGE: ops->merge(f->cpu, &o->merge); break;
     case SPREAD: ops->spread(f->cpu, &o->spread); break;
+    case MIX: ops->mix(f->cpu, &o->mix); break;
     case COMPRESS: ops->compress(f->cpu, &o->compress); break;
     case INDEX: ops->index(f->cpu, &o->index); break;
     case ATTENTION: ops->attention(f->cpu, &o->attention); break;
@@ -427,6 +430,17 @@ static void foreign_spread(struct device *d, const struct dev_spread *a)
     o->spread.streams = inner(f, a->streams);
     o->spread.factors = inner(f, a->factors);
     o->spread.y = inner(f, a->y);
+    at_once(f, o);
+}
+
+static void foreign_mix(struct device *d, const struct dev_mix *a)
+{
+    struct foreign *f = foreign_of(d);
+    struct order *o = submit(f, MIX);
+    o->mix = *a;
+    o->mix.pieces = inner(f, a->pieces);
+    o->mix.weight = inner(f, a->weight);
+    o->mix.x = inner(f, a->x);
     at_once(f, o);
 }
 
@@ -752,8 +766,8 @@ static const struct device_ops foreign_ops = {
     .embed = foreign_embed,
     .project = foreign_project,
     .gate = foreign_gate, .norm = foreign_norm, .scale = foreign_scale, .heads = foreign_heads,
-    .merge = foreign_merge, .spread = foreign_spread, .compress = foreign_compress,
-    .index = foreign_index,
+    .merge = foreign_merge, .spread = foreign_spread, .mix = foreign_mix,
+    .compress = foreign_compress, .index = foreign_index,
     .attention = foreign_attention,
     .delta = foreign_delta,
     .route = foreign_route,
