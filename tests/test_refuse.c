@@ -176,12 +176,22 @@ static const struct refused refused4[] = {
     {NUM("deepseek4.hash_layer_count", GGUF_U32, 1), "blk.1.ffn_gate_tid2eid.weight' is there"},
 };
 
+static const struct refused refused_k3[] = {
+    {NUM("kimi-k3.attn_res.block_size", GGUF_U32, 1025), "expected a whole number from 1 to 1024"},
+    {NUM("kimi-k3.expert_latent_length", GGUF_U32, 128), "expected a whole number from 32 to 64"},
+    {NUM("kimi-k3.expert_latent_length", GGUF_U32, 40), "no multiple of 32"},
+    {NUM("kimi-k3.kda.gate_lower_bound", GGUF_F32, 0), "expected a number from"},
+    {NUM("kimi-k3.activation.situ_beta", GGUF_F32, 0), "expected a number from"},
+    {NUM("kimi-k3.activation.situ_linear_beta", GGUF_F32, -1), "expected a number from"},
+};
+
 static const struct {
     const char *from;
     const struct refused *rows;
     size_t n;
 } refused_of[] = {{QWEN3, refused3, ARRAY_LEN(refused3)}, {TINY, refused35, ARRAY_LEN(refused35)},
-                  {DATA "deepseek4-tiny.gguf", refused4, ARRAY_LEN(refused4)}};
+                  {DATA "deepseek4-tiny.gguf", refused4, ARRAY_LEN(refused4)},
+                  {DATA "kimi-k3-tiny.gguf", refused_k3, ARRAY_LEN(refused_k3)}};
 
 static void keys_are_refused(void **state)
 {

@@ -66,6 +66,7 @@ static const struct config small = {
     .v_heads = 8,
     .linear_dim = 64,
     .interval = 4,
+    .block = 2,
     .context = 4096,
     .window = 16,
     .top = 2048,
@@ -117,6 +118,8 @@ static const struct number {
     {"experts", FIELD(experts), 1, 4096, "experts of a layer"},
     {"used", FIELD(used), 1, 4096, "experts used for a token"},
     {"expert-width", FIELD(width), 32, 65536, "inner width of an expert"},
+    {"expert-embd", FIELD(expert_embd), 32, 65536, "elements that experts read (kimi-k3; half)"},
+    {"block", FIELD(block), 1, 1000, "layers of a piece of the residual stream (kimi-k3)"},
     {"ffn-width", FIELD(ffn), 32, 1 << 20, "inner width of a layer without experts"},
     {"dense-layers", FIELD(dense_layers), 0, 1000, "first layers without experts (glm4moe)"},
     {"q-lora", FIELD(q_lora), 0, 65536, "short vector of queries, 0: none (deepseek2)"},
@@ -324,6 +327,8 @@ static int settle(struct config *c, bool said_base)
         c->gating = f->gating;
     if (f->no_q_lora)
         c->q_lora = 0;
+    if (!c->expert_embd)
+        c->expert_embd = MAX(c->hidden / 2, (int64_t)32);
     if (c->has & ENTRIES) /* one vector is key and value of all heads */
         c->kv_heads = 1;
     if (f->key && c->n_keys == 0)

@@ -38,6 +38,17 @@ static void meanwhile(struct step *s, const struct layer *l)
         .n_tok = s->n_tok, .n = n, .x_stride = n, .out_stride = n, .eps = m->c.eps});
 }
 
+/* shared_y holds what the network gave. */
+static void bring_back(struct step *s, const struct layer *l, struct dev_ptr from)
+{
+    struct model *m = s->m;
+    const int64_t n = m->c.n_embd;
+    m->dev->ops->norm(m->dev, &(struct dev_norm){
+        .x = from, .weight = l->beside.post_norm, .out = m->scratch.shared_y, .n_tok = s->n_tok,
+        .n = n, .x_stride = n, .out_stride = n, .eps = m->c.eps, .add = true});
+    step_branch_back(s, m->scratch.shared_y, l->ffn_post_norm);
+}
+
 static int compute(struct step *s, int layer, struct err *e)
 {
     return experts_form.compute(s, layer, e);
@@ -54,5 +65,5 @@ static const struct trace_kind trace = {"expert layer", "layer", {"layer"}};
 const struct ffn_form beside_form = {
     .name = "network and experts", .rows = rows, .n_rows = ARRAY_LEN(rows),
     .parts = {&dense_ffn_form, &experts_form}, .trace = &trace, .bind = bind, .scratch = scratch,
-    .compute = compute, .meanwhile = meanwhile, .rehearse = rehearse,
+    .compute = compute, .meanwhile = meanwhile, .bring_back = bring_back, .rehearse = rehearse,
 };

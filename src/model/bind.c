@@ -62,6 +62,7 @@ static int64_t length(const struct config *c, const struct layer_config *l, enum
     case DIM_USED: return c->n_used;
     case DIM_VOCAB: return c->n_vocab;
     case DIM_EXPERTS: return c->n_experts;
+    case DIM_EXPERT_EMBD: return c->expert_embd;
     case DIM_EXPERT: return c->expert_width;
     case DIM_EXPERT_PAIR: return 2 * c->expert_width;
     case DIM_SHARED: return c->shared_width;
@@ -287,6 +288,10 @@ static const struct weight_row norm_rows[] = {
     {.name = "hc_ffn_scale.weight", FLOATS, DIM_3, DIM_1, STREAMS(ffn_streams.scale), HAS_STREAMS},
     {.name = "hc_ffn_base.weight", FLOATS, DIM_FACTORS, DIM_1, STREAMS(ffn_streams.base),
      HAS_STREAMS},
+    {.name = "attn_res_score.weight", FLOATS, DIM_EMBD, DIM_1, STREAMS(mixer_streams.score),
+     HAS_PIECES},
+    {.name = "ffn_res_score.weight", FLOATS, DIM_EMBD, DIM_1, STREAMS(ffn_streams.score),
+     HAS_PIECES},
 };
 #undef STREAMS
 
@@ -307,7 +312,8 @@ static int bind_layer(struct binder *b)
     struct layer *l = &m->layers[b->layer];
     l->mixer = c->layer[b->layer].recurrent ? c->family->recurrent : c->family->mixer;
     l->ffn = c->layer[b->layer].dense ? &dense_ffn_form
-             : config_has(c, HAS_BESIDE) ? &beside_form : &experts_form;
+             : config_has(c, HAS_BESIDE) ? &beside_form
+             : config_has(c, HAS_LATENT_EXPERTS) ? &latent_experts_form : &experts_form;
     for (int i = 0; i < b->layer; i++)
         l->state_index += m->layers[i].mixer == l->mixer;
     l->mixer->bind(l, c, b->layer);
@@ -319,11 +325,17 @@ static int bind_layer(struct binder *b)
     return OK;
 }
 
-/* What the output takes of the streams. */
+/* What the output takes of the streams or pieces. */
 static int bind_output_streams(struct binder *b)
 {
     struct streams *x = &b->m->output_streams;
-    const struct tensor *fn, *scale, *base;
+    const struct tensor *fn, *scale, *base, *score;
+    if (config_has(&b->m->c, HAS_PIECES)) {
+        TRY(lookup(b, "output_res_score.weight", true, ROLE_DENSE, &score));
+        return bind_floats(b, score, DENSE_FIXED, b->m->c.n_embd, 1, 1, &x->score);
+    }
+    if (!config_has(&b->m->c, HAS_STREAMS))
+        return OK;
     TRY(lookup(b, "output_hc_fn.weight", true, ROLE_DENSE, &fn));
     TRY(lookup(b, "output_hc_scale.weight", true, ROLE_DENSE, &scale));
     TRY(lookup(b, "output_hc_base.weight", true, ROLE_DENSE, &base));
@@ -350,8 +362,7 @@ static int bind_ends(struct binder *b)
         m->embed = m->output;
     TRY(lookup(b, "output_norm.weight", true, ROLE_DENSE, &norm));
     TRY(bind_floats(b, norm, DENSE_FIXED, c->n_embd, 1, 1, &m->output_norm));
-    if (config_has(c, HAS_STREAMS))
-        TRY(bind_output_streams(b));
+    TRY(bind_output_streams(b));
     TRY(lookup(b, "rope_freqs.weight", config_has(c, HAS_FAR_FACTORS), ROLE_DENSE, &factors));
     return factors ? bind_floats(b, factors, DENSE_FIXED, c->most_rot / 2, 1, 1, &m->rope_factors)
                    : OK;

@@ -30,6 +30,9 @@ static const struct sign {
     {HAS_HEAD_GATE, NULL, "attn_gate.weight"},
     {HAS_Q_LORA, NULL, "attn_q_a.weight"},
     {HAS_LATENT_PAIR, NULL, "attn_kv_b.weight"},
+    {HAS_GATE, NULL, "attn_gate.weight"},
+    {HAS_LATENT_EXPERTS, "expert_latent_length", NULL},
+    {HAS_PIECES, "attn_res.block_size", NULL},
 };
 
 static void read_traits(struct reader *r, struct config *c)

@@ -71,6 +71,14 @@ void read_compressed(struct reader *r, struct config *c)
 
 void read_streams(struct reader *r, struct config *c)
 {
+    if (config_has(c, HAS_PIECES)) {
+        c->piece_layers = read_count(r, "attn_res.block_size", -1, 1, MAX_LAYERS);
+        if (r->rc == OK && config_pieces(c) > DEV_PIECES)
+            r->rc = err_set(r->e, E_UNSUPPORTED, "%s: '%s.attn_res.block_size' is %lld, which "
+                            "makes %lld pieces of the residual stream; at most %d are expected",
+                            weights_path(r->w, 0), r->family, (long long)c->piece_layers,
+                            (long long)config_pieces(c), DEV_PIECES);
+    }
     if (!config_has(c, HAS_STREAMS))
         return;
     read_count(r, "hyper_connection.count", -1, DEV_STREAMS, DEV_STREAMS);

@@ -63,6 +63,12 @@ static void read_experts(struct reader *r, struct config *c)
                           : read_count(r, "feed_forward_length", -1, 32, 1 << 20);
     if (config_has(c, HAS_SHARED_EXPERT))
         c->shared_width = shared_width(r, c);
+    c->expert_embd = config_has(c, HAS_LATENT_EXPERTS)
+                         ? read_count(r, "expert_latent_length", -1, 32, c->n_embd) : c->n_embd;
+    if (r->rc == OK && c->expert_embd % 32)
+        r->rc = err_set(r->e, E_UNSUPPORTED, "%s: '%s.expert_latent_length' is %lld, which is no "
+                        "multiple of 32", weights_path(r->w, 0), r->family,
+                        (long long)c->expert_embd);
     check_width(r, "expert width", c->expert_width);
     check_width(r, "shared expert's width", c->shared_width);
     read_scoring(r, c);
@@ -76,12 +82,19 @@ static bool without_router(const struct reader *r, int layer)
     return weights_find(r->w, name) == NULL;
 }
 
-/* What networks are limited to: by the family, or layer by layer; 0: not. */
+/* What networks are limited to: by the family, for all, or layer by layer; 0: not. */
 static void read_limits(struct reader *r, struct config *c)
 {
+    float all = c->family->limit;
+    if (config_has(c, HAS_SITU)) {
+        all = (float)read_real(r, "activation.situ_beta", 0.0, 1e-6, 1e6);
+        key_needed(r, "activation.situ_beta");
+        c->up_cap = (float)read_real(r, "activation.situ_linear_beta", 0.0, 0.0, 1e6);
+        key_needed(r, "activation.situ_linear_beta");
+    }
     for (int i = 0; i < c->n_layers; i++) {
         struct layer_config *l = &c->layer[i];
-        l->limit = l->shared_limit = c->family->limit;
+        l->limit = l->shared_limit = all;
         if (!config_has(c, HAS_LIMITS))
             continue;
         l->limit = (float)read_real_of(r, "swiglu_clamp_exp", i, 0.0, 0.0, 1e6);

@@ -37,7 +37,7 @@ struct dev_ptr dense_ffn_hidden(struct step *s, const struct layer *l)
                  (struct dev_ptr[]){g, u});
     m->dev->ops->gate(m->dev, &(struct dev_gate){
         .g = g, .u = u, .n_tok = s->n_tok, .width = width, .act = m->c.family->act,
-        .limit = l->dense.limit});
+        .limit = l->dense.limit, .cap = m->c.up_cap});
     return g;
 }
 

@@ -16,11 +16,11 @@
 
 #define AT(field) offsetof(struct layer, experts.field)
 static const struct weight_row rows[] = {
-    {.name = "ffn_gate_up_exps.weight", EXPERTS, DIM_EMBD, DIM_EXPERT_PAIR, AT(gate_up), 0,
+    {.name = "ffn_gate_up_exps.weight", EXPERTS, DIM_EXPERT_EMBD, DIM_EXPERT_PAIR, AT(gate_up), 0,
      IF_THERE},
-    {.name = "ffn_gate_exps.weight", EXPERTS, DIM_EMBD, DIM_EXPERT, AT(gate), 0, 0,
+    {.name = "ffn_gate_exps.weight", EXPERTS, DIM_EXPERT_EMBD, DIM_EXPERT, AT(gate), 0, 0,
      "ffn_gate_up_exps.weight"},
-    {.name = "ffn_up_exps.weight", EXPERTS, DIM_EMBD, DIM_EXPERT, AT(up), 0, 0,
+    {.name = "ffn_up_exps.weight", EXPERTS, DIM_EXPERT_EMBD, DIM_EXPERT, AT(up), 0, 0,
      "ffn_gate_up_exps.weight"},
     {.name = "ffn_gate_up_exps.bias", EXPERT_FLOATS, DIM_EXPERT_PAIR, DIM_1, AT(gate_up.bias),
      HAS_EXPERT_BIAS, IF_THERE},
@@ -28,8 +28,9 @@ static const struct weight_row rows[] = {
      HAS_EXPERT_BIAS, 0, "ffn_gate_up_exps.weight"},
     {.name = "ffn_up_exps.bias", EXPERT_FLOATS, DIM_EXPERT, DIM_1, AT(up.bias), HAS_EXPERT_BIAS, 0,
      "ffn_gate_up_exps.weight"},
-    {.name = "ffn_down_exps.weight", EXPERTS, DIM_EXPERT, DIM_EMBD, AT(down)},
-    {.name = "ffn_down_exps.bias", EXPERT_FLOATS, DIM_EMBD, DIM_1, AT(down.bias), HAS_EXPERT_BIAS},
+    {.name = "ffn_down_exps.weight", EXPERTS, DIM_EXPERT, DIM_EXPERT_EMBD, AT(down)},
+    {.name = "ffn_down_exps.bias", EXPERT_FLOATS, DIM_EXPERT_EMBD, DIM_1, AT(down.bias),
+     HAS_EXPERT_BIAS},
     {.name = "ffn_gate_inp.weight", MATRIX, DIM_EMBD, DIM_EXPERTS, AT(router)},
     {.name = "ffn_gate_inp.scale", FLOATS, DIM_EMBD, DIM_1, AT(router_norm), HAS_BESIDE},
     {.name = "ffn_down_exps.scale", FLOATS, DIM_EXPERTS, DIM_1, AT(down_scale), HAS_DOWN_SCALE,
@@ -41,11 +42,11 @@ static const struct weight_row rows[] = {
     {.name = "ffn_gate_inp_shexp.weight", FLOATS, DIM_EMBD, DIM_1, AT(shared_gate),
      HAS_SHARED_GATE},
     {.name = "ffn_gate_shexp.weight", MATRIX, DIM_EMBD, DIM_SHARED, AT(shared_gate_mat),
-     HAS_SHARED_EXPERT, FLOAT_INPUT},
+     HAS_SHARED_EXPERT, FLOAT_INPUT, .lacks = HAS_LATENT_EXPERTS},
     {.name = "ffn_up_shexp.weight", MATRIX, DIM_EMBD, DIM_SHARED, AT(shared_up), HAS_SHARED_EXPERT,
-     FLOAT_INPUT},
+     FLOAT_INPUT, .lacks = HAS_LATENT_EXPERTS},
     {.name = "ffn_down_shexp.weight", MATRIX, DIM_SHARED, DIM_EMBD, AT(shared_down),
-     HAS_SHARED_EXPERT},
+     HAS_SHARED_EXPERT, .lacks = HAS_LATENT_EXPERTS},
 };
 #undef AT
 
@@ -53,7 +54,7 @@ static void bind(struct layer *l, const struct config *c, int layer)
 {
     const struct layer_config *n = &c->layer[layer];
     l->experts = (struct experts){
-        .n_experts = c->n_experts, .n_used = c->n_used,
+        .n_experts = c->n_experts, .n_used = c->n_used, .n_embd = c->expert_embd,
         .width = MAX(c->expert_width, c->shared_width),
         .scores = {.scoring = c->scoring, .n_groups = c->n_groups, .groups_used = c->groups_used},
         .renormalise = c->renormalise, .weights_scale = c->weights_scale,
@@ -124,8 +125,8 @@ struct dev_ffn experts_args(const struct step *s, const struct layer *l, bool ma
 {
     const struct scratch *t = &s->m->scratch;
     return (struct dev_ffn){
-        .n_tok = s->n_tok, .n_embd = s->m->c.n_embd, .n_used = l->experts.n_used, .many = many,
-        .act = s->m->c.family->act, .limit = l->experts.limit,
+        .n_tok = s->n_tok, .n_embd = l->experts.n_embd, .n_used = l->experts.n_used, .many = many,
+        .act = s->m->c.family->act, .limit = l->experts.limit, .cap = s->m->c.up_cap,
         .shared_limit = l->experts.shared_limit,
         .h = t->x_dev.h, .input = t->x_dev.input, .tokens = t->x_dev.tokens,
         .input_weights = l->experts.weighted ? t->x_dev.weights : DEV_NONE,
@@ -167,33 +168,42 @@ static void route(struct step *s, const struct layer *l)
     m->dev->ops->route(m->dev, &a);
 }
 
+/* What experts that read a short vector read of h. */
+static void shorten(struct step *s, const struct layer *l)
+{
+    struct model *m = s->m;
+    const struct scratch *t = &m->scratch;
+    if (!config_has(&m->c, HAS_LATENT_EXPERTS))
+        return;
+    step_project(s, t->h, m->c.n_embd, DEV_NONE, 1,
+                 (const struct dev_mat *[]){&l->latent_experts.down}, &t->short_h);
+    if (m->dev == m->expert_dev)
+        m->dev->ops->prepare(m->dev, &(struct dev_prepare){
+            .h = t->short_h, .input = t->input, .n_tok = s->n_tok, .n_embd = l->experts.n_embd});
+}
+
 static struct dev_sum sum_args(const struct step *s, const struct layer *l, bool many)
 {
     const struct scratch *t = &s->m->scratch;
+    const bool apart = step_branches(s) || l->ffn->bring_back;
+    int64_t width;
     return (struct dev_sum){
-        .n_tok = s->n_tok, .n_embd = s->m->c.n_embd, .n_used = l->experts.n_used, .many = many,
+        .n_tok = s->n_tok, .n_embd = l->experts.n_embd, .n_used = l->experts.n_used, .many = many,
         .y = t->x_dev.y, .picks = t->picks,
         .weights = l->experts.weighted ? DEV_NONE : t->weights,
         .shared_y = has_shared(l) ? t->shared_y : DEV_NONE,
         .shared_weight = l->experts.shared_gated ? t->shared_weight : DEV_NONE,
-        .out = t->x_dev.out, .x = step_branches(s) ? DEV_NONE : t->x,
+        .out = t->x_dev.out, .x = apart ? DEV_NONE : step_stream(s, &width),
         .scale = s->m->c.residual_scale};
 }
 
 /* The sum goes back where it was not added by itself; many: it lies in y. */
-static void branch_back(struct step *s, const struct layer *l, const struct dev_sum *sum)
+static void bring_back(struct step *s, const struct layer *l, const struct dev_sum *sum)
 {
-    struct model *m = s->m;
-    const int64_t n = m->c.n_embd;
-    struct dev_ptr from = sum->many ? sum->y : sum->out;
-    if (config_has(&m->c, HAS_BESIDE)) { /* shared_y holds what the network beside them gave */
-        m->dev->ops->norm(m->dev, &(struct dev_norm){
-            .x = from, .weight = l->beside.post_norm, .out = m->scratch.shared_y,
-            .n_tok = s->n_tok, .n = n, .x_stride = n, .out_stride = n, .eps = m->c.eps,
-            .add = true});
-        from = m->scratch.shared_y;
-    }
-    if (step_branches(s))
+    const struct dev_ptr from = sum->many ? sum->y : sum->out;
+    if (l->ffn->bring_back)
+        l->ffn->bring_back(s, l, from);
+    else if (step_branches(s))
         step_branch_back(s, from, l->ffn_post_norm);
 }
 
@@ -205,15 +215,16 @@ static int send_input(struct step *s, const struct layer *l, struct err *e)
     struct model *m = s->m;
     struct scratch *t = &m->scratch;
     const struct device_ops *ops = m->expert_dev->ops;
-    const size_t h_bytes = (size_t)(s->n_tok * m->c.n_embd) * sizeof(float);
+    const size_t h_bytes = (size_t)(s->n_tok * l->experts.n_embd) * sizeof(float);
     const size_t picks = (size_t)(s->n_tok * m->c.n_used);
-    TRY(device_bring(m->dev, t->host_floats, t->h, h_bytes, e));
+    TRY(device_bring(m->dev, t->host_floats, t->short_h, h_bytes, e));
     TRY(device_bring(m->dev, t->host_weights, t->weights, picks * sizeof(float), e));
     ops->put(m->expert_dev, t->x_dev.h, t->host_floats, h_bytes);
     ops->put(m->expert_dev, t->x_dev.picks, t->host_picks, picks * sizeof(int32_t));
     ops->put(m->expert_dev, t->x_dev.weights, t->host_weights, picks * sizeof(float));
     ops->prepare(m->expert_dev, &(struct dev_prepare){.h = t->x_dev.h, .input = t->x_dev.input,
-                                                      .n_tok = s->n_tok, .n_embd = m->c.n_embd});
+                                                      .n_tok = s->n_tok,
+                                                      .n_embd = l->experts.n_embd});
     if (!l->experts.down_scale.mem)
         return OK;
     const size_t scales = (size_t)m->c.n_experts * sizeof(float);
@@ -242,7 +253,7 @@ static int sum_apart(struct step *s, const struct layer *l, bool many, struct er
 {
     struct model *m = s->m;
     struct scratch *t = &m->scratch;
-    const size_t bytes = (size_t)(s->n_tok * m->c.n_embd) * sizeof(float);
+    const size_t bytes = (size_t)(s->n_tok * l->experts.n_embd) * sizeof(float);
     struct dev_sum a = sum_args(s, l, many), b = sum_args(s, l, true);
     a.picks = t->x_dev.picks;
     a.weights = l->experts.weighted ? DEV_NONE : t->x_dev.weights;
@@ -253,7 +264,7 @@ static int sum_apart(struct step *s, const struct layer *l, bool many, struct er
     b.out = DEV_NONE;
     m->dev->ops->put(m->dev, b.y, t->host_floats, bytes);
     m->dev->ops->sum(m->dev, &b);
-    branch_back(s, l, &b);
+    bring_back(s, l, &b);
     return OK;
 }
 
@@ -296,6 +307,7 @@ static int compute(struct step *s, int layer, struct err *e)
     if (!step_alive(s))
         return OK;
     tell_route(s, layer, (int)n_used);
+    shorten(s, l);
     if (apart) {
         TRY(send_input(s, l, e));
         if (has_shared(l))
@@ -307,7 +319,7 @@ static int compute(struct step *s, int layer, struct err *e)
         return sum_apart(s, l, many, e);
     const struct dev_sum sum = sum_args(s, l, many);
     m->dev->ops->sum(m->dev, &sum);
-    branch_back(s, l, &sum);
+    bring_back(s, l, &sum);
     return OK;
 }
 
@@ -337,6 +349,7 @@ static void rehearse(struct step *s, struct layer *l,
     struct dev_expert batch[DEV_MAX_USED + 1];
     int n = (int)l->experts.n_used;
     route(s, l);
+    shorten(s, l);
     if (l->ffn->meanwhile)
         l->ffn->meanwhile(s, l);
     rehearse_lists(s, n);
@@ -352,7 +365,7 @@ static void rehearse(struct step *s, struct layer *l,
         batch[n++] = experts_shared(l, s->n_tok);
     m->expert_dev->ops->experts(m->expert_dev, &a, batch, n);
     m->dev->ops->sum(m->dev, &sum);
-    branch_back(s, l, &sum);
+    bring_back(s, l, &sum);
 }
 
 static const struct trace_kind trace = {"expert layer", "layer", {"layer"}};

@@ -206,6 +206,17 @@ static const struct family families[] = {
         .renormalise = true,
     },
     {
+        .name = "kimi-k3", /* Kimi-K3 */
+        .traits = HAS_LATENT | HAS_STILL_LATENT | HAS_KDA | HAS_FULL_GATE | HAS_SITU |
+                  HAS_EXPERTS | HAS_CORRECTION | HAS_DENSE_LAYERS | HAS_ROUTER_KEYS,
+        .optional = HAS_Q_LORA | HAS_LATENT_PAIR | HAS_GATE | HAS_SHARED_EXPERT |
+                    HAS_LATENT_EXPERTS | HAS_PIECES,
+        .mixer = &latent_form,
+        .recurrent = &kda_form,
+        .scoring = DEV_SIGMOID,
+        .act = DEV_SITU,
+    },
+    {
         .name = "deepseek32", /* DeepSeek-V3.2 */
         .traits = HAS_LATENT | HAS_Q_LORA | HAS_INDEXER | HAS_EXPERTS | HAS_SHARED_EXPERT |
                   HAS_DENSE_LAYERS | HAS_ROUTER_KEYS,

@@ -2,7 +2,8 @@
  * Tokens -> residual stream -> logits. The one function to read is model_step:
  * embed, then for each layer a mixer and an ffn, each adding to the residual
  * stream. Where that is several (HAS_STREAMS), x is what a part takes of them, and
- * what it gives is spread over them.
+ * what it gives is spread over them; where it is in pieces (HAS_PIECES), x is a mix of
+ * all of them, and what a part gives is added to the last.
  *
  * A step is a list of spans, tokens that follow each other in one session. Their
  * tokens lie flat behind one another: norms, projections and experts do not see
@@ -136,10 +137,12 @@ void step_project_back(struct step *s, const struct dev_mat *w, struct dev_ptr f
     const bool apart = step_branches(s);
     work_label(m, WORK_PROJECTION);
     scale_floats(m, from, s->n_tok * w->n_in, m->c.residual_scale);
+    int64_t width;
+    const struct dev_ptr to = apart ? m->scratch.branch : step_stream(s, &width);
     project(m,
             (struct dev_project){
                 .x = from, .n_tok = s->n_tok, .n_in = w->n_in, .add = !apart, .n_mats = 1},
-            &w, apart ? &m->scratch.branch : &m->scratch.x);
+            &w, &to);
     if (apart)
         step_branch_back(s, m->scratch.branch, post_norm);
 }
@@ -154,8 +157,9 @@ void step_branch_back(struct step *s, struct dev_ptr from, struct dev_ptr post_n
             .n_tok = s->n_tok, .n_embd = n});
         return;
     }
+    int64_t width;
     m->dev->ops->norm(m->dev, &(struct dev_norm){
-        .x = from, .weight = post_norm, .out = m->scratch.x, .n_tok = s->n_tok, .n = n,
+        .x = from, .weight = post_norm, .out = step_stream(s, &width), .n_tok = s->n_tok, .n = n,
         .x_stride = n, .out_stride = n, .eps = m->c.eps, .add = true});
 }
 
@@ -168,10 +172,38 @@ void step_leave_layer(struct step *s, const struct layer *l)
                                                        .factor = 1.0f});
 }
 
+/* Piece `i` of the residual stream. */
+static struct dev_ptr piece(const struct step *s, int64_t i)
+{
+    return behind_floats(s->m->scratch.pieces, i * s->n_tok * s->m->c.n_embd);
+}
+
+static void mix_pieces(struct step *s, const struct streams *x)
+{
+    struct model *m = s->m;
+    work_label(m, WORK_PROJECTION);
+    m->dev->ops->mix(m->dev, &(struct dev_mix){
+        .pieces = m->scratch.pieces, .n = s->piece + 1, .n_tok = s->n_tok, .n_embd = m->c.n_embd,
+        .weight = x->score, .eps = m->c.eps, .x = m->scratch.x});
+}
+
+/* The embedding is a piece of its own. */
+void step_begin_piece(struct step *s, int layer)
+{
+    struct model *m = s->m;
+    if (!config_has(&m->c, HAS_PIECES) || layer % m->c.piece_layers)
+        return;
+    s->piece++;
+    m->dev->ops->zero(m->dev, piece(s, s->piece),
+                      (size_t)(s->n_tok * m->c.n_embd) * sizeof(float));
+}
+
 void step_merge(struct step *s, const struct streams *x)
 {
     struct model *m = s->m;
     const struct scratch *t = &m->scratch;
+    if (config_has(&m->c, HAS_PIECES))
+        mix_pieces(s, x);
     if (!config_has(&m->c, HAS_STREAMS))
         return;
     work_label(m, WORK_PROJECTION);
@@ -187,6 +219,8 @@ struct dev_ptr step_stream(const struct step *s, int64_t *width)
 {
     const bool streams = config_has(&s->m->c, HAS_STREAMS);
     *width = (streams ? DEV_STREAMS : 1) * s->m->c.n_embd;
+    if (config_has(&s->m->c, HAS_PIECES))
+        return piece(s, s->piece);
     return streams ? s->m->scratch.streams : s->m->scratch.x;
 }
 
@@ -230,6 +264,10 @@ static void begin_streams(struct step *s)
 {
     struct model *m = s->m;
     const int64_t n = m->c.n_embd;
+    s->piece = 0;
+    if (config_has(&m->c, HAS_PIECES))
+        m->dev->ops->copy(m->dev, m->scratch.pieces, m->scratch.x,
+                          (size_t)(s->n_tok * n) * sizeof(float));
     if (config_has(&m->c, HAS_STREAMS))
         m->dev->ops->heads(m->dev, &(struct dev_heads){
             .n_tok = s->n_tok, .n_heads = DEV_STREAMS, .n_in = n, .n_out = n, .x = m->scratch.x,
@@ -273,13 +311,14 @@ static int run_layer(struct step *s, int layer, struct err *e)
     struct model *m = s->m;
     const struct layer *l = &m->layers[layer];
     int64_t width;
-    const struct dev_ptr stream = step_stream(s, &width);
     for (int i = 0; i < s->n_spans; i++)
         s->spans[i].state->broken |= span_alive(&s->spans[i]); /* recurrences move on one by one */
     m->layer_now = layer;
     int64_t t0 = begin(m);
     TRY(dense_use(m->dense, layer, e));
     step_merge(s, &l->mixer_streams);
+    step_begin_piece(s, layer);
+    const struct dev_ptr stream = step_stream(s, &width);
     if (l->ffn->begin)
         l->ffn->begin(s, l);
     l->mixer->compute(s, l);

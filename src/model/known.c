@@ -146,6 +146,7 @@ static const struct known_key model_keys[] = {
     {"ssm.v_head_reordered", YES, WITH(HAS_DELTA), "value heads come in another order"},
     {"ssm.conv_kernel", READ, WITH(HAS_KDA), NULL},
     {"kda.head_dim", READ, WITH(HAS_KDA), NULL},
+    {"kda.gate_lower_bound", READ, WITH(HAS_KDA), NULL},
     {"ssm.*", OFF, WITHOUT(HAS_DELTA), "some layers are recurrent"},
     /* experts */
     {"expert_count", READ, WITH(HAS_EXPERTS), NULL},
@@ -185,6 +186,11 @@ static const struct known_key model_keys[] = {
     {"moe_every_n_layers", ONE, ANY, "some layers have no experts"},
     {"decoder_sparse_step", ONE, ANY, "some layers have no experts"},
     {"router_logit_softcapping", OFF, ANY, "router scores are limited"},
+    {"expert_latent_length", READ, WITH(HAS_LATENT_EXPERTS), NULL},
+    {"expert_latent_length", OFF, ANY, "experts read and give a shorter vector"},
+    {"activation.situ_beta", READ, WITH(HAS_SITU), NULL},
+    {"activation.situ_linear_beta", READ, WITH(HAS_SITU), NULL},
+    {"activation.situ*", OFF, ANY, "networks soften what they compute"},
     {"hash_layer_count", READ, WITH(HAS_TABLES), NULL},
     {"swiglu_clamp_exp", READ, WITH(HAS_LIMITS), NULL},
     {"swiglu_clamp_shexp", READ, WITH(HAS_LIMITS), NULL},
@@ -194,6 +200,8 @@ static const struct known_key model_keys[] = {
     {"hyper_connection.count", READ, WITH(HAS_STREAMS), NULL},
     {"hyper_connection.sinkhorn_iterations", READ, WITH(HAS_STREAMS), NULL},
     {"hyper_connection.epsilon", READ, WITH(HAS_STREAMS), NULL},
+    {"attn_res.block_size", READ, WITH(HAS_PIECES), NULL},
+    {"attn_res.*", OFF, ANY, "layers see a mix of what earlier ones left"},
     {"embedding_length_out", UNUSED, WITH(HAS_STREAMS), NULL}, /* all streams */
     {"embedding_scale", READ, WITH(HAS_SCALES), NULL},
     {"residual_scale", READ, WITH(HAS_SCALES), NULL},
@@ -449,6 +457,8 @@ static const char *meaning(const struct model *m, const char *name)
         {"exp_probs_b", "a correction of the router's scores"},
         {"tid2eid", "experts by token"},
         {"hc_", "how several residual streams are mixed"},
+        {"_res_score", "how what earlier layers left is mixed"},
+        {"ffn_routed", "what brings experts' input to a short vector and back"},
         {"compressor", "entries that stand for several positions"},
         {".nextn.", "a part of a block that predicts further tokens, which nextn_predict_layers "
                     "does not count"},

@@ -24,6 +24,7 @@ static const struct weight_row rows[] = {
     {.name = "attn_k_b.weight", HEADS, DIM_NOPE, DIM_KV_LORA, AT(k_b), 0, 0, "attn_kv_b.weight"},
     {.name = "attn_v_b.weight", HEADS, DIM_KV_LORA, DIM_LATENT_VALUE, AT(v_b), 0, 0,
      "attn_kv_b.weight"},
+    {.name = "attn_gate.weight", MATRIX, DIM_EMBD, DIM_LATENT_OUT, AT(gate), HAS_GATE},
     {.name = "attn_output.weight", MATRIX, DIM_LATENT_OUT, DIM_EMBD, AT(out)},
     {.name = "indexer.attn_q_b.weight", MATRIX, DIM_Q_LORA, DIM_INDEX_QUERY, AT(index_q),
      HAS_INDEXER, IF_THERE},
@@ -72,7 +73,7 @@ static int64_t scratch(const struct layer *l)
     const struct latent *a = &l->latent;
     return a->q_lora + a->n_head * (query_dim(a) + a->value) + key_dim(a) +
            slice(a) * (key_dim(a) + a->kv_lora) + (a->index_heads + 1) * a->index_dim +
-           a->index_heads;
+           a->index_heads + a->gate.n_out;
 }
 
 static int64_t per_position(const struct layer *l)
@@ -87,7 +88,7 @@ static int64_t once(const struct layer *l)
 }
 
 struct parts { /* of the scratch */
-    struct dev_ptr q_a, q, kv, long_q, attended, out, index_q, index_k, index_weights;
+    struct dev_ptr q_a, q, kv, long_q, attended, out, index_q, index_k, index_weights, gate;
 };
 
 static struct parts lay_out(const struct step *s, const struct latent *a)
@@ -101,7 +102,21 @@ static struct parts lay_out(const struct step *s, const struct latent *a)
     p.index_q = behind_floats(p.out, s->n_tok * a->n_head * a->value);
     p.index_k = behind_floats(p.index_q, s->n_tok * a->index_heads * a->index_dim);
     p.index_weights = behind_floats(p.index_k, s->n_tok * a->index_dim);
+    p.gate = behind_floats(p.index_weights, s->n_tok * a->index_heads);
     return p;
+}
+
+/* The gate is taken of what the layer begins with, and multiplies what its heads give. */
+static void apply_gate(struct step *s, const struct layer *l, const struct parts *p)
+{
+    struct model *m = s->m;
+    const struct latent *a = &l->latent;
+    work_label(m, WORK_PROJECTION);
+    step_project(s, m->scratch.x, m->c.n_embd, l->mixer_norm, 1,
+                 (const struct dev_mat *[]){&a->gate}, &p->gate);
+    m->dev->ops->gate(m->dev, &(struct dev_gate){
+        .g = p->gate, .u = p->out, .n_tok = s->n_tok, .width = a->gate.n_out,
+        .act = DEV_GATE_ALONE});
 }
 
 /* Queries of all heads, and c and the rotated key: c is normed in place. */
@@ -209,7 +224,9 @@ static void compute(struct step *s, const struct layer *l)
         attend(s, l, &p, h, n);
         bring_out(s, a, &p, h, n);
     }
-    step_project_back(s, &a->out, p.out, l->mixer_post_norm);
+    if (a->gate.n_out)
+        apply_gate(s, l, &p);
+    step_project_back(s, &a->out, a->gate.n_out ? p.gate : p.out, l->mixer_post_norm);
 }
 
 static const struct trace_kind trace = {"latent attention layer", "layer", {"layer"}};

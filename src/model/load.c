@@ -71,11 +71,15 @@ static void carve_device(const struct model *m, const struct device *d, int64_t 
         s->streams = carve(k, tokens * DEV_STREAMS * c->n_embd, sizeof(float));
         s->factors = carve(k, tokens * DEV_FACTORS, sizeof(float));
     }
+    s->pieces = carve(k, tokens * config_pieces(c) * c->n_embd, sizeof(float));
     s->seen = carve(k, tokens * c->n_seen, sizeof(int32_t));
     s->faults = carve(k, tokens, sizeof(uint32_t));
     if (!c->n_used)
         return;
-    s->h = s->x_dev.h = carve(k, tokens * c->n_embd, sizeof(float));
+    s->h = s->short_h = carve(k, tokens * c->n_embd, sizeof(float));
+    if (config_has(c, HAS_LATENT_EXPERTS))
+        s->short_h = carve(k, tokens * c->expert_embd, sizeof(float));
+    s->x_dev.h = s->short_h;
     s->input = s->x_dev.input = carve(k, 1, d->ops->input_bytes(d, tokens, c->n_embd));
     s->picks = s->x_dev.picks = carve(k, tokens * c->n_used, sizeof(int32_t));
     s->weights = s->x_dev.weights = carve(k, tokens * c->n_used, sizeof(float));

@@ -7,7 +7,7 @@
  *   known.c      the keys and tensors that are understood
  *   bind.c       rows of weights -> tensors, experts -> extents
  *   attention.c, latent.c, compressed.c, delta.c, kda.c   mixers: how tokens see each other
- *   experts.c, dense_ffn.c       ffns: what each token does for itself
+ *   experts.c, dense_ffn.c, beside.c, latent_experts.c   ffns: what each token does for itself
  *   few.c, many.c                the experts of few tokens, and of many
  *   forward.c    tokens -> residual stream -> logits, layer by layer
  *   state.c      KV cache and recurrent state of one session

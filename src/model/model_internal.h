@@ -70,6 +70,10 @@ enum { MAX_LAYERS = 1024, MAX_EXPERTS = 4096 };
 #define HAS_ENTRIES TRAIT(55)      /* entries stand for positions long past: compressed.c */
 #define HAS_STREAMS TRAIT(56)      /* the residual stream is several: hyper-connections */
 #define HAS_TABLES TRAIT(57)       /* the first layers' experts are those of a token's id */
+#define HAS_PIECES TRAIT(58)       /* the residual stream is in pieces: attention residuals */
+#define HAS_LATENT_EXPERTS TRAIT(59) /* experts read and give a short vector */
+#define HAS_FULL_GATE TRAIT(60)    /* Kimi Delta Attention's gate is of one matrix */
+#define HAS_SITU TRAIT(61)         /* networks soften what their gates and ups give */
 
 struct renamed { /* a weight that a family calls by another name than others do */
     const char *usual, *here;
@@ -159,10 +163,14 @@ struct config {
     int64_t out_groups, out_lora; /* of compressed attention's output */
     int64_t mix_rounds;        /* HAS_STREAMS */
     float mix_eps;
+    int64_t piece_layers;      /* HAS_PIECES: layers that one is the sum of */
+    float decay_floor;         /* Kimi Delta Attention: least logarithm of a decay; 0: none */
     /* gated delta net: key and value heads, and their dims */
     int64_t n_k, n_v, dk, dv;
     /* experts; 0 without */
     int64_t n_experts, n_used, expert_width, shared_width;
+    int64_t expert_embd;       /* elements that they read and give: n_embd, or fewer */
+    float up_cap;              /* what ups give stays below it; 0: nothing */
     enum dev_scoring scoring;
     int64_t n_groups, groups_used;
     bool renormalise;
@@ -173,6 +181,11 @@ int config_read(const struct weights *w, struct config *c, struct err *e);
 static inline bool config_has(const struct config *c, uint64_t traits)
 {
     return (c->traits & traits) == traits;
+}
+/* Of a residual stream that is in pieces: one is the embedding. */
+static inline int64_t config_pieces(const struct config *c)
+{
+    return c->piece_layers ? 1 + (c->n_layers - 1) / c->piece_layers + 1 : 0;
 }
 static inline int64_t config_delta_channels(const struct config *c)
 {
@@ -215,7 +228,7 @@ enum dim {
     DIM_ENTRY, DIM_RATIO, DIM_INDEX_ENTRY, /* rows that become entries */
     DIM_STREAMS, DIM_ONE_EACH, DIM_FACTORS, DIM_3, /* all streams, a number of each */
     DIM_USED, DIM_VOCAB,
-    DIM_EXPERTS, DIM_EXPERT, DIM_EXPERT_PAIR, DIM_SHARED, DIM_FFN,
+    DIM_EXPERTS, DIM_EXPERT_EMBD, DIM_EXPERT, DIM_EXPERT_PAIR, DIM_SHARED, DIM_FFN,
     DIM_FFN_PAIR
 };
 
@@ -271,6 +284,7 @@ struct latent {
     struct dev_ptr index_norm, index_bias;
     struct dev_mat q_a, q_b; /* or, without q_lora, q alone */
     struct dev_mat q, kv_a, k_b, v_b, out; /* k_b and v_b: a matrix a head */
+    struct dev_mat gate;     /* one for each element of a value, or none */
     struct dev_mat kv_b;     /* instead of both in older files */
     struct dev_ptr q_a_norm, kv_a_norm;
 };
@@ -306,12 +320,15 @@ struct kda { /* n heads of dim elements each */
     int64_t n, dim;
     struct dev_mat q, k, v, out;
     struct dev_mat f_a, f_b, beta; /* of the decays, in two steps; of what is written */
-    struct dev_mat g_a, g_b;       /* of the gate, in two steps */
+    struct dev_mat g_a, g_b;       /* of the gate, in two steps, */
+    struct dev_mat g;              /* or in one */
+    float floor;                   /* of the logarithm of a decay; 0: none */
     struct dev_ptr conv_q, conv_k, conv_v, dt, decay, norm;
 };
 
 struct experts { /* gate_up: both in one matrix, gate first; then gate and up are empty */
     int64_t n_experts, n_used, width; /* width: of the widest, shared ones too */
+    int64_t n_embd;                   /* elements that they read and give */
     struct dev_scores scores;
     bool renormalise, shared_gated, early, weighted;
     float weights_scale, limit, shared_limit;
@@ -335,10 +352,12 @@ struct dense_ffn {
     struct dev_mat gate_up; /* instead of gate and up: gate's rows first */
 };
 
-/* How a part mixes the streams of a token: device.h, dev_merge. */
+/* How a part mixes the streams of a token (device.h, dev_merge), or the pieces of its
+ * stream (dev_mix). */
 struct streams {
     struct dev_mat fn;
     struct dev_ptr scale, base;
+    struct dev_ptr score; /* (n_embd) */
 };
 
 struct layer {
@@ -347,7 +366,7 @@ struct layer {
     int state_index;               /* among the layers of its mixer */
     struct dev_ptr mixer_norm, ffn_norm;
     struct dev_ptr mixer_post_norm, ffn_post_norm; /* HAS_POST_NORMS */
-    struct streams mixer_streams, ffn_streams;     /* HAS_STREAMS */
+    struct streams mixer_streams, ffn_streams;     /* HAS_STREAMS, HAS_PIECES */
     union {
         struct attention attention;
         struct latent latent;
@@ -360,6 +379,11 @@ struct layer {
     struct beside { /* HAS_BESIDE: norms before the experts, behind them, behind the network */
         struct dev_ptr norm, post_norm, dense_post_norm;
     } beside;
+    struct latent_experts { /* HAS_LATENT_EXPERTS: to their short vector and back */
+        struct dev_mat down, up;
+        struct dev_ptr norm; /* of what they give, or none */
+        struct dev_mat shared_gate, shared_up, shared_down; /* of the whole vector, or none */
+    } latent_experts;
     struct dev_ptr out_scale;        /* (1) HAS_LAYER_SCALE, or none */
     struct expert_matrices matrices; /* of its experts, in the file */
 };
@@ -402,12 +426,15 @@ struct ffn_form {
     int (*compute)(struct step *s, int layer, struct err *e);
     /* What of it does not wait for experts, when their reads are under way; NULL: nothing. */
     void (*meanwhile)(struct step *s, const struct layer *l);
+    /* Brings what experts gave, (n_tok, n_embd of experts), back to the residual stream;
+     * NULL: it is added as it is. */
+    void (*bring_back)(struct step *s, const struct layer *l, struct dev_ptr from);
     /* The same operations without reading. NULL: compute does not read. next:
      * memory for weights. */
     void (*rehearse)(struct step *s, struct layer *l,
                      struct dev_ptr (*next)(void *user, size_t bytes), void *user);
 };
-extern const struct ffn_form experts_form, dense_ffn_form, beside_form;
+extern const struct ffn_form experts_form, dense_ffn_form, beside_form, latent_experts_form;
 
 /* ---- guess.c ---------------------------------------------------------- */
 
@@ -454,10 +481,12 @@ struct scratch {
     struct dev_ptr branch;     /* (max_tokens, n_embd) what it gives, before a norm; or none */
     struct dev_ptr streams;    /* (max_tokens, DEV_STREAMS, n_embd), then x is a part's input */
     struct dev_ptr factors;    /* (max_tokens, DEV_FACTORS) of the part under way */
+    struct dev_ptr pieces;     /* (pieces, n_tok, n_embd), then x is a part's input, too */
     struct dev_ptr seen;       /* (max_tokens, n_seen) int32: what an indexer picked last */
     struct dev_ptr faults;     /* (max_tokens) */
     /* experts, on the device that routes; shared_y: of a network beside them, too */
     struct dev_ptr h, input, picks, weights, shared_weight, shared_y, hidden, guess_ids;
+    struct dev_ptr short_h;    /* (max_tokens, expert_embd) what experts read instead of h; or h */
     struct dev_ptr products;   /* (max_tokens, n_experts) of routers that come early */
     /* on the device that computes them */
     struct expert_scratch {
@@ -493,7 +522,7 @@ struct model {
     struct layer *layers;
     struct dev_mat embed, output;
     struct dev_ptr output_norm;
-    struct streams output_streams; /* HAS_STREAMS: the last part is the output */
+    struct streams output_streams; /* HAS_STREAMS, HAS_PIECES: the last part is the output */
     struct dev_ptr rope_factors; /* (most_rot / 2) that those of FAR are divided by; or none */
     bool tied; /* the embedding table is the output matrix too */
     struct dense *dense;
@@ -596,6 +625,7 @@ struct step {
     int n_spans;
     int64_t n_tok;
     bool measuring;          /* operations only note what they need: nothing is read */
+    int64_t piece;           /* HAS_PIECES: the one that is added to */
     struct dev_kv_span *kv;  /* (n_spans) room for arguments */
     struct dev_delta_span *delta;
 };
@@ -656,8 +686,10 @@ static inline bool step_branches(const struct step *s)
 /* Then: adds norm(from) (n_tok, n_embd) to the residual stream, or spreads it over the
  * streams. */
 void step_branch_back(struct step *s, struct dev_ptr from, struct dev_ptr post_norm);
-/* Before a part: its input of the streams, where there are. */
+/* Before a part: its input of the streams or pieces, where there are. */
 void step_merge(struct step *s, const struct streams *x);
+/* Behind a mixer's input: the next piece begins where the layer is the first of one. */
+void step_begin_piece(struct step *s, int layer);
 /* The residual stream, and how long it is. */
 struct dev_ptr step_stream(const struct step *s, int64_t *width);
 /* What is left to do when a layer's mixer and ffn have added their output. */

@@ -47,6 +47,7 @@ static void walk_layer(struct rehearsal *r, struct step *s, int layer)
     struct layer *l = &r->m->layers[layer];
     dense_each(r->m->dense, layer, place_weight, r, NULL);
     step_merge(s, &l->mixer_streams);
+    step_begin_piece(s, layer);
     if (l->ffn->begin)
         l->ffn->begin(s, l);
     l->mixer->compute(s, l);
@@ -127,6 +128,7 @@ static bool rehearse_token(struct rehearsal *r, struct step *s, struct dev_ptr l
 {
     struct model *m = r->m;
     int64_t t0 = os_clock_ns();
+    s->piece = 0;
     for (int layer = 0; layer < m->c.n_layers; layer++) {
         if (r->progress && r->progress(r->user, layer, m->c.n_layers))
             return false;

@@ -58,6 +58,8 @@ const struct family mk_families[] = {
      .has = EXPERTS | SINKS | WINDOW | CORRECTION | VALUE_DIM, .period = 3},
     {.name = "kimi-linear", .pre = "gpt-2", .rope_base = 1e4, .rot = 1, .no_q_lora = true,
      .has = EXPERTS | SHARED | LATENT | KDA | CORRECTION | ROUTER_KEYS, .gating = 2},
+    {.name = "kimi-k3", .pre = "gpt-2", .rope_base = 1e4, .rot = 1,
+     .has = EXPERTS | SHARED | LATENT | KDA | CORRECTION | ROUTER_KEYS | K3, .gating = 2},
     {.name = "deepseek32", .pre = "gpt-2", .rope_base = 1e4, .rot = 1,
      .has = EXPERTS | SHARED | LATENT | CORRECTION | ROUTER_KEYS | INDEXER, .gating = 2},
     {.name = "glm-dsa", .pre = "glm4", .rope_base = 1e6, .rot = 1,

@@ -58,13 +58,14 @@ enum has {
     INTERLEAVED = 1 << 30,  /* of so many layers the last has experts */
 };
 #define ENTRIES (1u << 31) /* compressed attention, streams, experts by token */
+#define K3 ((uint64_t)1 << 32) /* experts of a short vector, pieces, gates, situ: Kimi-K3 */
 
 /* What a family has; `pre` splits its texts. */
 struct family {
     const char *name, *pre;
     double rope_base;
-    unsigned has;     /* of enum has */
-    unsigned may;     /* what options can add: EXPERTS; QK_NORM and QKV_BIAS */
+    uint64_t has;     /* of enum has */
+    uint64_t may;     /* what options can add: EXPERTS; QK_NORM and QKV_BIAS */
     int gating;       /* expert_gating_func; 0: the key is not written */
     double rot;       /* part of a head that is rotated */
     bool no_q_lora;   /* queries never come of a short vector */
@@ -76,9 +77,11 @@ extern const struct family mk_families[]; /* one without a name ends them */
 
 struct config {
     const struct family *family;
-    unsigned has;
+    uint64_t has;
     int64_t layers, hidden, heads, kv_heads, head_dim;
     int64_t experts, used, width, shared, vocab;
+    int64_t expert_embd;  /* elements that experts read (K3) */
+    int64_t block;        /* layers of a piece of the residual stream (K3) */
     int64_t ffn; /* without experts */
     int64_t dense_layers; /* so many first ones have no experts */
     int64_t q_lora, kv_lora, nope, rope_dim, value_dim; /* latent; q_lora 0: none */

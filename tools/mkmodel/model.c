@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool has(const struct config *c, unsigned what)
+static bool has(const struct config *c, uint64_t what)
 {
     return (c->has & what) != 0;
 }
@@ -157,6 +157,8 @@ static void add_latent(struct model *m, int il)
         add(m, il, "attn_k_b.weight", c->dense, F_MATRIX, c->nope, c->kv_lora, c->heads);
         add(m, il, "attn_v_b.weight", c->dense, F_MATRIX, c->kv_lora, c->value_dim, c->heads);
     }
+    if (has(c, K3))
+        add(m, il, "attn_gate.weight", c->dense, F_MATRIX, c->hidden, c->heads * c->value_dim, 0);
     add(m, il, "attn_output.weight", c->dense, F_MATRIX, c->heads * c->value_dim, c->hidden, 0);
     m->t[m->n - 1].std *= 0.3; /* as above */
 }
@@ -250,10 +252,14 @@ static void add_kda(struct model *m, int il)
     add(m, il, "ssm_f_a.weight", c->dense, F_MATRIX, c->hidden, d, 0);
     add(m, il, "ssm_f_b.weight", c->dense, F_MATRIX, d, all, 0);
     add(m, il, "ssm_beta.weight", c->dense, F_MATRIX, c->hidden, c->heads, 0);
-    add(m, il, "ssm_a", DT_F32, F_DECAY, 1, c->heads, 0);
+    add(m, il, "ssm_a", DT_F32, F_DECAY, has(c, K3) ? c->heads : 1, has(c, K3) ? 0 : c->heads, 0);
     add(m, il, "ssm_dt.bias", DT_F32, F_STEP, all, 0, 0);
-    add(m, il, "ssm_g_a.weight", c->dense, F_MATRIX, c->hidden, d, 0);
-    add(m, il, "ssm_g_b.weight", c->dense, F_MATRIX, d, all, 0);
+    if (has(c, K3)) {
+        add(m, il, "ssm_g.weight", c->dense, F_MATRIX, c->hidden, all, 0);
+    } else {
+        add(m, il, "ssm_g_a.weight", c->dense, F_MATRIX, c->hidden, d, 0);
+        add(m, il, "ssm_g_b.weight", c->dense, F_MATRIX, d, all, 0);
+    }
     add(m, il, "ssm_norm.weight", DT_F32, F_ONES, d, 0, 0);
     add(m, il, "attn_output.weight", c->dense, F_MATRIX, all, c->hidden, 0);
 }
@@ -313,7 +319,7 @@ static void add_single_experts(struct model *m, int il)
 static void add_moe(struct model *m, int il)
 {
     const struct config *c = &m->c;
-    int64_t d = c->hidden;
+    int64_t d = c->hidden, x = has(c, K3) ? c->expert_embd : d;
 
     add(m, il, "ffn_gate_inp.weight", DT_F32, F_ROUTER, d, c->experts, 0);
     if (has(c, ROUTER_BIAS))
@@ -323,15 +329,20 @@ static void add_moe(struct model *m, int il)
     else if (has(c, CORRECTION))
         add(m, il, "exp_probs_b.bias", DT_F32, F_BIAS, c->experts, 0, 0);
     if (c->fused) {
-        add(m, il, "ffn_gate_up_exps.weight", c->type, F_MATRIX, d, 2 * c->width, c->experts);
+        add(m, il, "ffn_gate_up_exps.weight", c->type, F_MATRIX, x, 2 * c->width, c->experts);
     } else if (c->old_form && !has(c, LATENT | LINEAR)) {
         add_single_experts(m, il);
         return;
     } else {
-        add(m, il, "ffn_gate_exps.weight", c->type, F_MATRIX, d, c->width, c->experts);
-        add(m, il, "ffn_up_exps.weight", c->type, F_MATRIX, d, c->width, c->experts);
+        add(m, il, "ffn_gate_exps.weight", c->type, F_MATRIX, x, c->width, c->experts);
+        add(m, il, "ffn_up_exps.weight", c->type, F_MATRIX, x, c->width, c->experts);
     }
-    add(m, il, "ffn_down_exps.weight", c->down, F_MATRIX, c->width, d, c->experts);
+    add(m, il, "ffn_down_exps.weight", c->down, F_MATRIX, c->width, x, c->experts);
+    if (has(c, K3)) {
+        add(m, il, "ffn_routed_down.weight", c->dense, F_MATRIX, d, x, 0);
+        add(m, il, "ffn_routed_norm.weight", DT_F32, F_ONES, x, 0, 0);
+        add(m, il, "ffn_routed_up.weight", c->dense, F_MATRIX, x, d, 0);
+    }
     if (has(c, EXPERT_BIAS))
         add_expert_biases(m, il);
     if (has(c, SHARED_GATE))
@@ -407,6 +418,10 @@ void mk_tensors(struct model *m)
             add_streams(m, il, "hc_attn");
             add_streams(m, il, "hc_ffn");
         }
+        if (has(c, K3)) {
+            add(m, il, "attn_res_score.weight", DT_F32, F_BIAS, c->hidden, 0, 0);
+            add(m, il, "ffn_res_score.weight", DT_F32, F_BIAS, c->hidden, 0, 0);
+        }
         if (!has(c, POST_NORMS))
             continue;
         add(m, il, "post_attention_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
@@ -424,6 +439,8 @@ void mk_tensors(struct model *m)
     add(m, -1, "output_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
     if (has(c, ENTRIES))
         add_streams(m, -1, "output_hc");
+    if (has(c, K3))
+        add(m, -1, "output_res_score.weight", DT_F32, F_BIAS, c->hidden, 0, 0);
     if (c->tied)
         return;
     add(m, -1, "output.weight", c->output, F_OUTPUT, c->hidden, c->vocab, 0);
@@ -609,6 +626,13 @@ static void put_kda_keys(struct keys *k, const struct config *c)
         gb_u32(&k->b, (il + 1) % c->interval == 0);
     key_u32(k, "kda.head_dim", c->linear_dim);
     key_u32(k, "ssm.conv_kernel", 4);
+    if (!has(c, K3))
+        return;
+    key_f32(k, "kda.gate_lower_bound", -5);
+    key_u32(k, "expert_latent_length", c->expert_embd);
+    key_f32(k, "activation.situ_beta", 1.5);
+    key_f32(k, "activation.situ_linear_beta", 2);
+    key_u32(k, "attn_res.block_size", c->block);
 }
 
 static void put_indexer_keys(struct keys *k, const struct config *c)
