@@ -185,13 +185,19 @@ static const struct refused refused_k3[] = {
     {NUM("kimi-k3.activation.situ_linear_beta", GGUF_F32, -1), "expected a number from"},
 };
 
+static const struct refused refused_ling[] = {
+    {NUM("bailingmoe3.kda.safe_gate", GGUF_BOOL, 0), "decays have no least value"},
+    {NUM("bailingmoe3.kda.head_dim", GGUF_U32, 48), "no multiple of 32"},
+};
+
 static const struct {
     const char *from;
     const struct refused *rows;
     size_t n;
 } refused_of[] = {{QWEN3, refused3, ARRAY_LEN(refused3)}, {TINY, refused35, ARRAY_LEN(refused35)},
                   {DATA "deepseek4-tiny.gguf", refused4, ARRAY_LEN(refused4)},
-                  {DATA "kimi-k3-tiny.gguf", refused_k3, ARRAY_LEN(refused_k3)}};
+                  {DATA "kimi-k3-tiny.gguf", refused_k3, ARRAY_LEN(refused_k3)},
+                  {DATA "bailingmoe3-tiny.gguf", refused_ling, ARRAY_LEN(refused_ling)}};
 
 static void keys_are_refused(void **state)
 {

@@ -64,7 +64,7 @@ static void step(const struct delta_job *j, int64_t p, int64_t t, float *o)
     memcpy(g, alpha, (size_t)n * sizeof(*g));
     k->add(g, j->dt + p * n, n);
     if (a->floor != 0.0f) {
-        k->scale(g, -j->decay[p], n);
+        k->scale(g, a->steep * j->decay[p], n);
         k->sigmoid(g, g, n);
         k->scale(g, a->floor, n);
     } else {

@@ -297,8 +297,8 @@ struct dev_delta {
     int64_t ab_token, ab_run, ab_step;
     struct dev_ptr decay, dt;  /* (n_v): a step's decay = exp(decay * softplus(alpha + dt)); kda:
                                   dt is (n_v * dk), */
-    float floor;               /* and where this is not 0 a step's decay is
-                                  exp(floor * sigmoid(-decay * (alpha + dt))) */
+    float floor, steep;        /* and where floor is not 0 a step's decay is
+                                  exp(floor * sigmoid(steep * decay * (alpha + dt))) */
     struct dev_ptr conv;       /* (channels, 4); or with the next two of queries alone: */
     struct dev_ptr conv_k, conv_v; /* of keys, of values; or none */
     struct dev_ptr norm;       /* (dv) */

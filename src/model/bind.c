@@ -46,6 +46,7 @@ static int64_t length(const struct config *c, const struct layer_config *l, enum
     case DIM_DELTA_HEADS: return c->n_v;
     case DIM_DELTA_HEAD: return c->dv;
     case DIM_KDA: return c->dk;
+    case DIM_KDA_FIRST: return c->kda_direct ? c->n_v * c->dv : c->dk;
     case DIM_INDEX: return c->index_dim;
     case DIM_INDEX_HEADS: return c->index_heads;
     case DIM_INDEX_QUERY: return c->index_heads * c->index_dim;

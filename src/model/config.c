@@ -26,6 +26,7 @@ static const struct sign {
     {HAS_FUSED_QKV, NULL, "attn_qkv.weight"},
     {HAS_SHARED_EXPERT, NULL, "ffn_down_shexp.weight"},
     {HAS_CORRECTION, NULL, "exp_probs_b.bias"},
+    {HAS_CORRECTION, NULL, "exp_probs_b"},
     {HAS_SOME_SINKS, NULL, "attn_sinks.weight"},
     {HAS_HEAD_GATE, NULL, "attn_gate.weight"},
     {HAS_Q_LORA, NULL, "attn_q_a.weight"},

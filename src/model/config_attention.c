@@ -207,6 +207,27 @@ void read_attention(struct reader *r, struct config *c)
     c->attn_scale = scale > 0.0 ? (float)scale : 1.0f / sqrtf((float)by);
 }
 
+/* The weights tell whether decays and gates come of a short vector; all that are needed
+ * then must be there, in each layer. */
+static void read_kda_steps(struct reader *r, struct config *c)
+{
+    const struct tensor *first = weight_of(r, "ssm_f_a.weight");
+    const bool direct = first && c->dk != c->n_v * c->dv && first->ne[1] == c->n_v * c->dv;
+    c->kda_direct = direct;
+    for (int i = 0; i < c->n_layers && r->rc == OK; i++) {
+        static const char *const seconds[] = {"ssm_f_b.weight", "ssm_g_b.weight"};
+        char name[64];
+        for (size_t k = 0; c->layer[i].recurrent && k < ARRAY_LEN(seconds); k++) {
+            const bool wanted = !direct && !(k == 1 && config_has(c, HAS_FULL_GATE));
+            snprintf(name, sizeof(name), "blk.%d.%s", i, seconds[k]);
+            if (r->rc == OK && wanted != (weights_find(r->w, name) != NULL))
+                r->rc = err_set(r->e, E_FORMAT, "%s: tensor '%s' is %s; the file is incomplete or "
+                                "of another architecture than it says", weights_path(r->w, 0),
+                                name, wanted ? "missing" : "there, where none has a place");
+        }
+    }
+}
+
 /* Kimi Delta Attention: heads as attention has, of a length of their own. */
 static void read_kda(struct reader *r, struct config *c)
 {
@@ -218,6 +239,7 @@ static void read_kda(struct reader *r, struct config *c)
     if (r->rc == OK && c->dk % 32 != 0)
         r->rc = err_set(r->e, E_UNSUPPORTED, "%s: '%s.kda.head_dim' is %lld, which is no multiple "
                         "of 32", weights_path(r->w, 0), r->family, (long long)c->dk);
+    read_kda_steps(r, c);
 }
 
 void read_delta(struct reader *r, struct config *c)

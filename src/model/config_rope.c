@@ -42,7 +42,9 @@ static void read_near(struct reader *r, struct config *c)
     c->rope[NEAR] = (struct rope_config){.n_rot = n_rot, .base = c->rope[FAR].base, .factor = 1.0,
                                          .attn_factor = 1.0};
     if (config_has(c, HAS_NEAR_ROPE))
-        c->rope[NEAR].base = read_real(r, "rope.freq_base_swa", 10000.0, 1.0, 1e12);
+        c->rope[NEAR].base = read_real(r, "rope.freq_base_swa",
+                                       c->family->one_base ? c->rope[FAR].base : 10000.0, 1.0,
+                                       1e12);
     if (!config_has(c, HAS_ENTRIES))
         return;
     c->rope[FAR].base = read_real(r, "attention.compress_rope_freq_base", 0.0, 1.0, 1e12);

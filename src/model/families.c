@@ -217,6 +217,42 @@ static const struct family families[] = {
         .act = DEV_SITU,
     },
     {
+        .name = "bailingmoe3", /* Ling 3.0: tiny, flash */
+        .traits = HAS_LATENT | HAS_HEAD_GATE | HAS_KDA | HAS_LIMITS | HAS_EXPERTS |
+                  HAS_SHARED_EXPERT | HAS_CORRECTION | HAS_DENSE_LAYERS | HAS_ROUTER_KEYS,
+        .optional = HAS_Q_LORA,
+        .mixer = &latent_form,
+        .recurrent = &kda_form,
+        .rotation = DEV_ROTATE_PAIRS,
+        .scoring = DEV_SIGMOID,
+        .act = DEV_SILU_CUT,
+        .decay_as_is = true,
+    },
+    {
+        .name = "hy_v3", /* Hy3 (Hunyuan 3) */
+        .traits = HAS_QK_NORM | HAS_EXPERTS | HAS_SHARED_EXPERT | HAS_SOME_EXPERTS |
+                  HAS_ROUTER_KEYS,
+        .optional = HAS_CORRECTION,
+        .mixer = &attention_form,
+        .scoring = DEV_SIGMOID,
+        .renamed = {{"exp_probs_b.bias", "exp_probs_b"}},
+    },
+    {
+        .name = "mellum", /* Mellum 2 */
+        .traits = HAS_QK_NORM | HAS_EXPERTS | HAS_NEAR_ROPE,
+        .optional = HAS_WINDOW,
+        .mixer = &attention_form,
+        .window_period = 4,
+        .renormalise = true,
+        .one_base = true,
+    },
+    {
+        .name = "deepseek", /* DeepSeek-MoE-16B */
+        .traits = HAS_EXPERTS | HAS_SHARED_EXPERT | HAS_DENSE_LAYERS,
+        .mixer = &attention_form,
+        .rotation = DEV_ROTATE_PAIRS,
+    },
+    {
         .name = "deepseek32", /* DeepSeek-V3.2 */
         .traits = HAS_LATENT | HAS_Q_LORA | HAS_INDEXER | HAS_EXPERTS | HAS_SHARED_EXPERT |
                   HAS_DENSE_LAYERS | HAS_ROUTER_KEYS,

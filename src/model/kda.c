@@ -12,15 +12,16 @@ static const struct weight_row rows[] = {
     {.name = "ssm_conv1d_q.weight", CONV, DIM_4, DIM_DELTA_VALUES, AT(conv_q)},
     {.name = "ssm_conv1d_k.weight", CONV, DIM_4, DIM_DELTA_VALUES, AT(conv_k)},
     {.name = "ssm_conv1d_v.weight", CONV, DIM_4, DIM_DELTA_VALUES, AT(conv_v)},
-    {.name = "ssm_f_a.weight", MATRIX, DIM_EMBD, DIM_KDA, AT(f_a)},
-    {.name = "ssm_f_b.weight", MATRIX, DIM_KDA, DIM_DELTA_VALUES, AT(f_b)},
+    {.name = "ssm_f_a.weight", MATRIX, DIM_EMBD, DIM_KDA_FIRST, AT(f_a)},
+    {.name = "ssm_f_b.weight", MATRIX, DIM_KDA, DIM_DELTA_VALUES, AT(f_b), .flags = IF_THERE},
     {.name = "ssm_beta.weight", MATRIX, DIM_EMBD, DIM_DELTA_HEADS, AT(beta)},
     {.name = "ssm_a", FLOATS, DIM_1, DIM_DELTA_HEADS, AT(decay), .lacks = HAS_FULL_GATE},
     {.name = "ssm_a", FLOATS, DIM_DELTA_HEADS, DIM_1, AT(decay), HAS_FULL_GATE},
     {.name = "ssm_dt.bias", FLOATS, DIM_DELTA_VALUES, DIM_1, AT(dt)},
     {.name = "ssm_g.weight", MATRIX, DIM_EMBD, DIM_DELTA_VALUES, AT(g), HAS_FULL_GATE},
-    {.name = "ssm_g_a.weight", MATRIX, DIM_EMBD, DIM_KDA, AT(g_a), .lacks = HAS_FULL_GATE},
-    {.name = "ssm_g_b.weight", MATRIX, DIM_KDA, DIM_DELTA_VALUES, AT(g_b), .lacks = HAS_FULL_GATE},
+    {.name = "ssm_g_a.weight", MATRIX, DIM_EMBD, DIM_KDA_FIRST, AT(g_a), .lacks = HAS_FULL_GATE},
+    {.name = "ssm_g_b.weight", MATRIX, DIM_KDA, DIM_DELTA_VALUES, AT(g_b), .flags = IF_THERE,
+     .lacks = HAS_FULL_GATE},
     {.name = "ssm_norm.weight", FLOATS, DIM_KDA, DIM_1, AT(norm)},
     {.name = "attn_output.weight", MATRIX, DIM_DELTA_VALUES, DIM_EMBD, AT(out)},
 };
@@ -29,7 +30,9 @@ static const struct weight_row rows[] = {
 static void bind(struct layer *l, const struct config *c, int layer)
 {
     (void)layer;
-    l->kda = (struct kda){.n = c->n_v, .dim = c->dv, .floor = c->decay_floor};
+    l->kda = (struct kda){.n = c->n_v, .dim = c->dv, .floor = c->decay_floor,
+                          .steep = c->family->decay_as_is ? 1.0f : -1.0f,
+                          .direct = c->kda_direct};
 }
 
 static int64_t width(const struct kda *d)
@@ -91,16 +94,20 @@ static void project(struct step *s, const struct layer *l, const struct parts *p
 {
     const struct kda *d = &l->kda;
     const struct dev_ptr x = s->m->scratch.x;
-    const bool full = d->g.n_out > 0;
+    const struct dev_mat *gate = d->g.n_out ? &d->g : &d->g_a;
+    const bool short_f = !d->direct, short_g = gate == &d->g_a && !d->direct;
     work_label(s->m, WORK_PROJECTION);
     step_project(s, x, s->m->c.n_embd, l->mixer_norm, 3,
                  (const struct dev_mat *[]){&d->q, &d->k, &d->v},
                  (struct dev_ptr[]){p->q, p->k, p->v});
     step_project(s, x, s->m->c.n_embd, l->mixer_norm, 3,
-                 (const struct dev_mat *[]){&d->f_a, full ? &d->g : &d->g_a, &d->beta},
-                 (struct dev_ptr[]){p->short_f, full ? p->g : p->short_g, p->beta});
-    step_project(s, p->short_f, d->dim, DEV_NONE, 1, (const struct dev_mat *[]){&d->f_b}, &p->f);
-    if (!full)
+                 (const struct dev_mat *[]){&d->f_a, gate, &d->beta},
+                 (struct dev_ptr[]){short_f ? p->short_f : p->f, short_g ? p->short_g : p->g,
+                                    p->beta});
+    if (short_f)
+        step_project(s, p->short_f, d->dim, DEV_NONE, 1, (const struct dev_mat *[]){&d->f_b},
+                     &p->f);
+    if (short_g)
         step_project(s, p->short_g, d->dim, DEV_NONE, 1, (const struct dev_mat *[]){&d->g_b},
                      &p->g);
     put_together(s, d, p->q, p->u, 0);
@@ -117,7 +124,8 @@ static void compute(struct step *s, const struct layer *l)
     work_label(m, WORK_DELTA);
     m->dev->ops->delta(m->dev, &(struct dev_delta){
         .spans = s->delta, .n_spans = step_delta_spans(s, l, width(d) * d->dim),
-        .n_k = d->n, .n_v = d->n, .dk = d->dim, .dv = d->dim, .kda = true, .floor = d->floor,
+        .n_k = d->n, .n_v = d->n, .dk = d->dim, .dv = d->dim, .kda = true,
+        .floor = d->floor, .steep = d->steep,
         .u = p.u, .z = p.g, .alpha = p.f, .beta = p.beta,
         .ab_token = d->n, .ab_run = d->n, .ab_step = d->n, .decay = d->decay, .dt = d->dt,
         .conv = d->conv_q, .conv_k = d->conv_k, .conv_v = d->conv_v, .norm = d->norm,

@@ -147,6 +147,7 @@ static const struct known_key model_keys[] = {
     {"ssm.conv_kernel", READ, WITH(HAS_KDA), NULL},
     {"kda.head_dim", READ, WITH(HAS_KDA), NULL},
     {"kda.gate_lower_bound", READ, WITH(HAS_KDA), NULL},
+    {"kda.safe_gate", YES, WITH(HAS_KDA), "decays have no least value"},
     {"ssm.*", OFF, WITHOUT(HAS_DELTA), "some layers are recurrent"},
     /* experts */
     {"expert_count", READ, WITH(HAS_EXPERTS), NULL},

@@ -25,6 +25,7 @@ static const struct weight_row rows[] = {
     {.name = "attn_v_b.weight", HEADS, DIM_KV_LORA, DIM_LATENT_VALUE, AT(v_b), 0, 0,
      "attn_kv_b.weight"},
     {.name = "attn_gate.weight", MATRIX, DIM_EMBD, DIM_LATENT_OUT, AT(gate), HAS_GATE},
+    {.name = "attn_gate.weight", MATRIX, DIM_EMBD, DIM_HEADS, AT(gate), HAS_HEAD_GATE},
     {.name = "attn_output.weight", MATRIX, DIM_LATENT_OUT, DIM_EMBD, AT(out)},
     {.name = "indexer.attn_q_b.weight", MATRIX, DIM_Q_LORA, DIM_INDEX_QUERY, AT(index_q),
      HAS_INDEXER, IF_THERE},
@@ -195,12 +196,23 @@ static void bring_out(struct step *s, const struct latent *a, const struct parts
         .out_head = a->value});
 }
 
-/* The first slice brings the tokens into the cache. */
+static bool gates_heads(const struct latent *a)
+{
+    return a->gate.n_out == a->n_head;
+}
+
+/* The first slice brings the tokens into the cache. A gate of a head multiplies what
+ * attention gives before its values are brought out, which is the same. */
 static void attend(struct step *s, const struct layer *l, const struct parts *p, int64_t h,
                    int64_t n)
 {
     struct model *m = s->m;
     const struct latent *a = &l->latent;
+    if (gates_heads(a)) {
+        const struct dev_mat gate = mat_rows(&a->gate, h, n);
+        step_project(s, m->scratch.x, m->c.n_embd, l->mixer_norm, 1,
+                     (const struct dev_mat *[]){&gate}, &p->gate);
+    }
     m->dev->ops->attention(m->dev, &(struct dev_attention){
         .spans = s->kv, .n_spans = step_kv_spans(s, l, 1, key_dim(a)), .n_head = n, .n_kv = 1,
         .key_dim = key_dim(a), .value_dim = a->kv_lora,
@@ -208,6 +220,7 @@ static void attend(struct step *s, const struct layer *l, const struct parts *p,
         .q = p->long_q, .k = h == 0 ? p->kv : DEV_NONE, .eps = m->c.eps, .scale = a->scale,
         .heat = m->c.heat, .heat_length = m->c.heat_length,
         .seen = a->n_seen ? m->scratch.seen : DEV_NONE, .n_seen = a->n_seen,
+        .gate = gates_heads(a) ? p->gate : DEV_NONE, .gate_dim = 1,
         .kv_f16 = m->options.kv_f16, .out = p->attended});
 }
 
@@ -224,9 +237,10 @@ static void compute(struct step *s, const struct layer *l)
         attend(s, l, &p, h, n);
         bring_out(s, a, &p, h, n);
     }
-    if (a->gate.n_out)
+    const bool gated = a->gate.n_out && !gates_heads(a);
+    if (gated)
         apply_gate(s, l, &p);
-    step_project_back(s, &a->out, a->gate.n_out ? p.gate : p.out, l->mixer_post_norm);
+    step_project_back(s, &a->out, gated ? p.gate : p.out, l->mixer_post_norm);
 }
 
 static const struct trace_kind trace = {"latent attention layer", "layer", {"layer"}};

@@ -98,6 +98,8 @@ struct family {
     float attn_scale;             /* default of attention.scale; 0: by the length of keys, */
     int wide_layers;              /* or in models of so many layers by n_embd / heads */
     float logit_cap;              /* HAS_LOGIT_CAP: default of final_logit_softcapping */
+    bool one_base;                /* HAS_NEAR_ROPE: all layers' default is rope.freq_base */
+    bool decay_as_is;             /* Kimi Delta Attention: ssm_a is exp(A_log), not its negative */
     struct renamed renamed[MOST_RENAMED]; /* usual NULL: no more */
 };
 
@@ -165,6 +167,7 @@ struct config {
     float mix_eps;
     int64_t piece_layers;      /* HAS_PIECES: layers that one is the sum of */
     float decay_floor;         /* Kimi Delta Attention: least logarithm of a decay; 0: none */
+    bool kda_direct;           /* its decays and gates come in one step */
     /* gated delta net: key and value heads, and their dims */
     int64_t n_k, n_v, dk, dv;
     /* experts; 0 without */
@@ -223,7 +226,7 @@ enum dim {
     DIM_LATENT_PAIR, DIM_LATENT_OUT, /* nope and value of a head; the values of all */
     DIM_DELTA_ALL, DIM_DELTA_PAIRS,
     DIM_DELTA_CHANNELS, DIM_DELTA_VALUES, DIM_DELTA_HEADS, DIM_DELTA_HEAD,
-    DIM_KDA, DIM_INDEX, DIM_INDEX_HEADS, DIM_INDEX_QUERY,
+    DIM_KDA, DIM_KDA_FIRST, DIM_INDEX, DIM_INDEX_HEADS, DIM_INDEX_QUERY,
     DIM_KEY, DIM_OUT_GROUP, DIM_OUT_LORA, /* a key; the heads of a group; what all groups give */
     DIM_ENTRY, DIM_RATIO, DIM_INDEX_ENTRY, /* rows that become entries */
     DIM_STREAMS, DIM_ONE_EACH, DIM_FACTORS, DIM_3, /* all streams, a number of each */
@@ -322,7 +325,8 @@ struct kda { /* n heads of dim elements each */
     struct dev_mat f_a, f_b, beta; /* of the decays, in two steps; of what is written */
     struct dev_mat g_a, g_b;       /* of the gate, in two steps, */
     struct dev_mat g;              /* or in one */
-    float floor;                   /* of the logarithm of a decay; 0: none */
+    bool direct;                   /* f_a and g_a give all: there is no second step */
+    float floor, steep;            /* of the logarithm of a decay; floor 0: none */
     struct dev_ptr conv_q, conv_k, conv_v, dt, decay, norm;
 };
 

@@ -58,6 +58,8 @@ enum has {
     INTERLEAVED = 1 << 30,  /* of so many layers the last has experts */
 };
 #define ENTRIES (1u << 31) /* compressed attention, streams, experts by token */
+#define DIRECT_KDA ((uint64_t)1 << 33) /* its decays and gates come in one step: Ling 3 */
+#define BARE_CORRECTION ((uint64_t)1 << 34) /* whose name has no ".bias" */
 #define K3 ((uint64_t)1 << 32) /* experts of a short vector, pieces, gates, situ: Kimi-K3 */
 
 /* What a family has; `pre` splits its texts. */

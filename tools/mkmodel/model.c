@@ -157,8 +157,9 @@ static void add_latent(struct model *m, int il)
         add(m, il, "attn_k_b.weight", c->dense, F_MATRIX, c->nope, c->kv_lora, c->heads);
         add(m, il, "attn_v_b.weight", c->dense, F_MATRIX, c->kv_lora, c->value_dim, c->heads);
     }
-    if (has(c, K3))
-        add(m, il, "attn_gate.weight", c->dense, F_MATRIX, c->hidden, c->heads * c->value_dim, 0);
+    if (has(c, K3 | DIRECT_KDA))
+        add(m, il, "attn_gate.weight", c->dense, F_MATRIX, c->hidden,
+            has(c, K3) ? c->heads * c->value_dim : c->heads, 0);
     add(m, il, "attn_output.weight", c->dense, F_MATRIX, c->heads * c->value_dim, c->hidden, 0);
     m->t[m->n - 1].std *= 0.3; /* as above */
 }
@@ -249,16 +250,20 @@ static void add_kda(struct model *m, int il)
         snprintf(name, sizeof name, "ssm_conv1d_%s.weight", of[i]);
         add(m, il, name, DT_F32, F_MATRIX, 4, 1, all);
     }
-    add(m, il, "ssm_f_a.weight", c->dense, F_MATRIX, c->hidden, d, 0);
-    add(m, il, "ssm_f_b.weight", c->dense, F_MATRIX, d, all, 0);
+    const bool direct = has(c, DIRECT_KDA);
+    add(m, il, "ssm_f_a.weight", c->dense, F_MATRIX, c->hidden, direct ? all : d, 0);
+    if (!direct)
+        add(m, il, "ssm_f_b.weight", c->dense, F_MATRIX, d, all, 0);
     add(m, il, "ssm_beta.weight", c->dense, F_MATRIX, c->hidden, c->heads, 0);
-    add(m, il, "ssm_a", DT_F32, F_DECAY, has(c, K3) ? c->heads : 1, has(c, K3) ? 0 : c->heads, 0);
+    add(m, il, "ssm_a", DT_F32, direct ? F_ONES : F_DECAY, has(c, K3) ? c->heads : 1,
+        has(c, K3) ? 0 : c->heads, 0);
     add(m, il, "ssm_dt.bias", DT_F32, F_STEP, all, 0, 0);
     if (has(c, K3)) {
         add(m, il, "ssm_g.weight", c->dense, F_MATRIX, c->hidden, all, 0);
     } else {
-        add(m, il, "ssm_g_a.weight", c->dense, F_MATRIX, c->hidden, d, 0);
-        add(m, il, "ssm_g_b.weight", c->dense, F_MATRIX, d, all, 0);
+        add(m, il, "ssm_g_a.weight", c->dense, F_MATRIX, c->hidden, direct ? all : d, 0);
+        if (!direct)
+            add(m, il, "ssm_g_b.weight", c->dense, F_MATRIX, d, all, 0);
     }
     add(m, il, "ssm_norm.weight", DT_F32, F_ONES, d, 0, 0);
     add(m, il, "attn_output.weight", c->dense, F_MATRIX, all, c->hidden, 0);
@@ -327,7 +332,8 @@ static void add_moe(struct model *m, int il)
     if (has(c, ENTRIES) && il < MK_HASHED)
         add(m, il, "ffn_gate_tid2eid.weight", DT_I32, F_IDS, c->used, c->vocab, 0);
     else if (has(c, CORRECTION))
-        add(m, il, "exp_probs_b.bias", DT_F32, F_BIAS, c->experts, 0, 0);
+        add(m, il, has(c, BARE_CORRECTION) ? "exp_probs_b" : "exp_probs_b.bias", DT_F32, F_BIAS,
+            c->experts, 0, 0);
     if (c->fused) {
         add(m, il, "ffn_gate_up_exps.weight", c->type, F_MATRIX, x, 2 * c->width, c->experts);
     } else if (c->old_form && !has(c, LATENT | LINEAR)) {
@@ -626,9 +632,10 @@ static void put_kda_keys(struct keys *k, const struct config *c)
         gb_u32(&k->b, (il + 1) % c->interval == 0);
     key_u32(k, "kda.head_dim", c->linear_dim);
     key_u32(k, "ssm.conv_kernel", 4);
+    if (has(c, K3 | DIRECT_KDA))
+        key_f32(k, "kda.gate_lower_bound", -5);
     if (!has(c, K3))
         return;
-    key_f32(k, "kda.gate_lower_bound", -5);
     key_u32(k, "expert_latent_length", c->expert_embd);
     key_f32(k, "activation.situ_beta", 1.5);
     key_f32(k, "activation.situ_linear_beta", 2);
