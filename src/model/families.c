@@ -271,6 +271,13 @@ static const struct family families[] = {
         .rotation = DEV_ROTATE_PAIRS,
     },
     {
+        .name = "phi3", /* Phi-3, 3.5-mini, Phi-4, Phi-4-mini: no experts */
+        .traits = HAS_FUSED_FFN,
+        .optional = HAS_FUSED_QKV | HAS_WINDOW | HAS_LONG_FACTORS,
+        .mixer = &attention_form,
+        .window_period = ALL_NEAR,
+    },
+    {
         .name = "bailingmoe", /* Ling-lite, Ling-plus */
         .traits = HAS_EXPERTS | HAS_SHARED_EXPERT | HAS_ROUTER_KEYS,
         .mixer = &attention_form,

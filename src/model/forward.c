@@ -190,13 +190,23 @@ struct dev_ptr step_stream(const struct step *s, int64_t *width)
     return streams ? s->m->scratch.streams : s->m->scratch.x;
 }
 
+/* What rotary frequencies of FAR are divided by. LongRoPE: by the context that was asked
+ * for, not by what memory allows, nor by how long the text is so far. */
+static struct dev_ptr far_factors(const struct model *m)
+{
+    if (!config_has(&m->c, HAS_LONG_FACTORS))
+        return m->rope_factors;
+    return (double)options_asked(&m->options) > m->c.rope[FAR].original ? m->rope_long
+                                                                         : m->rope_short;
+}
+
 struct dev_rope step_rope(const struct step *s, int which, int64_t n, int64_t at)
 {
     const struct model *m = s->m;
     return (struct dev_rope){
         .n = n, .at = at, .pairs = m->c.family->rotation,
         .freq = behind_floats((struct dev_ptr){m->rope_mem, 0}, which * (m->c.most_rot / 2)),
-        .factors = which == FAR ? m->rope_factors : DEV_NONE, .scale = m->rope_scale[which]};
+        .factors = which == FAR ? far_factors(m) : DEV_NONE, .scale = m->rope_scale[which]};
 }
 
 /* Rows of the embedding table: from memory, or read one by one. */

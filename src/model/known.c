@@ -513,6 +513,17 @@ static void note_tensors(const struct model *m, void (*on_note)(void *user, cons
     }
 }
 
+static void note_factors(const struct model *m, void (*on_note)(void *user, const char *text),
+                         void *user)
+{
+    char text[200];
+    snprintf(text, sizeof(text), "in a context (--ctx) of more than %.0f tokens positions turn by "
+             "rope_factors_long.weight, else by rope_factors_short.weight",
+             m->c.rope[FAR].original);
+    if (config_has(&m->c, HAS_LONG_FACTORS))
+        on_note(user, text);
+}
+
 void known_notes(const struct model *m, void (*on_note)(void *user, const char *text), void *user)
 {
     for (int64_t i = 0; i < weights_n_meta(m->w); i++) {
@@ -525,5 +536,6 @@ void known_notes(const struct model *m, void (*on_note)(void *user, const char *
         snprintf(text, sizeof(text), "%s is not used: %s", key, k->what);
         on_note(user, text);
     }
+    note_factors(m, on_note, user);
     note_tensors(m, on_note, user);
 }

@@ -70,11 +70,12 @@ enum { MAX_LAYERS = 1024, MAX_EXPERTS = 4096 };
 #define HAS_ENTRIES TRAIT(55)      /* entries stand for positions long past: compressed.c */
 #define HAS_STREAMS TRAIT(56)      /* the residual stream is several: hyper-connections */
 #define HAS_TABLES TRAIT(57)       /* the first layers' experts are those of a token's id */
+#define HAS_LONG_FACTORS TRAIT(62) /* LongRoPE: divisors of frequencies, others in long contexts */
 
 struct renamed { /* a weight that a family calls by another name than others do */
     const char *usual, *here;
 };
-enum { MOST_RENAMED = 3 };
+enum { MOST_RENAMED = 3, ALL_NEAR = MAX_LAYERS + 1 };
 
 struct family {
     const char *name;             /* general.architecture */
@@ -84,7 +85,7 @@ struct family {
     const struct mixer_form *recurrent; /* of the layers between full attention; NULL: none */
     int full_interval;            /* default of full_attention_interval */
     int window_period;            /* HAS_WINDOW: of so many layers the last sees all (0: a list
-                                     says which do), */
+                                     says which do; ALL_NEAR: none does), */
     bool far_first;               /* or the first */
     enum dev_rotation rotation, index_rotation;
     enum dev_scoring scoring;     /* default of expert_gating_func */
@@ -495,6 +496,7 @@ struct model {
     struct dev_ptr output_norm;
     struct streams output_streams; /* HAS_STREAMS: the last part is the output */
     struct dev_ptr rope_factors; /* (most_rot / 2) that those of FAR are divided by; or none */
+    struct dev_ptr rope_long, rope_short; /* HAS_LONG_FACTORS: the same, one or the other */
     bool tied; /* the embedding table is the output matrix too */
     struct dense *dense;
     struct expert_layer *experts; /* (n_layers), file = of the weights */
@@ -551,6 +553,11 @@ int health_not_finite(const struct model *m, uint32_t tag, struct err *e);
 int health_logits(const struct model *m, struct err *e);
 /* Dense weights that have just come in. */
 int health_section(struct model *m, int section, struct err *e);
+
+static inline int64_t options_asked(const struct model_options *o)
+{
+    return o->context_asked ? o->context_asked : o->context;
+}
 
 /* ---- state.c ---------------------------------------------------------- */
 

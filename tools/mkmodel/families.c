@@ -73,6 +73,7 @@ const struct family mk_families[] = {
      .has = EXPERTS | SHARED | CORRECTION | ROUTER_KEYS | ENTRIES},
     {.name = "glm4", .pre = "glm4", .rope_base = 1e4, .rot = 0.5, .has = POST_NORMS | FUSED_FFN,
      .may = QKV_BIAS},
+    {.name = "phi3", .pre = "dbrx", .rope_base = 1e4, .rot = 0.75, .has = FUSED_QKV | FUSED_FFN},
     {.name = "bailingmoe", .pre = "gpt-2", .rope_base = 6e5, .rot = 1,
      .has = EXPERTS | SHARED | ROUTER_KEYS},
     {.name = "qwen3vl", .pre = "qwen2", .rope_base = 5e6, .rot = 1, .has = QK_NORM},

@@ -89,7 +89,7 @@ struct config {
     int64_t k_heads, v_heads, linear_dim, interval; /* qwen35moe */
     int64_t context, original, seed; /* original: context before stretching */
     double skew, rope_base, yarn, linear_rope, weights_scale;
-    bool rope_factors, old_form; /* old_form: tensors as older files have them */
+    bool rope_factors, long_rope, old_form; /* old_form: tensors as older files have them */
     enum dtype type, dense, down, output;
     bool mtp, fused, tied, vary_norms;
     bool hollow; /* a file of the right size in which weights are a hole */

@@ -421,6 +421,10 @@ void mk_tensors(struct model *m)
     if (c->rope_factors || has(c, NEAR_HEADS))
         add(m, -1, "rope_freqs.weight", DT_F32, has(c, NEAR_HEADS) ? F_STILL : F_FACTORS,
             mk_n_rot(c) / 2, 0, 0);
+    if (c->long_rope) {
+        add(m, -1, "rope_factors_long.weight", DT_F32, F_FACTORS, mk_n_rot(c) / 2, 0, 0);
+        add(m, -1, "rope_factors_short.weight", DT_F32, F_FACTORS, mk_n_rot(c) / 2, 0, 0);
+    }
     add(m, -1, "output_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
     if (has(c, ENTRIES))
         add_streams(m, -1, "output_hc");
@@ -536,6 +540,11 @@ static void put_rope_keys(struct keys *k, const struct config *c)
         key_f32(k, "attention.compress_rope_freq_base", 16 * c->rope_base);
     if (!has(c, LINEAR) && (c->family->rot < 1 || has(c, LATENT | ENTRIES)))
         key_u32(k, "rope.dimension_count", mk_n_rot(c));
+    if (c->long_rope) { /* as converters write it: without a type */
+        key_u32(k, "rope.scaling.original_context_length", c->original);
+        key_f32(k, "rope.scaling.attn_factor",
+                sqrt(1 + log((double)c->context / (double)c->original) / log((double)c->original)));
+    }
     if (c->yarn <= 0 && c->linear_rope <= 0)
         return;
     gb_kv_str(&k->b, full_key(k, "rope.scaling.type"), c->yarn > 0 ? "yarn" : "linear");
