@@ -145,7 +145,7 @@ static void tiny_logits_and_experts(void **state)
     golden_free(&g);
 }
 
-/* Random F32 models with 320 tokens, and logits of these ids by llama.cpp (F32 cache,
+/* Random F32 models with 320 tokens, and logits of these ids, most by llama.cpp (F32 cache,
  * plain attention); tests/data/README.md has the commands. */
 static const int32_t tiny_ids[] = {130, 183, 271, 14,  238, 127, 26,  80,  57,  190, 240, 126,
                                    194, 278, 52,  293, 127, 6,   110, 208, 143, 93,  199, 81};

@@ -366,6 +366,7 @@ static void what_a_family_has_more_is_refused(void **state)
 #define GEMMA4 DATA "gemma4-tiny.gguf"
 #define LLAMA4 DATA "llama4-tiny.gguf"
 #define PHI3 DATA "phi3-tiny.gguf"
+#define PHIMOE DATA "phimoe-tiny.gguf"
 #define LESS "is missing"
 #define MORE "has no place in"
     static const struct {
@@ -424,6 +425,16 @@ static void what_a_family_has_more_is_refused(void **state)
         {PHI3, NUM("phi3.rope.scaling.factor", GGUF_F32, 4), {0}, NULL, "a factor of 4",
          "together is not supported"},
         {PHI3, {0}, {"rope_freqs.weight", DT_F32, {6}, 2.0f}, NULL, "rope_freqs.weight", MORE},
+        {PHIMOE, NUM("phimoe.expert_used_count", GGUF_U32, 3), {0}, NULL, "expert_used_count' is 3",
+         "from 2 to 2"},
+        {PHIMOE, NUM("phimoe.expert_weights_norm", GGUF_BOOL, 1), {0}, NULL,
+         "phimoe.expert_weights_norm", "weights sum to 1"},
+        {PHIMOE, NUM("phimoe.expert_gating_func", GGUF_U32, 1), {0}, NULL,
+         "expert_gating_func' is 1", "how routers score is not read"},
+        {PHIMOE, {0}, {0}, "blk.1.attn_norm.bias", "blk.1.attn_norm.bias", LESS},
+        {PHIMOE, {0}, {0}, "output_norm.bias", "output_norm.bias", LESS},
+        {PHIMOE, {0}, {0}, "output.bias", "output.bias", LESS},
+        {PHI3, {0}, {"blk.0.ffn_norm.bias", DT_F32, {64}, 0.1f}, NULL, "blk.0.ffn_norm.bias", MORE},
         {LLAMA4, TXT("llama4.rope.scaling.type", "longrope"), {0}, NULL, "rope.scaling.type",
          "how its positions are scaled is not known"},
     };

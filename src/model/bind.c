@@ -270,6 +270,10 @@ static int bind_rows(struct binder *b, struct layer *l, const struct weight_row 
 static const struct weight_row norm_rows[] = {
     {.name = "attn_norm.weight", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, mixer_norm)},
     {.name = "ffn_norm.weight", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, ffn_norm)},
+    {.name = "attn_norm.bias", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, mixer_norm_bias),
+     HAS_LAYER_NORMS},
+    {.name = "ffn_norm.bias", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, ffn_norm_bias),
+     HAS_LAYER_NORMS},
     {.name = "post_attention_norm.weight", FLOATS, DIM_EMBD, DIM_1,
      offsetof(struct layer, mixer_post_norm), HAS_POST_NORMS},
     {.name = "post_ffw_norm.weight", FLOATS, DIM_EMBD, DIM_1,
@@ -333,6 +337,19 @@ static int bind_output_streams(struct binder *b)
     return bind_floats(b, base, DENSE_FIXED, DEV_STREAMS, 1, 1, &x->base);
 }
 
+/* What the ends have of biases. */
+static int bind_end_biases(struct binder *b)
+{
+    struct model *m = b->m;
+    const struct tensor *norm, *output;
+    if (!config_has(&m->c, HAS_LAYER_NORMS))
+        return OK;
+    TRY(lookup(b, "output_norm.bias", true, ROLE_DENSE, &norm));
+    TRY(bind_floats(b, norm, DENSE_FIXED, m->c.n_embd, 1, 1, &m->output_norm_bias));
+    TRY(lookup(b, "output.bias", true, ROLE_DENSE, &output));
+    return bind_floats(b, output, DENSE_FIXED, m->c.n_vocab, 1, 1, &m->output.bias);
+}
+
 /* Divisors of rotary frequencies, which any family may have; LongRoPE: two, in their place. */
 static int bind_factors(struct binder *b)
 {
@@ -369,6 +386,7 @@ static int bind_ends(struct binder *b)
     TRY(bind_floats(b, norm, DENSE_FIXED, c->n_embd, 1, 1, &m->output_norm));
     if (config_has(c, HAS_STREAMS))
         TRY(bind_output_streams(b));
+    TRY(bind_end_biases(b));
     return bind_factors(b);
 }
 

@@ -278,6 +278,14 @@ static const struct family families[] = {
         .window_period = ALL_NEAR,
     },
     {
+        .name = "phimoe", /* Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE */
+        .traits = HAS_LAYER_NORMS | HAS_QKV_BIAS | HAS_OUTPUT_BIAS | HAS_EXPERTS,
+        .optional = HAS_WINDOW | HAS_LONG_FACTORS,
+        .mixer = &attention_form,
+        .window_period = ALL_NEAR,
+        .scoring = DEV_SPARSE_MIXER,
+    },
+    {
         .name = "bailingmoe", /* Ling-lite, Ling-plus */
         .traits = HAS_EXPERTS | HAS_SHARED_EXPERT | HAS_ROUTER_KEYS,
         .mixer = &attention_form,

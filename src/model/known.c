@@ -167,6 +167,9 @@ static const struct known_key model_keys[] = {
     {"expert_group_used_count", READ, WITH(HAS_ROUTER_KEYS), NULL},
     {"expert_gating_func", OFF, WITH(HAS_WEIGHTED_INPUT), "how routers score is not read"},
     {"expert_weights_norm", OFF, WITH(HAS_WEIGHTED_INPUT), "the picked experts' weights sum to 1"},
+    /* of phimoe, whose routers are sparse mixers */
+    {"expert_gating_func", OFF, WITH(HAS_LAYER_NORMS), "how routers score is not read"},
+    {"expert_weights_norm", OFF, WITH(HAS_LAYER_NORMS), "the picked experts' weights sum to 1"},
     {"expert_gating_func", ONE, ANY, "routers do not use the softmax of all scores "
      "(2: sigmoid, 3: softmax of the picked, 4: sqrt-softplus)"},
     {"expert_weights_norm", YES, ANY, "the picked experts' weights do not sum to 1"},

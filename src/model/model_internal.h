@@ -71,6 +71,7 @@ enum { MAX_LAYERS = 1024, MAX_EXPERTS = 4096 };
 #define HAS_STREAMS TRAIT(56)      /* the residual stream is several: hyper-connections */
 #define HAS_TABLES TRAIT(57)       /* the first layers' experts are those of a token's id */
 #define HAS_LONG_FACTORS TRAIT(62) /* LongRoPE: divisors of frequencies, others in long contexts */
+#define HAS_LAYER_NORMS TRAIT(63)  /* norms take off the mean and have biases; so has the output */
 
 struct renamed { /* a weight that a family calls by another name than others do */
     const char *usual, *here;
@@ -347,6 +348,7 @@ struct layer {
     const struct ffn_form *ffn;
     int state_index;               /* among the layers of its mixer */
     struct dev_ptr mixer_norm, ffn_norm;
+    struct dev_ptr mixer_norm_bias, ffn_norm_bias; /* HAS_LAYER_NORMS */
     struct dev_ptr mixer_post_norm, ffn_post_norm; /* HAS_POST_NORMS */
     struct streams mixer_streams, ffn_streams;     /* HAS_STREAMS */
     union {
@@ -452,7 +454,8 @@ struct scratch {
     struct dev_ptr x;          /* (max_tokens, n_embd) residual stream */
     struct dev_ptr rows;       /* (MODEL_LOGIT_ROWS, n_embd) some of it */
     struct dev_ptr form;       /* what the mixer or ffn under way wants */
-    struct dev_ptr branch;     /* (max_tokens, n_embd) what it gives, before a norm; or none */
+    struct dev_ptr branch;     /* (max_tokens, n_embd) what it gives, before a norm; or what it
+                                  takes, behind a layer norm; or none */
     struct dev_ptr streams;    /* (max_tokens, DEV_STREAMS, n_embd), then x is a part's input */
     struct dev_ptr factors;    /* (max_tokens, DEV_FACTORS) of the part under way */
     struct dev_ptr seen;       /* (max_tokens, n_seen) int32: what an indexer picked last */
@@ -493,7 +496,7 @@ struct model {
 
     struct layer *layers;
     struct dev_mat embed, output;
-    struct dev_ptr output_norm;
+    struct dev_ptr output_norm, output_norm_bias;
     struct streams output_streams; /* HAS_STREAMS: the last part is the output */
     struct dev_ptr rope_factors; /* (most_rot / 2) that those of FAR are divided by; or none */
     struct dev_ptr rope_long, rope_short; /* HAS_LONG_FACTORS: the same, one or the other */
@@ -636,6 +639,9 @@ static inline struct dev_ptr behind_floats(struct dev_ptr p, int64_t n)
 int step_kv_spans(const struct step *s, const struct layer *l, int64_t n_kv, int64_t key_dim);
 /* The same of a recurrence, into s->delta: `matrices` floats, and the convolution's rows. */
 int step_delta_spans(const struct step *s, const struct layer *l, int64_t matrices);
+/* A part's input and the norm that belongs to it: HAS_LAYER_NORMS: what the norm has made
+ * of it, and none. */
+struct dev_ptr step_input(struct step *s, struct dev_ptr bias, struct dev_ptr *norm);
 /* Several matrices applied to x, normed first if there is a norm. */
 void step_project(struct step *s, struct dev_ptr x, int64_t n_in, struct dev_ptr norm, int n,
                   const struct dev_mat *const *w, const struct dev_ptr *out);

@@ -74,6 +74,8 @@ const struct family mk_families[] = {
     {.name = "glm4", .pre = "glm4", .rope_base = 1e4, .rot = 0.5, .has = POST_NORMS | FUSED_FFN,
      .may = QKV_BIAS},
     {.name = "phi3", .pre = "dbrx", .rope_base = 1e4, .rot = 0.75, .has = FUSED_QKV | FUSED_FFN},
+    {.name = "phimoe", .pre = "gpt-2", .rope_base = 1e4, .rot = 1, .layer_norms = true,
+     .has = EXPERTS | PLAIN_WIDTH | QKV_BIAS | OUTPUT_BIAS},
     {.name = "bailingmoe", .pre = "gpt-2", .rope_base = 6e5, .rot = 1,
      .has = EXPERTS | SHARED | ROUTER_KEYS},
     {.name = "qwen3vl", .pre = "qwen2", .rope_base = 5e6, .rot = 1, .has = QK_NORM},

@@ -67,6 +67,7 @@ struct family {
     unsigned may;     /* what options can add: EXPERTS; QK_NORM and QKV_BIAS */
     int gating;       /* expert_gating_func; 0: the key is not written */
     double rot;       /* part of a head that is rotated */
+    bool layer_norms; /* norms have biases, and so has the output */
     bool no_q_lora;   /* queries never come of a short vector */
     const char *key;  /* that it cannot do without, as --key has it, when none is given */
     int period;       /* WINDOW: of so many layers the last sees all, */

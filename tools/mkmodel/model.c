@@ -373,6 +373,8 @@ static void add_ffn(struct model *m, int il)
 
     add(m, il, has(c, POST_NORM) ? "post_attention_norm.weight" : "ffn_norm.weight", DT_F32,
         F_ONES, c->hidden, 0, 0);
+    if (c->family->layer_norms)
+        add(m, il, "ffn_norm.bias", DT_F32, F_BIAS, c->hidden, 0, 0);
     const bool experts = has(c, EXPERTS) && il >= c->dense_layers && (il + 1) % c->moe_step == 0;
     (experts ? add_moe : add_dense_ffn)(m, il);
     if (has(c, BESIDE))
@@ -389,6 +391,8 @@ void mk_tensors(struct model *m)
     add(m, -1, "token_embd.weight", c->dense, F_EMBED, c->hidden, c->vocab, 0);
     for (int il = 0; il < n + c->mtp; il++) {
         add(m, il, "attn_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
+        if (c->family->layer_norms)
+            add(m, il, "attn_norm.bias", DT_F32, F_BIAS, c->hidden, 0, 0);
         const bool recurrent = il < n && (il + 1) % c->interval;
         if (has(c, LINEAR) && recurrent)
             add_delta_net(m, il);
@@ -426,6 +430,10 @@ void mk_tensors(struct model *m)
         add(m, -1, "rope_factors_short.weight", DT_F32, F_FACTORS, mk_n_rot(c) / 2, 0, 0);
     }
     add(m, -1, "output_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
+    if (c->family->layer_norms) {
+        add(m, -1, "output_norm.bias", DT_F32, F_BIAS, c->hidden, 0, 0);
+        add(m, -1, "output.bias", DT_F32, F_BIAS, c->vocab, 0, 0);
+    }
     if (has(c, ENTRIES))
         add_streams(m, -1, "output_hc");
     if (c->tied)
