@@ -341,6 +341,8 @@ static int settle(struct config *c, bool said_base)
         c->rope_base = f->rope_base;
     if (c->has & INTERLEAVED)
         c->used = 1;
+    if (f->layer_norms) /* routers that are defined for two */
+        c->used = 2;
     if (c->has & EXPERTS && c->used > c->experts)
         return mk_fail("--used %" PRId64 " of --experts %" PRId64, c->used, c->experts);
     if (!(c->has & EXPERTS) && (c->skew > 0 || c->fused || c->dense_layers))
