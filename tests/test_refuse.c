@@ -435,6 +435,7 @@ static void what_a_family_has_more_is_refused(void **state)
         {PHIMOE, {0}, {0}, "output_norm.bias", "output_norm.bias", LESS},
         {PHIMOE, {0}, {0}, "output.bias", "output.bias", LESS},
         {PHI3, {0}, {"blk.0.ffn_norm.bias", DT_F32, {64}, 0.1f}, NULL, "blk.0.ffn_norm.bias", MORE},
+        {DATA "minicpm-tiny.gguf", {0}, {0}, "minicpm.logit_scale", "minicpm.logit_scale", LESS},
         {LLAMA4, TXT("llama4.rope.scaling.type", "longrope"), {0}, NULL, "rope.scaling.type",
          "how its positions are scaled is not known"},
     };

@@ -14,12 +14,15 @@ bool says_long_factors(const struct reader *r)
            (v && meta_str(v, &type) && type.n == 8 && memcmp(type.p, "longrope", 8) == 0);
 }
 
-/* Files with LongRoPE say how long texts were before, and how cos and sin are magnified;
- * most do not say the type. Their divisors are all there is: none stretches positions too. */
+/* Files with LongRoPE say how long texts were before, and how cos and sin are magnified, but
+ * most not the type; those of minicpm, whose models were not stretched, the type alone. Their
+ * divisors are all there is: none stretches positions too. */
 static void check_long_factors(struct reader *r, const struct rope_config *rope)
 {
-    key_needed(r, "rope.scaling.original_context_length");
-    key_needed(r, "rope.scaling.attn_factor");
+    if (key_there(r, "rope.scaling.original_context_length"))
+        key_needed(r, "rope.scaling.attn_factor");
+    if (key_there(r, "rope.scaling.attn_factor"))
+        key_needed(r, "rope.scaling.original_context_length");
     if (r->rc == OK && rope->scaling != ROPE_PLAIN)
         r->rc = err_set(r->e, E_UNSUPPORTED,
                         "%s: positions are scaled by a factor of %g and by those of LongRoPE, "

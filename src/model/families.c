@@ -286,6 +286,13 @@ static const struct family families[] = {
         .scoring = DEV_SPARSE_MIXER,
     },
     {
+        .name = "minicpm", /* MiniCPM-2B, MiniCPM4: no experts */
+        .traits = HAS_SCALES,
+        .optional = HAS_OUTPUT_BIAS | HAS_LONG_FACTORS,
+        .mixer = &attention_form,
+        .rotation = DEV_ROTATE_PAIRS,
+    },
+    {
         .name = "bailingmoe", /* Ling-lite, Ling-plus */
         .traits = HAS_EXPERTS | HAS_SHARED_EXPERT | HAS_ROUTER_KEYS,
         .mixer = &attention_form,

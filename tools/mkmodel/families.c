@@ -76,6 +76,7 @@ const struct family mk_families[] = {
     {.name = "phi3", .pre = "dbrx", .rope_base = 1e4, .rot = 0.75, .has = FUSED_QKV | FUSED_FFN},
     {.name = "phimoe", .pre = "gpt-2", .rope_base = 1e4, .rot = 1, .layer_norms = true,
      .has = EXPERTS | PLAIN_WIDTH | QKV_BIAS | OUTPUT_BIAS},
+    {.name = "minicpm", .pre = "gpt-2", .rope_base = 1e4, .rot = 1, .key = "logit_scale=f32:6"},
     {.name = "bailingmoe", .pre = "gpt-2", .rope_base = 6e5, .rot = 1,
      .has = EXPERTS | SHARED | ROUTER_KEYS},
     {.name = "qwen3vl", .pre = "qwen2", .rope_base = 5e6, .rot = 1, .has = QK_NORM},

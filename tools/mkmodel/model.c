@@ -548,7 +548,9 @@ static void put_rope_keys(struct keys *k, const struct config *c)
         key_f32(k, "attention.compress_rope_freq_base", 16 * c->rope_base);
     if (!has(c, LINEAR) && (c->family->rot < 1 || has(c, LATENT | ENTRIES)))
         key_u32(k, "rope.dimension_count", mk_n_rot(c));
-    if (c->long_rope) { /* as converters write it: without a type */
+    if (c->long_rope && c->original >= c->context) { /* as files of minicpm have it */
+        gb_kv_str(&k->b, full_key(k, "rope.scaling.type"), "longrope");
+    } else if (c->long_rope) { /* of phi3 */
         key_u32(k, "rope.scaling.original_context_length", c->original);
         key_f32(k, "rope.scaling.attn_factor",
                 sqrt(1 + log((double)c->context / (double)c->original) / log((double)c->original)));
