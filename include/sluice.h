@@ -84,7 +84,10 @@ typedef struct sluice_options {
     const char *model;     /* path of the GGUF file (first shard of a split one) */
     uint64_t memory_bytes; /* budget, see "the memory plan"; 0: what machine and cgroup allow */
     int threads;           /* 0: one per processor; at most 4 for each, or 16 (sluice_most) */
-    int context;           /* longest session in tokens; 0: the model's, as far as memory allows */
+    int context;           /* longest session in tokens; 0: the model's, as far as memory allows.
+                              It changes results in models with LongRoPE alone: whether it is
+                              (or, with 0, the model's is) longer than the context before
+                              stretching decides which rotary factors they have */
     int chunk;             /* tokens of a prompt computed together, at most 65536; 0: chosen */
     const char *cpu;       /* instruction set; NULL or "auto": the best (sluice_choice has all) */
     const char *io;        /* NULL or "auto", "uring", "pread" */

@@ -38,7 +38,7 @@ static inline const char *golden_form(size_t i)
         DATA "glm-dsa-tiny.gguf", DATA "kimi-linear-tiny.gguf", DATA "deepseek4-tiny.gguf",
         DATA "kimi-k3-tiny.gguf", DATA "step35-tiny.gguf",
         DATA "afmoe-tiny.gguf", DATA "smallthinker-tiny.gguf", DATA "llama-tiny.gguf",
-        DATA "gemma4-tiny.gguf", DATA "llama4-tiny.gguf"};
+        DATA "gemma4-tiny.gguf", DATA "llama4-tiny.gguf", DATA "phimoe-tiny.gguf"};
     return i < sizeof(forms) / sizeof(forms[0]) ? forms[i] : NULL;
 }
 

@@ -145,7 +145,7 @@ static void tiny_logits_and_experts(void **state)
     golden_free(&g);
 }
 
-/* Random F32 models with 320 tokens, and logits of these ids by llama.cpp (F32 cache,
+/* Random F32 models with 320 tokens, and logits of these ids, most by llama.cpp (F32 cache,
  * plain attention); tests/data/README.md has the commands. */
 static const int32_t tiny_ids[] = {130, 183, 271, 14,  238, 127, 26,  80,  57,  190, 240, 126,
                                    194, 278, 52,  293, 127, 6,   110, 208, 143, 93,  199, 81};
@@ -227,7 +227,18 @@ static int family_ids(const char *path, int32_t ids[MOST_IDS])
     return n;
 }
 
-static void family_logits(const char *model, const char *logits, const char *picks,
+/* context 0: the model's. */
+static sluice_options in_f32(const char *model, int context)
+{
+    sluice_options o;
+    sluice_options_init(&o);
+    o.model = model;
+    o.kv_f32 = true;
+    o.context = context;
+    return o;
+}
+
+static void family_logits(sluice_options how, const char *logits, const char *picks,
                           const char *more_ids)
 {
     enum { VOCAB = 320 };
@@ -236,22 +247,18 @@ static void family_logits(const char *model, const char *logits, const char *pic
     const int n = family_ids(more_ids, ids);
     struct want_logits w = {.rows = rows};
     struct want_picks p;
-    sluice_options o;
     sluice_error e;
     FILE *f = fopen(logits, "rb");
     if (!f)
-        fail_msg("%s has no reference: %s is missing", model, logits);
+        fail_msg("%s has no reference: %s is missing", how.model, logits);
     if (fread(rows, sizeof(float), (size_t)n * VOCAB + 1, f) != (size_t)n * VOCAB)
         fail_msg("%s is not of %d ids and %d tokens", logits, n, (int)VOCAB);
     fclose(f);
-    sluice_options_init(&o);
-    o.model = model;
-    o.kv_f32 = true;
-    sluice *s = golden_open(&o);
+    sluice *s = golden_open(&how);
     sluice_session *x = golden_session(s);
     const bool experts = expect_picks(s, picks, n, &p);
     assert_int_equal(sluice_session_append(x, ids, n, compare_row, &w, &e), 0);
-    print_message("%s: %zu positions, largest difference %.3g\n", model, w.seen, w.max_diff);
+    print_message("%s: %zu positions, largest difference %.3g\n", how.model, w.seen, w.max_diff);
     if (experts)
         compare_picks(&p, picks);
     assert_int_equal(w.seen, n);
@@ -275,12 +282,40 @@ static void tiny_models_of_all_families(void **state)
         snprintf(logits, sizeof(logits), "%.*s-logits.f32", (int)strlen(model) - 5, model);
         snprintf(picks, sizeof(picks), "%.*s-picks.txt", (int)strlen(model) - 5, model);
         snprintf(more_ids, sizeof(more_ids), "%.*s-ids.txt", (int)strlen(model) - 5, model);
-        family_logits(model, logits, picks, more_ids);
+        family_logits(in_f32(model, 0), logits, picks, more_ids);
         n++;
     }
     assert_int_equal(glob(DATA "*-tiny-logits.f32", 0, NULL, &found), 0);
     assert_int_equal(found.gl_pathc, n + 1); /* golden-tiny-logits.f32 is TINY's */
     globfree(&found);
+}
+
+/* LongRoPE: in a context that is no longer than the one before stretching frequencies are
+ * divided by others. llama.cpp's logits of contexts of 512 and 4096 tokens. What counts is
+ * the context that is asked for, also where memory does not allow as much. */
+static void the_context_picks_the_factors(void **state)
+{
+    enum { ORIGINAL = 1024, LATER = 4096 };
+    static const char model[] = DATA "phi3-tiny.gguf", of_long[] = DATA "phi3-tiny-logits.f32";
+    static const struct remake_key keys[] = {
+        {"phi3.context_length", GGUF_U32, false, 1, {1 << 24}, NULL},
+        {"phi3.rope.scaling.original_context_length", GGUF_U32, false, 1, {LATER}, NULL}};
+    char path[] = "/tmp/sluice-golden-XXXXXX";
+    int fd = mkstemp(path);
+    sluice_model_info info;
+    (void)state;
+    assert_true(fd >= 0 && close(fd) == 0);
+    family_logits(in_f32(model, ORIGINAL), DATA "phi3-short-logits.f32", "", "");
+    family_logits(in_f32(model, ORIGINAL + 1), of_long, "", "");
+    remake(&(struct remake){.from = model, .keys = keys, .n_keys = 2}, path);
+    sluice_options o = in_f32(path, 0);
+    o.memory_bytes = golden_near_floor(&o, 0);
+    sluice *s = golden_open(&o);
+    sluice_info(s, &info);
+    assert_true(info.n_context <= LATER);
+    sluice_close(s);
+    family_logits(o, of_long, "", "");
+    unlink(path);
 }
 
 static void on_pick(void *user, int layer, int64_t first, int64_t n_tokens, int n_used,
@@ -507,6 +542,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_logits_and_experts),
         cmocka_unit_test(tiny_models_of_all_families),
+        cmocka_unit_test(the_context_picks_the_factors),
         cmocka_unit_test(a_pick_is_not_by_sigmoids),
         cmocka_unit_test(every_family_has_a_model),
         cmocka_unit_test(tiny_continuations),

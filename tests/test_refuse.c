@@ -279,6 +279,9 @@ static void neutral_keys_change_nothing(void **state)
     static const struct remake_key scale = NUM("gemma4.attention.scale", GGUF_F32, 0);
     remake(&(struct remake){.from = DATA "gemma4-tiny.gguf", .keys = &scale, .n_keys = 1}, path);
     assert_same("a scale of scores that is not said", DATA "gemma4-tiny.gguf");
+    static const struct remake_key type = TXT("phi3.rope.scaling.type", "longrope");
+    remake(&(struct remake){.from = DATA "phi3-tiny.gguf", .keys = &type, .n_keys = 1}, path);
+    assert_same("LongRoPE by its name, too", DATA "phi3-tiny.gguf");
 }
 
 static void unknown_families_have_a_nearest(void **state)
@@ -360,7 +363,7 @@ static void tensors_are_refused(void **state)
         "blk.03.attn_norm.weight", "output.bias", "output_norm.bias", "rope_freqs.weight",
         "blk.0.ffn_gate_tid2eid.weight", "blk.0.hc_attn_fn.weight", "output_hc_fn.weight",
         "blk.0.attn_compressor_kv.weight", "position_embd.weight", "cls.weight",
-        "cls.output.bias", "token_embd_norm.weight", "nobody",
+        "cls.output.bias", "token_embd_norm.weight", "rope_factors_long.weight", "nobody",
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         struct remake_tensor t = {names[i], DT_F32, {64}, 0.5f};
@@ -378,6 +381,8 @@ static void what_a_family_has_more_is_refused(void **state)
     (void)state;
 #define GEMMA4 DATA "gemma4-tiny.gguf"
 #define LLAMA4 DATA "llama4-tiny.gguf"
+#define PHI3 DATA "phi3-tiny.gguf"
+#define PHIMOE DATA "phimoe-tiny.gguf"
 #define LESS "is missing"
 #define MORE "has no place in"
     static const struct {
@@ -426,6 +431,29 @@ static void what_a_family_has_more_is_refused(void **state)
          "blk.0.attn_q_norm.weight", MORE},
         {LLAMA4, {0}, {"blk.0.ffn_gate_inp.weight", DT_F32, {32, 6}, 0.5f}, NULL,
          "blk.0.ffn_gate_inp.weight", MORE},
+        {PHI3, {0}, {0}, "rope_factors_long.weight", "rope_factors_long.weight", LESS},
+        {PHI3, {0}, {0}, "rope_factors_short.weight", "rope_factors_short.weight", LESS},
+        {PHI3, {0}, {"rope_factors_short.weight", DT_F32, {8}, 1.0f}, "rope_factors_short.weight",
+         "rope_factors_short.weight' has shape (8, ", "expected (6, "},
+        {PHI3, {0}, {0}, "phi3.rope.scaling.attn_factor", "scaling.attn_factor", LESS},
+        {PHI3, {0}, {0}, "phi3.rope.scaling.original_context_length",
+         "scaling.original_context_length", LESS},
+        {PHI3, NUM("phi3.rope.scaling.factor", GGUF_F32, 4), {0}, NULL, "a factor of 4",
+         "together is not supported"},
+        {PHI3, {0}, {"rope_freqs.weight", DT_F32, {6}, 2.0f}, NULL, "rope_freqs.weight", MORE},
+        {PHIMOE, NUM("phimoe.expert_used_count", GGUF_U32, 3), {0}, NULL, "expert_used_count' is 3",
+         "from 2 to 2"},
+        {PHIMOE, NUM("phimoe.expert_weights_norm", GGUF_BOOL, 1), {0}, NULL,
+         "phimoe.expert_weights_norm", "weights sum to 1"},
+        {PHIMOE, NUM("phimoe.expert_gating_func", GGUF_U32, 1), {0}, NULL,
+         "expert_gating_func' is 1", "how routers score is not read"},
+        {PHIMOE, {0}, {0}, "blk.1.attn_norm.bias", "blk.1.attn_norm.bias", LESS},
+        {PHIMOE, {0}, {0}, "output_norm.bias", "output_norm.bias", LESS},
+        {PHIMOE, {0}, {0}, "output.bias", "output.bias", LESS},
+        {PHI3, {0}, {"blk.0.ffn_norm.bias", DT_F32, {64}, 0.1f}, NULL, "blk.0.ffn_norm.bias", MORE},
+        {DATA "minicpm-tiny.gguf", {0}, {0}, "minicpm.logit_scale", "minicpm.logit_scale", LESS},
+        {LLAMA4, TXT("llama4.rope.scaling.type", "longrope"), {0}, NULL, "rope.scaling.type",
+         "how its positions are scaled is not known"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         remake(&(struct remake){.from = cases[i].from, .keys = &cases[i].key,

@@ -246,6 +246,41 @@ static void test_a_blank_goes_before_text(void **state)
     tb_free(b);
 }
 
+/* Phi-3: what stands behind <|user|> and its like is no text, whoever wrote it. */
+static void test_white_space_behind_special_tokens(void **state)
+{
+    (void)state;
+    for (int phi3 = 0; phi3 < 2; phi3++) {
+        struct tb *b = tb_new_text("llama");
+        int bar_a = tb_scored(b, BAR "a", -3), a = tb_scored(b, "a", -4);
+        int bar = tb_scored(b, BAR, -5);
+        int user = tb_token(b, "<|user|>", TOKEN_CONTROL);
+        int start = tb_token(b, "<|endoftext|>", TOKEN_CONTROL);
+        if (phi3)
+            tb_token(b, "<|placeholder1|>", TOKEN_CONTROL);
+        struct text *t = open_built(b);
+        if (phi3) {
+            ASSERT_IDS(t, "<|user|>\n\t\xc2\xa0 a", true, user, bar_a);
+            ASSERT_IDS(t, "<|user|>\n<|user|> \n", true, user, user);
+            ASSERT_IDS(t, "<|endoftext|> a", true, start, bar, bar_a);
+            ASSERT_IDS(t, "<|user|>a\na", true, user, bar_a, byte('\n'), a);
+            const struct text_segment segs[] = {
+                {"<|user|>\n", 9, true}, {" \n", 2, false}, {"", 0, false}, {"\na \n", 4, false}};
+            struct text_ids ids = {0};
+            struct err e = {0};
+            assert_int_equal(text_encode(t, segs, 4, false, &ids, &e), OK);
+            const int32_t want[] = {user, bar_a, bar, byte('\n')};
+            assert_int_equal(ids.n, 4);
+            assert_memory_equal(ids.id, want, sizeof(want));
+            text_ids_free(&ids);
+        } else {
+            ASSERT_IDS(t, "<|user|>\na", true, user, bar, byte('\n'), a);
+        }
+        text_close(t);
+        tb_free(b);
+    }
+}
+
 static void test_streams_leave_out_the_first_blank(void **state)
 {
     (void)state;
@@ -563,6 +598,7 @@ int main(void)
         cmocka_unit_test(test_a_megabyte_without_a_boundary),
         cmocka_unit_test(test_memory_for_a_long_word),
         cmocka_unit_test(test_a_blank_goes_before_text),
+        cmocka_unit_test(test_white_space_behind_special_tokens),
         cmocka_unit_test(test_streams_leave_out_the_first_blank),
         cmocka_unit_test(test_blanks_taken_out),
         cmocka_unit_test(test_tokens_with_blanks_inside),

@@ -182,6 +182,7 @@ static void usage(void)
            "  --yarn F             positions stretched F times the YaRN way\n"
            "  --linear-rope F      the same, all alike\n"
            "  --rope-factors       rotary frequencies have divisors\n"
+           "  --long-rope          the same, others in contexts longer than --original (phi3)\n"
            "  --weights-scale X    factor of the experts' weights (glm4moe)\n"
            "  --old-form           tensors as older files have them (deepseek2, qwen3next, llama)\n"
            "  --with-correction    with a correction of the router's scores (deepseek2)\n"
@@ -291,6 +292,8 @@ static int set_other(struct config *c, const char *name, const char *arg)
     }
     if (strcmp(name, "rope-factors") == 0)
         return c->rope_factors = true, 0;
+    if (strcmp(name, "long-rope") == 0)
+        return c->long_rope = true, 0;
     if (strcmp(name, "yarn") == 0)
         return set_real(name, arg, &c->yarn);
     if (strcmp(name, "linear-rope") == 0)
@@ -343,6 +346,8 @@ static int settle(struct config *c, bool said_base)
         c->rope_base = f->rope_base;
     if (c->has & INTERLEAVED)
         c->used = 1;
+    if (f->layer_norms) /* routers that are defined for two */
+        c->used = 2;
     if (c->has & EXPERTS && c->used > c->experts)
         return mk_fail("--used %" PRId64 " of --experts %" PRId64, c->used, c->experts);
     if (!(c->has & EXPERTS) && (c->skew > 0 || c->fused || c->dense_layers))
@@ -379,7 +384,7 @@ static int parse(int argc, char **argv, struct config *c, const char **path)
         {"router-skew", 1, NULL, MORE},   {"mtp", 0, NULL, MORE},
         {"fused-gate-up", 0, NULL, MORE}, {"tied", 0, NULL, MORE},
         {"vary-norms", 0, NULL, MORE},    {"rope-factors", 0, NULL, MORE},
-        {"hollow", 0, NULL, MORE},
+        {"hollow", 0, NULL, MORE},        {"long-rope", 0, NULL, MORE},
         {"yarn", 1, NULL, MORE},          {"linear-rope", 1, NULL, MORE},
         {"weights-scale", 1, NULL, MORE}, {"with-experts", 0, NULL, MORE},
         {"with-qkv-bias", 0, NULL, MORE}, {"with-qk-norm", 0, NULL, MORE},

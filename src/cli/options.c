@@ -36,7 +36,8 @@ static const struct option_row table[] = {
      "threads that compute, at most 4 for each processor, or 16 where that is more; without it "
      "one per processor"},
     {"ctx", 'c', O_INT, G_MODEL, C_PLANNED, AT(ctx), "N", NULL, 1, MAX_INT, NULL, NULL,
-     "longest session in tokens; without it the model's, as far as memory allows"},
+     "longest session in tokens; without it the model's, as far as memory allows; with LongRoPE it "
+     "decides which rotary factors are used, and so changes answers"},
     {"chunk", 0, O_INT, G_MODEL, C_PLANNED, AT(chunk), "N", NULL, 1, 0, NULL, NULL,
      "tokens of a prompt that are computed together; without it chosen by the memory plan"},
     {"cpu", 0, O_CHOICE, G_MODEL, C_ENGINE, AT(cpu), "SET", NULL, 1, 0, NULL, NULL,

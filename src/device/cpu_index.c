@@ -32,21 +32,6 @@ static uint8_t *row_at(const struct dev_index *a, const struct dev_kv_span *s, i
 
 /* ---- queries and keys ------------------------------------------------------- */
 
-/* x = (x - mean) / sqrt(variance + eps) * norm + bias. */
-static void layer_norm(const struct index_job *j, float *x)
-{
-    const int64_t n = j->a->dim;
-    double sum = 0.0, squares = 0.0;
-    for (int64_t i = 0; i < n; i++)
-        sum += (double)x[i];
-    const double mean = sum / (double)n;
-    for (int64_t i = 0; i < n; i++)
-        squares += ((double)x[i] - mean) * ((double)x[i] - mean);
-    const double by = 1.0 / sqrt(squares / (double)n + (double)j->a->eps);
-    for (int64_t i = 0; i < n; i++)
-        x[i] = (float)(((double)x[i] - mean) * by) * j->norm[i] + j->bias[i];
-}
-
 static void prepare_token(const struct index_job *j, const struct dev_kv_span *s, int64_t t)
 {
     const struct dev_index *a = j->a;
@@ -57,7 +42,7 @@ static void prepare_token(const struct index_job *j, const struct dev_kv_span *s
         cpu_rotate(j->d, &a->rope, j->q + (row * a->n_head + h) * a->dim, cs);
     if (!k)
         return;
-    layer_norm(j, k);
+    cpu_layer_norm(k, k, j->norm, j->bias, a->dim, a->eps);
     cpu_rotate(j->d, &a->rope, k, cs);
     void *to = row_at(a, s, s->pos + t);
     if (a->kv_f16)

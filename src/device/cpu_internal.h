@@ -132,6 +132,10 @@ static inline void *cpu_thread_mem(const struct cpu *d, int i)
  * second-level cache. */
 enum { CPU_STRIP_BYTES = 192 << 10 };
 
+/* y = (x - mean) / sqrt(variance + eps) * weight + bias; y may be x. */
+void cpu_layer_norm(float *y, const float *x, const float *weight, const float *bias, int64_t n,
+                    float eps);
+
 /* ---- cpu_attn.c ---- */
 
 /* cos and sin of a position, (r->n). */

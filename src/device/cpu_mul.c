@@ -6,6 +6,8 @@
  */
 #include "device/cpu_internal.h"
 
+#include <math.h>
+
 /* Rows and tokens of float weights computed per kernel call: rows of one tile
  * stay in the first-level cache while the tokens pass. */
 enum { TILE_ROWS = 32, TILE_TOKENS = 32, SPLIT_GRAIN = 16 };
@@ -259,10 +261,24 @@ void cpu_gate(struct device *dev, const struct dev_gate *a)
         pool_run(j.d->pool, gate_part, &j);
 }
 
+void cpu_layer_norm(float *y, const float *x, const float *weight, const float *bias, int64_t n,
+                    float eps)
+{
+    double sum = 0.0, squares = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)x[i];
+    const double mean = sum / (double)n;
+    for (int64_t i = 0; i < n; i++)
+        squares += ((double)x[i] - mean) * ((double)x[i] - mean);
+    const double by = 1.0 / sqrt(squares / (double)n + (double)eps);
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (float)(((double)x[i] - mean) * by) * weight[i] + bias[i];
+}
+
 struct norm_job {
     struct cpu *d;
     const struct dev_norm *a;
-    const float *x, *weight;
+    const float *x, *weight, *bias;
     float *out;
 };
 
@@ -275,8 +291,12 @@ static void norm_part(void *arg, int i, int n)
     int64_t t0, t1;
     pool_split(a->n_tok, 1, i, n, &t0, &t1);
     for (int64_t t = t0; t < t1; t++) {
-        float *out = j->out + t * a->out_stride;
-        k->rms_norm(a->add ? row : out, j->x + t * a->x_stride, j->weight, a->n, a->eps);
+        float *out = j->out + t * a->out_stride, *y = a->add ? row : out;
+        const float *x = j->x + t * a->x_stride;
+        if (j->bias)
+            cpu_layer_norm(y, x, j->weight, j->bias, a->n, a->eps);
+        else
+            k->rms_norm(y, x, j->weight, a->n, a->eps);
         if (a->add)
             k->add(out, row, a->n);
     }
@@ -285,7 +305,8 @@ static void norm_part(void *arg, int i, int n)
 void cpu_norm(struct device *dev, const struct dev_norm *a)
 {
     struct norm_job j = {.d = cpu_of(dev), .a = a, .x = cpu_at(a->x),
-                         .weight = cpu_at(a->weight), .out = cpu_at(a->out)};
+                         .weight = cpu_at(a->weight), .bias = cpu_at(a->bias),
+                         .out = cpu_at(a->out)};
     if (j.d->measuring) {
         cpu_note(&j.d->sizes.max_in, a->n);
         return;

@@ -35,6 +35,7 @@ static void score(const struct kern *k, const struct dev_scores *s, float *p, in
     case DEV_SIGMOID: k->sigmoid(p, p, n); break;
     case DEV_SOFTMAX_PICKED: break;
     case DEV_SIGMOID_PICKED: break;
+    case DEV_SPARSE_MIXER: break;
     case DEV_SQRT_SOFTPLUS:
         k->softplus(p, p, n);
         for (int64_t i = 0; i < n; i++)
@@ -86,7 +87,7 @@ static void pick(const struct kern *k, const struct dev_scores *s, float *p, int
 struct route_job {
     const struct cpu *d;
     const struct dev_route *a;
-    const float *x, *norm, *router_norm, *shared_gate, *products;
+    const float *x, *norm, *norm_bias, *router_norm, *shared_gate, *products;
     float *h, *weights, *shared_weight;
     const float *scored; /* what the router takes: h, or x with a norm of its own (floats only) */
     uint8_t *input;
@@ -102,8 +103,30 @@ static bool all_numbers(const float *p, int64_t n)
     return ok;
 }
 
+/* DEV_SPARSE_MIXER: of each pick, with `near` as room for those that count beside it. */
+static void mix(const struct route_job *j, const float *scores, const int32_t *picks, float *w,
+                float *near)
+{
+    for (int64_t i = 0; i < j->a->n_used; i++) {
+        const float top = scores[picks[i]];
+        int64_t n = 0;
+        near[n++] = top;
+        for (int64_t e = 0; e < j->a->router->n_out; e++) {
+            const float p = scores[e];
+            bool left = e != picks[i];
+            for (int64_t k = 0; k < i; k++)
+                left &= e != picks[k];
+            if (left && !((top - p) / fmaxf(fabsf(p), top) > 0.02f))
+                near[n++] = p;
+        }
+        j->d->k->softmax(near, n);
+        w[i] = near[0];
+    }
+}
+
 /* The weights of the picked experts: their scores without the correction. */
-static void weigh(const struct route_job *j, const float *scores, const int32_t *picks, float *w)
+static void weigh(const struct route_job *j, const float *scores, const int32_t *picks, float *w,
+                  float *room)
 {
     const struct dev_route *a = j->a;
     for (int64_t i = 0; i < a->n_used; i++)
@@ -112,6 +135,8 @@ static void weigh(const struct route_job *j, const float *scores, const int32_t 
         j->d->k->softmax(w, a->n_used);
     if (a->scores.scoring == DEV_SIGMOID_PICKED)
         j->d->k->sigmoid(w, w, a->n_used);
+    if (a->scores.scoring == DEV_SPARSE_MIXER)
+        mix(j, scores, picks, w, room);
     if (a->renormalise) {
         float sum = 0.0f;
         for (int64_t i = 0; i < a->n_used; i++)
@@ -159,7 +184,7 @@ static void pick_experts(const struct route_job *j, int64_t t)
         known = look_up(j, t, picks);
     else
         pick(k, &a->scores, choice, n, picks, w, a->n_used);
-    weigh(j, p, picks, w);
+    weigh(j, p, picks, w, choice);
     if (!known)
         w[0] = NAN;
     if (j->shared_gate) {
@@ -175,7 +200,10 @@ static void norm_rows(const struct route_job *j, int64_t t0, int64_t t1)
     size_t blob = kern_act_bytes(a->n_embd);
     for (int64_t t = t0; t < t1; t++) {
         float *h = j->h + t * a->n_embd;
-        j->d->k->rms_norm(h, j->x + t * a->n_embd, j->norm, a->n_embd, a->eps);
+        if (j->norm_bias)
+            cpu_layer_norm(h, j->x + t * a->n_embd, j->norm, j->norm_bias, a->n_embd, a->eps);
+        else
+            j->d->k->rms_norm(h, j->x + t * a->n_embd, j->norm, a->n_embd, a->eps);
         if (!j->d->exact)
             j->d->k->quantize(j->input + (size_t)t * blob, h, a->n_embd);
         if (j->router_norm)
@@ -218,6 +246,7 @@ void cpu_route(struct device *dev, const struct dev_route *a)
 {
     struct cpu *d = cpu_of(dev);
     struct route_job j = {.d = d, .a = a, .x = cpu_at(a->x), .norm = cpu_at(a->norm),
+                          .norm_bias = cpu_at(a->norm_bias),
                           .router_norm = cpu_at(a->router_norm),
                           .shared_gate = cpu_at(a->shared_gate),
                           .products = cpu_at(a->products), .h = cpu_at(a->h),

@@ -122,9 +122,10 @@ struct dev_gate {
 };
 
 /* out = norm(x) * weight, or out += that; rows of n floats, x_stride and out_stride
- * apart. */
+ * apart. With a bias it is a layer norm: the mean is taken off first. */
 struct dev_norm {
     struct dev_ptr x, weight, out; /* weight (n), or none: 1; out may be x */
+    struct dev_ptr bias;           /* (n), with a weight, or none */
     int64_t n_tok, n, x_stride, out_stride;
     float eps;
     bool add;
@@ -326,7 +327,10 @@ enum dev_scoring {
     DEV_SIGMOID,
     DEV_SIGMOID_PICKED, /* p is the product; the sigmoid is of the picked ones */
     DEV_SOFTMAX_PICKED, /* p is the product; the softmax is over the picked ones */
-    DEV_SQRT_SOFTPLUS
+    DEV_SQRT_SOFTPLUS,
+    DEV_SPARSE_MIXER    /* p is the product; a pick's weight is its part of a softmax over those
+                           that are left, of which only those count whose p is less than 2 % below
+                           it: (p_pick - p) / max(|p|, p_pick) <= 0.02 (GRIN, arXiv 2409.12136) */
 };
 struct dev_scores { /* how products with the router become a choice */
     enum dev_scoring scoring;
@@ -336,7 +340,7 @@ struct dev_scores { /* how products with the router become a choice */
 struct dev_route {
     struct dev_ptr x;             /* (n_tok, n_embd) */
     int64_t n_tok, n_embd;
-    struct dev_ptr norm;
+    struct dev_ptr norm, norm_bias; /* norm_bias (n_embd): h is a layer norm of x; or none */
     float eps;
     const struct dev_mat *router; /* (n_experts, n_embd) */
     struct dev_ptr router_norm;   /* (n_embd): the router takes x normed with it instead of h */

@@ -35,6 +35,8 @@ struct model_options needs_options(const struct sluice *s, const struct plan_cho
 {
     return (struct model_options){.max_tokens = c->chunk,
                                   .context = c->context,
+                                  .context_asked = s->o.context > 0 ? s->o.context
+                                                                    : s->shape.n_context_train,
                                   .dense_bytes = c->dense_bytes,
                                   .kv_f16 = !s->o.exact && !s->o.kv_f32,
                                   .lookahead = s->o.lookahead};

@@ -108,9 +108,10 @@ static void project(struct step *s, const struct layer *l, const struct parts *p
     }
     const struct dev_mat *w[] = {&q, &k, &v, &a->gate};
     const struct dev_ptr out[] = {p->q, p->k, p->v, p->gate};
+    struct dev_ptr norm = l->mixer_norm;
     work_label(s->m, WORK_PROJECTION);
-    step_project(s, s->m->scratch.x, s->m->c.n_embd, l->mixer_norm,
-                 a->gate.n_out ? 4 : v.n_out ? 3 : 2, w, out);
+    const struct dev_ptr x = step_input(s, l->mixer_norm_bias, &norm);
+    step_project(s, x, s->m->c.n_embd, norm, a->gate.n_out ? 4 : v.n_out ? 3 : 2, w, out);
 }
 
 /* Values without weights in their norm: of v, or of k where there is none. */

@@ -272,6 +272,10 @@ static int bind_rows(struct binder *b, struct layer *l, const struct weight_row 
 static const struct weight_row norm_rows[] = {
     {.name = "attn_norm.weight", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, mixer_norm)},
     {.name = "ffn_norm.weight", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, ffn_norm)},
+    {.name = "attn_norm.bias", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, mixer_norm_bias),
+     HAS_LAYER_NORMS},
+    {.name = "ffn_norm.bias", FLOATS, DIM_EMBD, DIM_1, offsetof(struct layer, ffn_norm_bias),
+     HAS_LAYER_NORMS},
     {.name = "post_attention_norm.weight", FLOATS, DIM_EMBD, DIM_1,
      offsetof(struct layer, mixer_post_norm), HAS_POST_NORMS},
     {.name = "post_ffw_norm.weight", FLOATS, DIM_EMBD, DIM_1,
@@ -346,12 +350,42 @@ static int bind_output_streams(struct binder *b)
     return bind_floats(b, base, DENSE_FIXED, DEV_STREAMS, 1, 1, &x->base);
 }
 
+/* What the ends have of biases. */
+static int bind_end_biases(struct binder *b)
+{
+    struct model *m = b->m;
+    const struct tensor *norm, *output;
+    if (!config_has(&m->c, HAS_LAYER_NORMS))
+        return OK;
+    TRY(lookup(b, "output_norm.bias", true, ROLE_DENSE, &norm));
+    TRY(bind_floats(b, norm, DENSE_FIXED, m->c.n_embd, 1, 1, &m->output_norm_bias));
+    TRY(lookup(b, "output.bias", true, ROLE_DENSE, &output));
+    return bind_floats(b, output, DENSE_FIXED, m->c.n_vocab, 1, 1, &m->output.bias);
+}
+
+/* Divisors of rotary frequencies, which any family may have; LongRoPE: two, in their place. */
+static int bind_factors(struct binder *b)
+{
+    struct model *m = b->m;
+    const struct config *c = &m->c;
+    const int64_t n = c->most_rot / 2;
+    const struct tensor *f;
+    if (config_has(c, HAS_LONG_FACTORS)) {
+        TRY(lookup(b, "rope_factors_long.weight", true, ROLE_DENSE, &f));
+        TRY(bind_floats(b, f, DENSE_FIXED, n, 1, 1, &m->rope_long));
+        TRY(lookup(b, "rope_factors_short.weight", true, ROLE_DENSE, &f));
+        return bind_floats(b, f, DENSE_FIXED, n, 1, 1, &m->rope_short);
+    }
+    TRY(lookup(b, "rope_freqs.weight", config_has(c, HAS_FAR_FACTORS), ROLE_DENSE, &f));
+    return f ? bind_floats(b, f, DENSE_FIXED, n, 1, 1, &m->rope_factors) : OK;
+}
+
 /* Embedding table, output matrix and the last norm. */
 static int bind_ends(struct binder *b)
 {
     struct model *m = b->m;
     struct config *c = &m->c;
-    const struct tensor *embed, *output, *norm, *factors;
+    const struct tensor *embed, *output, *norm;
     TRY(lookup(b, "token_embd.weight", true, ROLE_EMBEDDING, &embed));
     c->n_vocab = embed->ne[1];
     TRY(lookup(b, "output.weight", false, ROLE_OUTPUT, &output));
@@ -364,9 +398,8 @@ static int bind_ends(struct binder *b)
     TRY(lookup(b, "output_norm.weight", true, ROLE_DENSE, &norm));
     TRY(bind_floats(b, norm, DENSE_FIXED, c->n_embd, 1, 1, &m->output_norm));
     TRY(bind_output_streams(b));
-    TRY(lookup(b, "rope_freqs.weight", config_has(c, HAS_FAR_FACTORS), ROLE_DENSE, &factors));
-    return factors ? bind_floats(b, factors, DENSE_FIXED, c->most_rot / 2, 1, 1, &m->rope_factors)
-                   : OK;
+    TRY(bind_end_biases(b));
+    return bind_factors(b);
 }
 
 int bind_model(struct model *m, struct err *e)

@@ -46,6 +46,8 @@ static void read_traits(struct reader *r, struct config *c)
         if (there)
             c->traits |= c->family->optional & s->trait;
     }
+    if (says_long_factors(r))
+        c->traits |= c->family->optional & HAS_LONG_FACTORS;
     /* No key of Llama 4 says whether heads are normed: in the model with 128 experts not. */
     if (config_has(c, HAS_UNIT_QK_NORM) && read_count(r, "expert_count", 0, 0, MAX_EXPERTS) == 128)
         c->traits &= ~HAS_UNIT_QK_NORM;

@@ -57,7 +57,9 @@ static void read_experts(struct reader *r, struct config *c)
     c->n_experts = read_count(r, "expert_count", -1, 1, MAX_EXPERTS);
     const int64_t most_used = config_has(c, HAS_WEIGHTED_INPUT) /* one weight for a token's input */
                                   ? 1 : MIN((int64_t)DEV_MAX_USED, c->n_experts);
-    c->n_used = read_count(r, "expert_used_count", -1, 1, most_used);
+    /* a sparse mixer is defined for two */
+    const bool two = c->family->scoring == DEV_SPARSE_MIXER;
+    c->n_used = read_count(r, "expert_used_count", -1, two ? 2 : 1, two ? 2 : most_used);
     c->expert_width = key_there(r, "expert_feed_forward_length")
                           ? read_count(r, "expert_feed_forward_length", -1, 32, 1 << 20)
                           : read_count(r, "feed_forward_length", -1, 32, 1 << 20);

@@ -38,6 +38,8 @@ void read_streams(struct reader *r, struct config *c);
 void read_delta(struct reader *r, struct config *c);
 void read_ffn(struct reader *r, struct config *c);
 void read_rope(struct reader *r, struct config *c);
+/* Whether the file has LongRoPE, or says so. */
+bool says_long_factors(const struct reader *r);
 void check_sections(struct reader *r, const struct config *c);
 
 #endif

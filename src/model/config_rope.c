@@ -4,20 +4,49 @@
 #include <stdio.h>
 #include <string.h>
 
+bool says_long_factors(const struct reader *r)
+{
+    char full[128];
+    struct str type;
+    const struct meta *v = key_find(r, "rope.scaling.type", full, sizeof(full));
+    return weights_find(r->w, "rope_factors_long.weight") ||
+           weights_find(r->w, "rope_factors_short.weight") ||
+           (v && meta_str(v, &type) && type.n == 8 && memcmp(type.p, "longrope", 8) == 0);
+}
+
+/* Files with LongRoPE say how long texts were before, and how cos and sin are magnified, but
+ * most not the type; those of minicpm, whose models were not stretched, the type alone. Their
+ * divisors are all there is: none stretches positions too. */
+static void check_long_factors(struct reader *r, const struct rope_config *rope)
+{
+    if (key_there(r, "rope.scaling.original_context_length"))
+        key_needed(r, "rope.scaling.attn_factor");
+    if (key_there(r, "rope.scaling.attn_factor"))
+        key_needed(r, "rope.scaling.original_context_length");
+    if (r->rc == OK && rope->scaling != ROPE_PLAIN)
+        r->rc = err_set(r->e, E_UNSUPPORTED,
+                        "%s: positions are scaled by a factor of %g and by those of LongRoPE, "
+                        "which together is not supported",
+                        weights_path(r->w, 0), rope->factor);
+}
+
 /* Without a type a factor means linear scaling, as in the first files. */
-static void read_scaling(struct reader *r, struct rope_config *rope)
+static void read_scaling(struct reader *r, const struct config *c, struct rope_config *rope)
 {
     static const struct { const char *name; int scaling; } types[] = {
-        {"none", ROPE_PLAIN}, {"linear", ROPE_LINEAR}, {"yarn", ROPE_YARN}};
+        {"none", ROPE_PLAIN}, {"linear", ROPE_LINEAR}, {"yarn", ROPE_YARN},
+        {"longrope", ROPE_LINEAR}}; /* its factors are tensors */
+    const bool has_long = config_has(c, HAS_LONG_FACTORS);
     char full[128];
     struct str type = {"linear", 6};
     const struct meta *v = key_find(r, "rope.scaling.type", full, sizeof(full));
+    const size_t n_types = ARRAY_LEN(types) - !has_long;
     size_t kind = 0;
     bool is_text = !v || meta_str(v, &type);
-    while (is_text && kind < ARRAY_LEN(types) &&
+    while (is_text && kind < n_types &&
            (strlen(types[kind].name) != type.n || memcmp(types[kind].name, type.p, type.n) != 0))
         kind++;
-    if (r->rc == OK && (!is_text || kind == ARRAY_LEN(types)))
+    if (r->rc == OK && (!is_text || kind == n_types))
         r->rc = err_set(
             r->e, E_UNSUPPORTED,
             "%s: '%s' is not none, linear or yarn: how its positions are scaled is not known",
@@ -32,6 +61,8 @@ static void read_scaling(struct reader *r, struct rope_config *rope)
     rope->scaling = types[kind].scaling;
     if (rope->factor == 1.0 && rope->scaling == ROPE_LINEAR)
         rope->scaling = ROPE_PLAIN;
+    if (has_long)
+        check_long_factors(r, rope);
 }
 
 /* Those of layers with a window, where they have their own: other positions per turn,
@@ -75,7 +106,7 @@ void read_rope(struct reader *r, struct config *c)
     struct rope_config *rope = &c->rope[FAR];
     *rope = (struct rope_config){.n_rot = rope->n_rot, .factor = 1.0};
     rope->base = read_real(r, "rope.freq_base", 10000.0, 1.0, 1e12);
-    read_scaling(r, rope);
+    read_scaling(r, c, rope);
     rope->original = read_real(r, "rope.scaling.original_context_length", (double)c->n_context,
                                1.0, 1e9);
     rope->extrapolate = read_real(r, "rope.scaling.yarn_ext_factor", 1.0, 0.0, 1.0);

@@ -31,8 +31,10 @@ struct dev_ptr dense_ffn_hidden(struct step *s, const struct layer *l)
         gate = mat_rows(&l->dense.gate_up, 0, width);
         up = mat_rows(&l->dense.gate_up, width, width);
     }
+    struct dev_ptr norm = l->ffn_norm;
     work_label(m, WORK_FFN);
-    step_project(s, m->scratch.x, m->c.n_embd, l->ffn_norm, 2,
+    const struct dev_ptr x = step_input(s, l->ffn_norm_bias, &norm);
+    step_project(s, x, m->c.n_embd, norm, 2,
                  (const struct dev_mat *[]){&gate, &up},
                  (struct dev_ptr[]){g, u});
     m->dev->ops->gate(m->dev, &(struct dev_gate){

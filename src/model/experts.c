@@ -141,6 +141,7 @@ static struct dev_route route_args(const struct step *s, const struct layer *l)
     return (struct dev_route){
         .x = t->x, .n_tok = s->n_tok, .n_embd = s->m->c.n_embd,
         .norm = l->beside.norm.mem ? l->beside.norm : l->ffn_norm,
+        .norm_bias = l->ffn_norm_bias,
         .router_norm = l->experts.router_norm.mem ? t->branch : DEV_NONE,
         .eps = s->m->c.eps, .router = &l->experts.router, .scores = l->experts.scores,
         .products = l->experts.early ? t->products : DEV_NONE,

@@ -318,6 +318,28 @@ static const struct family families[] = {
         .rotation = DEV_ROTATE_PAIRS,
     },
     {
+        .name = "phi3", /* Phi-3, 3.5-mini, Phi-4, Phi-4-mini: no experts */
+        .traits = HAS_FUSED_FFN,
+        .optional = HAS_FUSED_QKV | HAS_WINDOW | HAS_LONG_FACTORS,
+        .mixer = &attention_form,
+        .window_period = ALL_NEAR,
+    },
+    {
+        .name = "phimoe", /* Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE */
+        .traits = HAS_LAYER_NORMS | HAS_QKV_BIAS | HAS_OUTPUT_BIAS | HAS_EXPERTS,
+        .optional = HAS_WINDOW | HAS_LONG_FACTORS,
+        .mixer = &attention_form,
+        .window_period = ALL_NEAR,
+        .scoring = DEV_SPARSE_MIXER,
+    },
+    {
+        .name = "minicpm", /* MiniCPM-2B, MiniCPM4: no experts */
+        .traits = HAS_SCALES,
+        .optional = HAS_OUTPUT_BIAS | HAS_LONG_FACTORS,
+        .mixer = &attention_form,
+        .rotation = DEV_ROTATE_PAIRS,
+    },
+    {
         .name = "bailingmoe", /* Ling-lite, Ling-plus */
         .traits = HAS_EXPERTS | HAS_SHARED_EXPERT | HAS_ROUTER_KEYS,
         .mixer = &attention_form,

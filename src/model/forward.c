@@ -114,6 +114,26 @@ static void project(struct model *m, struct dev_project p, const struct dev_mat 
     m->dev->ops->project(m->dev, &p);
 }
 
+/* out = what the layer norm makes of n rows of x. */
+static void layer_norm(struct model *m, struct dev_ptr x, int64_t n_tok, struct dev_ptr weight,
+                       struct dev_ptr bias, struct dev_ptr out)
+{
+    const int64_t n = m->c.n_embd;
+    m->dev->ops->norm(m->dev, &(struct dev_norm){
+        .x = x, .weight = weight, .bias = bias, .out = out, .n_tok = n_tok, .n = n,
+        .x_stride = n, .out_stride = n, .eps = m->c.eps});
+}
+
+struct dev_ptr step_input(struct step *s, struct dev_ptr bias, struct dev_ptr *norm)
+{
+    struct model *m = s->m;
+    if (!config_has(&m->c, HAS_LAYER_NORMS))
+        return m->scratch.x;
+    layer_norm(m, m->scratch.x, s->n_tok, *norm, bias, m->scratch.branch);
+    *norm = DEV_NONE;
+    return m->scratch.branch;
+}
+
 void step_project(struct step *s, struct dev_ptr x, int64_t n_in, struct dev_ptr norm, int n,
                   const struct dev_mat *const *w, const struct dev_ptr *out)
 {
@@ -224,13 +244,23 @@ struct dev_ptr step_stream(const struct step *s, int64_t *width)
     return streams ? s->m->scratch.streams : s->m->scratch.x;
 }
 
+/* What rotary frequencies of FAR are divided by. LongRoPE: by the context that was asked
+ * for, not by what memory allows, nor by how long the text is so far. */
+static struct dev_ptr far_factors(const struct model *m)
+{
+    if (!config_has(&m->c, HAS_LONG_FACTORS))
+        return m->rope_factors;
+    return (double)options_asked(&m->options) > m->c.rope[FAR].original ? m->rope_long
+                                                                         : m->rope_short;
+}
+
 struct dev_rope step_rope(const struct step *s, int which, int64_t n, int64_t at)
 {
     const struct model *m = s->m;
     return (struct dev_rope){
         .n = n, .at = at, .pairs = m->c.family->rotation,
         .freq = behind_floats((struct dev_ptr){m->rope_mem, 0}, which * (m->c.most_rot / 2)),
-        .factors = which == FAR ? m->rope_factors : DEV_NONE, .scale = m->rope_scale[which]};
+        .factors = which == FAR ? far_factors(m) : DEV_NONE, .scale = m->rope_scale[which]};
 }
 
 /* Rows of the embedding table: from memory, or read one by one. */
@@ -493,12 +523,13 @@ float *model_logits_row(const struct model_logits *l, int64_t row)
 void forward_logits(struct model *m, const struct dev_mat *w, struct dev_ptr x, int64_t n_rows,
                     struct dev_ptr logits)
 {
+    const bool normed = config_has(&m->c, HAS_LAYER_NORMS);
     work_label(m, WORK_OUTPUT);
     project(m,
             (struct dev_project){.x = x,
                                  .n_tok = n_rows,
                                  .n_in = m->c.n_embd,
-                                 .norm = m->output_norm,
+                                 .norm = normed ? DEV_NONE : m->output_norm,
                                  .eps = m->c.eps,
                                  .n_mats = 1},
             &w, &logits);
@@ -524,6 +555,8 @@ static int output_rows(void *user, size_t at, int64_t first, int64_t n, struct e
     (void)e;
     w.data = dense_ptr(m, at);
     w.n_out = n;
+    if (w.bias.mem)
+        w.bias = behind_floats(w.bias, first);
     for (int64_t t = 0; t < j->n_rows; t += step)
         forward_logits(m, &w, dev_at(j->x, (size_t)(t * m->c.n_embd) * sizeof(float)), step,
                        dev_at(j->logits, (size_t)(t * m->c.n_vocab + first) * sizeof(float)));
@@ -552,6 +585,10 @@ int model_logits(struct model *m, const int64_t *rows, int64_t n, struct model_l
     struct logits_job j = {.m = m, .x = gather(m, rows, n), .logits = {l->mem, 0}, .n_rows = n};
     int64_t t0 = begin(m);
     m->layer_now = -1;
+    if (config_has(&m->c, HAS_LAYER_NORMS)) {
+        layer_norm(m, j.x, n, m->output_norm, m->output_norm_bias, m->scratch.rows);
+        j.x = m->scratch.rows;
+    }
     int rc = dense_output(m->dense, output_rows, &j, e);
     end(m, &output_layer, t0);
     TRY(rc);

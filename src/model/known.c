@@ -169,6 +169,9 @@ static const struct known_key model_keys[] = {
     {"expert_group_used_count", READ, WITH(HAS_ROUTER_KEYS), NULL},
     {"expert_gating_func", OFF, WITH(HAS_WEIGHTED_INPUT), "how routers score is not read"},
     {"expert_weights_norm", OFF, WITH(HAS_WEIGHTED_INPUT), "the picked experts' weights sum to 1"},
+    /* of phimoe, whose routers are sparse mixers */
+    {"expert_gating_func", OFF, WITH(HAS_LAYER_NORMS), "how routers score is not read"},
+    {"expert_weights_norm", OFF, WITH(HAS_LAYER_NORMS), "the picked experts' weights sum to 1"},
     {"expert_gating_func", ONE, ANY, "routers do not use the softmax of all scores "
      "(2: sigmoid, 3: softmax of the picked, 4: sqrt-softplus)"},
     {"expert_weights_norm", YES, ANY, "the picked experts' weights do not sum to 1"},
@@ -524,6 +527,17 @@ static void note_tensors(const struct model *m, void (*on_note)(void *user, cons
     }
 }
 
+static void note_factors(const struct model *m, void (*on_note)(void *user, const char *text),
+                         void *user)
+{
+    char text[200];
+    snprintf(text, sizeof(text), "in a context (--ctx) of more than %.0f tokens positions turn by "
+             "rope_factors_long.weight, else by rope_factors_short.weight",
+             m->c.rope[FAR].original);
+    if (config_has(&m->c, HAS_LONG_FACTORS))
+        on_note(user, text);
+}
+
 void known_notes(const struct model *m, void (*on_note)(void *user, const char *text), void *user)
 {
     for (int64_t i = 0; i < weights_n_meta(m->w); i++) {
@@ -536,5 +550,6 @@ void known_notes(const struct model *m, void (*on_note)(void *user, const char *
         snprintf(text, sizeof(text), "%s is not used: %s", key, k->what);
         on_note(user, text);
     }
+    note_factors(m, on_note, user);
     note_tensors(m, on_note, user);
 }

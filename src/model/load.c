@@ -65,7 +65,7 @@ static void carve_device(const struct model *m, const struct device *d, int64_t 
     s->x = carve(k, tokens * c->n_embd, sizeof(float));
     s->rows = carve(k, MIN(tokens, (int64_t)MODEL_LOGIT_ROWS) * c->n_embd, sizeof(float));
     s->form = carve(k, tokens * form, sizeof(float));
-    if (c->traits & (HAS_POST_NORMS | HAS_STREAMS))
+    if (c->traits & (HAS_POST_NORMS | HAS_STREAMS | HAS_LAYER_NORMS))
         s->branch = carve(k, tokens * c->n_embd, sizeof(float));
     if (config_has(c, HAS_STREAMS)) {
         s->streams = carve(k, tokens * DEV_STREAMS * c->n_embd, sizeof(float));

@@ -113,6 +113,9 @@ int model_check_files(const struct model *m, const struct model_check *c, int64_
 struct model_options {
     int max_tokens;   /* chunk */
     int64_t context;  /* longest session */
+    /* The context that was asked for, of which memory may allow less: what the results
+     * depend on (LongRoPE), and what is laid out by it, is the same in any memory. 0: `context`. */
+    int64_t context_asked;
     bool kv_f16;
     int64_t
         dense_bytes; /* most memory for the dense part; less than it all: what is missing is read

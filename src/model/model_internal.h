@@ -74,11 +74,13 @@ enum { MAX_LAYERS = 1024, MAX_EXPERTS = 4096 };
 #define HAS_LATENT_EXPERTS TRAIT(59) /* experts read and give a short vector */
 #define HAS_FULL_GATE TRAIT(60)    /* Kimi Delta Attention's gate is of one matrix */
 #define HAS_SITU TRAIT(61)         /* networks soften what their gates and ups give */
+#define HAS_LONG_FACTORS TRAIT(62) /* LongRoPE: divisors of frequencies, others in long contexts */
+#define HAS_LAYER_NORMS TRAIT(63)  /* norms take off the mean and have biases; so has the output */
 
 struct renamed { /* a weight that a family calls by another name than others do */
     const char *usual, *here;
 };
-enum { MOST_RENAMED = 3 };
+enum { MOST_RENAMED = 3, ALL_NEAR = MAX_LAYERS + 1 };
 
 struct family {
     const char *name;             /* general.architecture */
@@ -88,7 +90,7 @@ struct family {
     const struct mixer_form *recurrent; /* of the layers between full attention; NULL: none */
     int full_interval;            /* default of full_attention_interval */
     int window_period;            /* HAS_WINDOW: of so many layers the last sees all (0: a list
-                                     says which do), */
+                                     says which do; ALL_NEAR: none does), */
     bool far_first;               /* or the first */
     enum dev_rotation rotation, index_rotation;
     enum dev_scoring scoring;     /* default of expert_gating_func */
@@ -369,6 +371,7 @@ struct layer {
     const struct ffn_form *ffn;
     int state_index;               /* among the layers of its mixer */
     struct dev_ptr mixer_norm, ffn_norm;
+    struct dev_ptr mixer_norm_bias, ffn_norm_bias; /* HAS_LAYER_NORMS */
     struct dev_ptr mixer_post_norm, ffn_post_norm; /* HAS_POST_NORMS */
     struct streams mixer_streams, ffn_streams;     /* HAS_STREAMS, HAS_PIECES */
     union {
@@ -482,7 +485,8 @@ struct scratch {
     struct dev_ptr x;          /* (max_tokens, n_embd) residual stream */
     struct dev_ptr rows;       /* (MODEL_LOGIT_ROWS, n_embd) some of it */
     struct dev_ptr form;       /* what the mixer or ffn under way wants */
-    struct dev_ptr branch;     /* (max_tokens, n_embd) what it gives, before a norm; or none */
+    struct dev_ptr branch;     /* (max_tokens, n_embd) what it gives, before a norm; or what it
+                                  takes, behind a layer norm; or none */
     struct dev_ptr streams;    /* (max_tokens, DEV_STREAMS, n_embd), then x is a part's input */
     struct dev_ptr factors;    /* (max_tokens, DEV_FACTORS) of the part under way */
     struct dev_ptr pieces;     /* (pieces, n_tok, n_embd), then x is a part's input, too */
@@ -525,9 +529,10 @@ struct model {
 
     struct layer *layers;
     struct dev_mat embed, output;
-    struct dev_ptr output_norm;
+    struct dev_ptr output_norm, output_norm_bias;
     struct streams output_streams; /* HAS_STREAMS, HAS_PIECES: the last part is the output */
     struct dev_ptr rope_factors; /* (most_rot / 2) that those of FAR are divided by; or none */
+    struct dev_ptr rope_long, rope_short; /* HAS_LONG_FACTORS: the same, one or the other */
     bool tied; /* the embedding table is the output matrix too */
     struct dense *dense;
     struct expert_layer *experts; /* (n_layers), file = of the weights */
@@ -584,6 +589,11 @@ int health_not_finite(const struct model *m, uint32_t tag, struct err *e);
 int health_logits(const struct model *m, struct err *e);
 /* Dense weights that have just come in. */
 int health_section(struct model *m, int section, struct err *e);
+
+static inline int64_t options_asked(const struct model_options *o)
+{
+    return o->context_asked ? o->context_asked : o->context;
+}
 
 /* ---- state.c ---------------------------------------------------------- */
 
@@ -663,6 +673,9 @@ static inline struct dev_ptr behind_floats(struct dev_ptr p, int64_t n)
 int step_kv_spans(const struct step *s, const struct layer *l, int64_t n_kv, int64_t key_dim);
 /* The same of a recurrence, into s->delta: `matrices` floats, and the convolution's rows. */
 int step_delta_spans(const struct step *s, const struct layer *l, int64_t matrices);
+/* A part's input and the norm that belongs to it: HAS_LAYER_NORMS: what the norm has made
+ * of it, and none. */
+struct dev_ptr step_input(struct step *s, struct dev_ptr bias, struct dev_ptr *norm);
 /* Several matrices applied to x, normed first if there is a norm. */
 void step_project(struct step *s, struct dev_ptr x, int64_t n_in, struct dev_ptr norm, int n,
                   const struct dev_mat *const *w, const struct dev_ptr *out);

@@ -3,8 +3,8 @@
  *
  * KV memory is reserved for the longest session as address space and becomes
  * physical as positions are written. Where a layer's tokens see only those near
- * them, its cache is twice as long as they see, and a step: when it is full, what is
- * still seen moves to its beginning. Entries that stand for several positions have a cache
+ * them, and these are few, its cache is twice as long as they see, and a step: when it is
+ * full, what is still seen moves to its beginning. Entries that stand for several positions have a cache
  * of their own, as long as the longest session.
  *
  * Recurrent state, and what a near layer no longer holds, cannot be cut back to an
@@ -57,12 +57,15 @@ static int64_t in_steps(const struct model *m, const struct model_options *o, in
     return (n + step - 1) / step * step;
 }
 
-/* Positions before its own that a token of the layer sees at most, if they are few; -1. */
-static int64_t reach(const struct model *m, int layer)
+/* Positions before its own that a token of the layer sees at most, if they are few; -1.
+ * A near layer's cache and its copy are three times as long: where a session is not longer,
+ * they would be more than a cache of all positions is. */
+static int64_t reach(const struct model *m, const struct model_options *o, int layer)
 {
     const struct layer_config *l = &m->c.layer[layer];
     const int64_t sees = l->window && l->chunk ? MIN(l->window, l->chunk) : l->window + l->chunk;
-    return m->layers[layer].mixer->per_position(&m->layers[layer]) && sees ? sees - 1 : -1;
+    const bool few = sees && 3 * sees < options_asked(o);
+    return few && m->layers[layer].mixer->per_position(&m->layers[layer]) ? sees - 1 : -1;
 }
 
 /* Rows of a near layer: when there is no room for a step, what is seen is moved by more
@@ -70,7 +73,7 @@ static int64_t reach(const struct model *m, int layer)
 static int64_t near_rows(const struct model *m, const struct model_options *o, int layer)
 {
     const int64_t most = in_steps(m, o, MAX(o->context, (int64_t)1));
-    return MIN(most, 2 * reach(m, layer) + o->max_tokens);
+    return MIN(most, 2 * reach(m, o, layer) + o->max_tokens);
 }
 
 static size_t row_bytes(const struct model *m, const struct model_options *o, int layer)
@@ -92,8 +95,8 @@ static size_t near_bytes(const struct model *m, const struct model_options *o, b
 {
     size_t bytes = 0;
     for (int i = 0; i < m->c.n_layers; i++)
-        if (reach(m, i) >= 0)
-            bytes += row_bytes(m, o, i) * (size_t)(kept ? reach(m, i) : near_rows(m, o, i));
+        if (reach(m, o, i) >= 0)
+            bytes += row_bytes(m, o, i) * (size_t)(kept ? reach(m, o, i) : near_rows(m, o, i));
     return os_whole_pages(bytes);
 }
 
@@ -107,7 +110,7 @@ size_t state_position_bytes(const struct model *m, const struct model_options *o
     const int64_t many = in_steps(m, o, 1);
     size_t bytes = 0;
     for (int i = 0; i < m->c.n_layers; i++) {
-        if (reach(m, i) < 0)
+        if (reach(m, o, i) < 0)
             bytes += row_bytes(m, o, i);
         bytes += (entries_bytes(m, o, i, many) + (size_t)many - 1) / (size_t)many;
     }
@@ -132,7 +135,7 @@ static void lay_out(struct model_state *s)
         const struct layer *l = &m->layers[i];
         struct layer_state *x = &s->layer[i];
         const size_t row = row_bytes(m, o, i);
-        const bool is_near = reach(m, i) >= 0;
+        const bool is_near = reach(m, o, i) >= 0;
         size_t *at = is_near ? &near : &kv;
         x->at = *at;
         x->near = is_near;
@@ -223,6 +226,11 @@ int64_t model_state_length(const struct model_state *s)
 
 /* ---- near layers ----------------------------------------------------------------- */
 
+static int64_t seen_before(const struct model_state *s, int layer)
+{
+    return reach(s->m, &s->m->options, layer);
+}
+
 struct dev_ptr state_cache(const struct model_state *s, int layer)
 {
     const struct layer_state *x = &s->layer[layer];
@@ -284,7 +292,7 @@ void state_make_room(struct model_state *s, int64_t n)
 {
     for (int i = 0; i < s->m->c.n_layers; i++) {
         struct layer_state *x = &s->layer[i];
-        const int64_t kept = MIN(reach(s->m, i), s->length - x->base);
+        const int64_t kept = MIN(seen_before(s, i), s->length - x->base);
         if (!x->near || s->length + n - x->base <= x->rows)
             continue;
         copy_rows(s, i, rows_of(s, i, x->base), rows_of(s, i, s->length - kept), kept);
@@ -296,7 +304,7 @@ void state_make_room(struct model_state *s, int64_t n)
 static bool near_holds(const struct model_state *s, int64_t n)
 {
     for (int i = 0; i < s->m->c.n_layers; i++)
-        if (s->layer[i].near && s->layer[i].base > MAX(n - reach(s->m, i), (int64_t)0))
+        if (s->layer[i].near && s->layer[i].base > MAX(n - seen_before(s, i), (int64_t)0))
             return false;
     return true;
 }
@@ -307,15 +315,15 @@ static void copy_near(struct model_state *s, bool back)
     size_t at = 0;
     for (int i = 0; i < s->m->c.n_layers; i++) {
         struct layer_state *x = &s->layer[i];
-        const int64_t n = MIN(reach(s->m, i), s->length);
+        const int64_t n = MIN(seen_before(s, i), s->length);
         if (!x->near)
             continue;
-        const struct rows kept = {{s->near_kept, at}, reach(s->m, i), 0};
+        const struct rows kept = {{s->near_kept, at}, seen_before(s, i), 0};
         if (back)
             x->base = s->length - n;
         const struct rows seen = rows_of(s, i, s->length - n);
         copy_rows(s, i, back ? seen : kept, back ? kept : seen, n);
-        at += row_bytes(s->m, &s->m->options, i) * (size_t)reach(s->m, i);
+        at += row_bytes(s->m, &s->m->options, i) * (size_t)seen_before(s, i);
     }
 }
 

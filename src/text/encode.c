@@ -143,12 +143,24 @@ static int encode_piece(struct encoder *enc, struct str piece, struct text_ids *
     return OK;
 }
 
+/* Without white space that belongs to the special token before it. */
+static struct str behind_special(struct encoder *enc, struct str text)
+{
+    while (enc->strips && text.n) {
+        const size_t n = (size_t)utf8_space(text.p, text.n);
+        enc->strips = n > 0;
+        text = (struct str){text.p + n, text.n - n};
+    }
+    return text;
+}
+
 /* Text without special tokens in it. */
 static int encode_words(struct encoder *enc, struct str text, struct text_ids *out,
                         struct err *e)
 {
     struct str piece;
     int rc;
+    text = behind_special(enc, text);
     enc->scan.blank_first = enc->t->blank_first && !enc->after_text;
     enc->scan.squeezes = enc->t->squeezes;
     if (text.n)
@@ -176,6 +188,7 @@ static int encode_around(struct encoder *enc, struct str text,
         TRY(encode_words(enc, (struct str){text.p + begin, i - begin}, out, e));
         TRY(push_id(out, id, e));
         enc->after_text = false;
+        enc->strips = special_strips(enc->t, id);
         begin = i += text_sym(enc->t, id).n;
     }
     return encode_words(enc, (struct str){text.p + begin, text.n - begin}, out, e);

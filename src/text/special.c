@@ -103,10 +103,29 @@ static bool is_special_token(const struct text *t, int32_t id)
     return special_type(text_type(t, id));
 }
 
+/* GGUF has no place for what a tokeniser strips. Phi-3's does, which is known by a token that
+ * it alone has: its chat template writes a line's end behind <|user|> that no id stands for. */
+static bool is_of_phi3(const struct text *t)
+{
+    static const char mark[] = "<|placeholder1|>";
+    return t->score_rank && vocab_special(t, mark, sizeof(mark) - 1) >= 0;
+}
+
 int special_collect(struct text *t, struct err *e)
 {
     TRY(collect(t, is_special_token, &t->special, e));
+    t->strips = is_of_phi3(t);
     return collect(t, is_blank_token, &t->blank, e);
+}
+
+bool special_strips(const struct text *t, int32_t id)
+{
+    static const char *const not[] = {"<unk>", "<s>", "<|endoftext|>"};
+    const struct str s = text_sym(t, id);
+    bool strips = t->strips;
+    for (size_t i = 0; i < ARRAY_LEN(not); i++)
+        strips &= !str_is(s, not[i]);
+    return strips;
 }
 
 /* First of list[low, high) whose byte at `depth` is not below `byte`; all of them

@@ -233,6 +233,7 @@ struct text {
     int32_t bos, eos; /* -1: none */
     bool add_bos, add_eos;
     bool blank_first, squeezes; /* see struct pretok_scan */
+    bool strips;                /* special tokens take the white space behind them along */
     struct pretok pretok;
     struct chat_form chat;
 };
@@ -267,6 +268,8 @@ static inline bool special_type(int type)
 void special_mark_ends(struct text *t, const struct text_config *c);
 /* Fills the lists of special tokens. */
 int special_collect(struct text *t, struct err *e);
+/* Whether white space behind it is no text. */
+bool special_strips(const struct text *t, int32_t id);
 /* The longest special token at the start of p, -1: none. */
 int32_t vocab_special(const struct text *t, const char *p, size_t n);
 /* The same, of those that any text may have. */
@@ -288,6 +291,7 @@ struct encoder {
     int64_t n_heap;
     size_t cap; /* symbols that node and heap have room for */
     size_t most_bytes; /* for them; 0: no limit */
+    bool strips;     /* a special token was, whose white space is no text */
     bool after_text; /* text was encoded since the beginning or the last special token */
 };
 

@@ -381,6 +381,7 @@ static void foreign_norm(struct device *d, const struct dev_norm *a)
     o->norm = *a;
     o->norm.x = inner(f, a->x);
     o->norm.weight = inner(f, a->weight);
+    o->norm.bias = inner(f, a->bias);
     o->norm.out = inner(f, a->out);
     at_once(f, o);
 }
@@ -543,6 +544,7 @@ static void foreign_route(struct device *d, const struct dev_route *a)
     o->route.router = &o->mat[0];
     o->route.x = inner(f, a->x);
     o->route.norm = inner(f, a->norm);
+    o->route.norm_bias = inner(f, a->norm_bias);
     o->route.router_norm = inner(f, a->router_norm);
     o->route.products = inner(f, a->products);
     o->route.table = inner(f, a->table);

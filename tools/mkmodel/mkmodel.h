@@ -70,6 +70,7 @@ struct family {
     uint64_t may;     /* what options can add: EXPERTS; QK_NORM and QKV_BIAS */
     int gating;       /* expert_gating_func; 0: the key is not written */
     double rot;       /* part of a head that is rotated */
+    bool layer_norms; /* norms have biases, and so has the output */
     bool no_q_lora;   /* queries never come of a short vector */
     const char *key;  /* that it cannot do without, as --key has it, when none is given */
     int period;       /* WINDOW: of so many layers the last sees all, */
@@ -94,7 +95,7 @@ struct config {
     int64_t k_heads, v_heads, linear_dim, interval; /* qwen35moe */
     int64_t context, original, seed; /* original: context before stretching */
     double skew, rope_base, yarn, linear_rope, weights_scale;
-    bool rope_factors, old_form; /* old_form: tensors as older files have them */
+    bool rope_factors, long_rope, old_form; /* old_form: tensors as older files have them */
     enum dtype type, dense, down, output;
     bool mtp, fused, tied, vary_norms;
     bool hollow; /* a file of the right size in which weights are a hole */

@@ -390,6 +390,8 @@ static void add_ffn(struct model *m, int il)
 
     add(m, il, has(c, POST_NORM) ? "post_attention_norm.weight" : "ffn_norm.weight", DT_F32,
         F_ONES, c->hidden, 0, 0);
+    if (c->family->layer_norms)
+        add(m, il, "ffn_norm.bias", DT_F32, F_BIAS, c->hidden, 0, 0);
     const bool experts = has(c, EXPERTS) && il >= c->dense_layers && (il + 1) % c->moe_step == 0;
     (experts ? add_moe : add_dense_ffn)(m, il);
     if (has(c, BESIDE))
@@ -406,6 +408,8 @@ void mk_tensors(struct model *m)
     add(m, -1, "token_embd.weight", c->dense, F_EMBED, c->hidden, c->vocab, 0);
     for (int il = 0; il < n + c->mtp; il++) {
         add(m, il, "attn_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
+        if (c->family->layer_norms)
+            add(m, il, "attn_norm.bias", DT_F32, F_BIAS, c->hidden, 0, 0);
         const bool recurrent = il < n && (il + 1) % c->interval;
         if (has(c, LINEAR) && recurrent)
             add_delta_net(m, il);
@@ -442,7 +446,15 @@ void mk_tensors(struct model *m)
     if (c->rope_factors || has(c, NEAR_HEADS))
         add(m, -1, "rope_freqs.weight", DT_F32, has(c, NEAR_HEADS) ? F_STILL : F_FACTORS,
             mk_n_rot(c) / 2, 0, 0);
+    if (c->long_rope) {
+        add(m, -1, "rope_factors_long.weight", DT_F32, F_FACTORS, mk_n_rot(c) / 2, 0, 0);
+        add(m, -1, "rope_factors_short.weight", DT_F32, F_FACTORS, mk_n_rot(c) / 2, 0, 0);
+    }
     add(m, -1, "output_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
+    if (c->family->layer_norms) {
+        add(m, -1, "output_norm.bias", DT_F32, F_BIAS, c->hidden, 0, 0);
+        add(m, -1, "output.bias", DT_F32, F_BIAS, c->vocab, 0, 0);
+    }
     if (has(c, ENTRIES))
         add_streams(m, -1, "output_hc");
     if (has(c, K3))
@@ -559,6 +571,13 @@ static void put_rope_keys(struct keys *k, const struct config *c)
         key_f32(k, "attention.compress_rope_freq_base", 16 * c->rope_base);
     if (!has(c, LINEAR) && (c->family->rot < 1 || has(c, LATENT | ENTRIES)))
         key_u32(k, "rope.dimension_count", mk_n_rot(c));
+    if (c->long_rope && c->original >= c->context) { /* as files of minicpm have it */
+        gb_kv_str(&k->b, full_key(k, "rope.scaling.type"), "longrope");
+    } else if (c->long_rope) { /* of phi3 */
+        key_u32(k, "rope.scaling.original_context_length", c->original);
+        key_f32(k, "rope.scaling.attn_factor",
+                sqrt(1 + log((double)c->context / (double)c->original) / log((double)c->original)));
+    }
     if (c->yarn <= 0 && c->linear_rope <= 0)
         return;
     gb_kv_str(&k->b, full_key(k, "rope.scaling.type"), c->yarn > 0 ? "yarn" : "linear");
