@@ -91,7 +91,7 @@ struct config {
     double skew, rope_base, yarn, linear_rope, weights_scale;
     bool rope_factors, old_form; /* old_form: tensors as older files have them */
     enum dtype type, dense, down, output;
-    bool mtp, fused, tied, vary_norms;
+    bool mtp, fused, tied, vary_norms, factors;
     bool hollow; /* a file of the right size in which weights are a hole */
     const char *key[MK_KEYS]; /* NAME=TYPE:VALUE[,VALUE...], more metadata */
     int n_keys;
@@ -99,10 +99,10 @@ struct config {
 
 /* What a tensor is filled with: random numbers; embeddings, output, a router, ones,
  * the decay and the time step of linear layers; small numbers that are added; numbers
- * from 1 to 4; a quarter of ones, and numbers that leave pairs as they are; rows of
- * different experts. */
+ * from 1 to 4; numbers from 0.5 to 1.5; a quarter of ones, and numbers that leave pairs as
+ * they are; rows of different experts. */
 enum fill { F_MATRIX, F_EMBED, F_OUTPUT, F_ROUTER, F_ONES, F_DECAY, F_STEP, F_BIAS, F_FACTORS,
-            F_STILL, F_IDS };
+            F_SCALES, F_STILL, F_IDS };
 
 struct tensor {
     char name[64];

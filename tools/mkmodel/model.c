@@ -381,6 +381,39 @@ static void add_ffn(struct model *m, int il)
         add_beside(m, il);
 }
 
+/* Whether llama.cpp takes a factor for the matrix: of the output only in NVFP4. */
+static bool takes_factor(const struct tensor *t, const char *name)
+{
+    static const char *const names[] = {
+        "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "attn_output", "ffn_gate", "ffn_up",
+        "ffn_down", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp", "ffn_gate_exps",
+        "ffn_up_exps", "ffn_down_exps", "ssm_in", "ssm_out", "ssm_alpha", "ssm_beta"};
+    const size_t n = strcspn(name, ".");
+
+    if (strcmp(name + n, ".weight") != 0)
+        return false;
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (strlen(names[i]) == n && memcmp(names[i], name, n) == 0)
+            return true;
+    return strcmp(name, "output.weight") == 0 && t->type == DT_NVFP4;
+}
+
+/* NAME.scale for matrices NAME.weight: a number for each matrix of the tensor. */
+static void add_scales(struct model *m)
+{
+    const size_t n = m->n;
+
+    for (size_t i = 0; i < n; i++) {
+        const struct tensor t = m->t[i];
+        const char *name = t.layer < 0 ? t.name : strchr(t.name + strlen("blk."), '.') + 1;
+        char scale[64];
+
+        snprintf(scale, sizeof scale, "%.*s.scale", (int)strcspn(name, "."), name);
+        if (takes_factor(&t, name) && !(has(&m->c, BESIDE) && strstr(name, "down_exps")))
+            add(m, t.layer, scale, DT_F32, F_SCALES, (int64_t)t.ne[2], 0, 0);
+    }
+}
+
 void mk_tensors(struct model *m)
 {
     const struct config *c = &m->c;
@@ -424,10 +457,12 @@ void mk_tensors(struct model *m)
     add(m, -1, "output_norm.weight", DT_F32, F_ONES, c->hidden, 0, 0);
     if (has(c, ENTRIES))
         add_streams(m, -1, "output_hc");
-    if (c->tied)
-        return;
-    add(m, -1, "output.weight", c->output, F_OUTPUT, c->hidden, c->vocab, 0);
-    m->t[m->n - 1].std *= 3; /* logits that differ enough to have a clear winner */
+    if (!c->tied) {
+        add(m, -1, "output.weight", c->output, F_OUTPUT, c->hidden, c->vocab, 0);
+        m->t[m->n - 1].std *= 3; /* logits that differ enough to have a clear winner */
+    }
+    if (c->factors)
+        add_scales(m);
 }
 
 /* ---- metadata --------------------------------------------------------- */
