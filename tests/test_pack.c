@@ -24,7 +24,7 @@ static struct {
     const char *path;
     int n_parts;     /* of an expert: so many reads, before packing */
     char packed[64]; /* its packed copy */
-} models[32];
+} models[64];
 static size_t n_models;
 static char dir[] = "/var/tmp/sluice_pack_XXXXXX";
 
