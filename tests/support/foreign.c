@@ -121,6 +121,7 @@ static struct dev_mat inner_mat(const struct foreign *f, const struct dev_mat *w
 {
     struct dev_mat m = *w;
     m.data = inner(f, w->data);
+    m.scale = inner(f, w->scale);
     m.bias = inner(f, w->bias);
     return m;
 }
@@ -564,7 +565,6 @@ static void foreign_experts(struct device *d, const struct dev_ffn *a, const str
         copy[i].gate = inner_mat(f, &x[i].gate);
         copy[i].up = inner_mat(f, &x[i].up);
         copy[i].down = inner_mat(f, &x[i].down);
-        copy[i].down_scale = inner(f, x[i].down_scale);
     }
     o->extra = copy;
     o->n = n;
