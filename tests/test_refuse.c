@@ -357,7 +357,7 @@ static void tensors_are_refused(void **state)
     static const char *const names[] = {
         "blk.0.attn_k.bias", "blk.1.attn_q.bias", "blk.2.attn_output.bias",
         "blk.0.ffn_gate_inp.bias", "blk.0.exp_probs_b.bias", "blk.0.exp_probs_b",
-        "blk.0.ffn_down_exps.bias", "blk.0.ffn_gate_exps.scale", "blk.0.attn_sinks",
+        "blk.0.ffn_down_exps.bias", "blk.0.attn_norm.scale", "blk.0.attn_sinks",
         "blk.0.attn_sinks.weight", "blk.0.post_ffw_norm.weight", "blk.0.nobody.weight",
         "blk.0.ffn_gate_shexp.weight", "blk.0.nextn.eh_proj.weight", "blk.3.attn_norm.weight",
         "blk.03.attn_norm.weight", "output.bias", "output_norm.bias", "rope_freqs.weight",
@@ -403,8 +403,8 @@ static void what_a_family_has_more_is_refused(void **state)
          "per_layer_token_embd.weight", MORE},
         {GEMMA4, {0}, {"blk.2.inp_gate.weight", DT_F32, {32, 16}, 0.1f}, NULL,
          "blk.2.inp_gate.weight", MORE},
-        {GEMMA4, {0}, {"blk.1.ffn_gate_up_exps.scale", DT_F32, {6}, 2.0f}, NULL,
-         "blk.1.ffn_gate_up_exps.scale", MORE},
+        {GEMMA4, {0}, {"blk.1.ffn_up_exps.scale", DT_F32, {6}, 2.0f}, NULL,
+         "blk.1.ffn_up_exps.scale", MORE}, /* its matrix is one with the gate's */
         {GEMMA4, {0}, {0}, "gemma4.attention.sliding_window_pattern", "sliding_window_pattern",
          LESS},
         {GEMMA4, {0}, {0}, "gemma4.attention.key_length_swa", "key_length_swa", LESS},

@@ -179,6 +179,7 @@ static void usage(void)
            "  --fused-gate-up      gate and up in one tensor\n"
            "  --tied               the embedding table is the output matrix too\n"
            "  --vary-norms         norms have weights from 0.5 to 1.5 (1)\n"
+           "  --factors            matrices have factors in tensors of their own (NAME.scale)\n"
            "  --yarn F             positions stretched F times the YaRN way\n"
            "  --linear-rope F      the same, all alike\n"
            "  --rope-factors       rotary frequencies have divisors\n"
@@ -285,6 +286,8 @@ static int set_other(struct config *c, const char *name, const char *arg)
         return c->hollow = true, 0;
     if (strcmp(name, "vary-norms") == 0)
         return c->vary_norms = true, 0;
+    if (strcmp(name, "factors") == 0)
+        return c->factors = true, 0;
     if (strcmp(name, "router-skew") == 0) {
         c->skew = strtod(arg, &end);
         return end != arg && !*end && c->skew >= 0 && c->skew <= 4
@@ -385,6 +388,7 @@ static int parse(int argc, char **argv, struct config *c, const char **path)
         {"fused-gate-up", 0, NULL, MORE}, {"tied", 0, NULL, MORE},
         {"vary-norms", 0, NULL, MORE},    {"rope-factors", 0, NULL, MORE},
         {"hollow", 0, NULL, MORE},        {"long-rope", 0, NULL, MORE},
+        {"factors", 0, NULL, MORE},
         {"yarn", 1, NULL, MORE},          {"linear-rope", 1, NULL, MORE},
         {"weights-scale", 1, NULL, MORE}, {"with-experts", 0, NULL, MORE},
         {"with-qkv-bias", 0, NULL, MORE}, {"with-qk-norm", 0, NULL, MORE},

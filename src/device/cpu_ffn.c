@@ -52,13 +52,6 @@ static void weigh(const struct ffn_job *j, const struct dev_expert *e, int64_t t
     j->d->k->scale(u, j->input_weights[token], n);
 }
 
-static void scale_down(const struct ffn_job *j, const struct dev_expert *e, float *y, int64_t n)
-{
-    const float *scale = cpu_at(e->down_scale);
-    if (scale)
-        j->d->k->scale(y, *scale, n);
-}
-
 static void gate_up_rows(const struct ffn_job *j, const struct dev_expert *e, int64_t r, int64_t r0,
                          int64_t r1)
 {
@@ -85,7 +78,6 @@ static void down_rows(const struct ffn_job *j, const struct dev_expert *e, int64
     if (cpu_uses_act(d, &e->down))
         d->k->quantize(act, g, e->down.n_in);
     cpu_mul(d, &e->down, r0, r1, g, e->down.n_in, act, 1, y + r0, 0);
-    scale_down(j, e, y + r0, r1 - r0);
 }
 
 /* In thread i: rows of the batch's experts, of their gates and ups or of their downs. */
@@ -227,8 +219,6 @@ static void many_down(void *arg, int i, int n)
         cpu_mul_many(d, i, &e->down, r0, r1, d->ffn_gate, width, d->panels, e->n_rows, out + r0,
                      n_embd, NULL, 0);
     }
-    for (int64_t t = 0; t < e->n_rows; t++)
-        scale_down(j, e, out + t * n_embd + r0, r1 - r0);
     for (int64_t t = 0; !e->shared && t < e->n_rows; t++)
         d->k->axpy(j->y + rows_of(j)[t] * n_embd + r0, j->factors[e->first_row + t],
                    out + t * n_embd + r0, r1 - r0);

@@ -45,6 +45,7 @@ static void multiply_across(const struct heads_job *j, int i, int64_t h, int64_t
     const size_t row_bytes = dtype_row_bytes(a->w->type, a->w->n_in);
     const uint8_t *rows =
         (const uint8_t *)cpu_at(a->w->data) + (size_t)(h * a->step + a->first) * row_bytes;
+    const float *scale = cpu_at(a->w->scale);
     float *row = cpu_thread_mem(j->d, i);
     for (int64_t t = t0; t < t1; t++)
         memset(out_of(j, t, h), 0, (size_t)a->n_out * sizeof(float));
@@ -53,6 +54,8 @@ static void multiply_across(const struct heads_job *j, int i, int64_t h, int64_t
         for (int64_t t = t0; t < t1; t++)
             j->d->k->axpy(out_of(j, t, h), head_of(j, t, h)[r], row, a->n_out);
     }
+    for (int64_t t = t0; scale && t < t1; t++)
+        j->d->k->scale(out_of(j, t, h), *scale, a->n_out);
 }
 
 static void copy_head(const struct heads_job *j, int64_t h, int64_t t0, int64_t t1)

@@ -25,11 +25,13 @@ static int64_t strip_rows(const struct cpu *d, int64_t n)
 
 /* ---- products ------------------------------------------------------------ */
 
-/* `out` holds rows [r0, r1) of W x of some tokens; the bias comes last. */
-static void add_bias(const struct cpu *d, const struct dev_mat *w, int64_t r0, int64_t r1,
-                     int64_t n_tok, float *out, int64_t out_stride)
+/* `out` holds rows [r0, r1) of W x of some tokens; the factor comes next, the bias last. */
+static void scale_and_shift(const struct cpu *d, const struct dev_mat *w, int64_t r0, int64_t r1,
+                            int64_t n_tok, float *out, int64_t out_stride)
 {
-    const float *bias = cpu_at(w->bias);
+    const float *scale = cpu_at(w->scale), *bias = cpu_at(w->bias);
+    for (int64_t t = 0; scale && t < n_tok; t++)
+        d->k->scale(out + t * out_stride, *scale, r1 - r0);
     for (int64_t t = 0; bias && t < n_tok; t++)
         d->k->add(out + t * out_stride, bias + r0, r1 - r0);
 }
@@ -53,7 +55,7 @@ void cpu_mul(const struct cpu *d, const struct dev_mat *w, int64_t r0, int64_t r
                 in + (size_t)t * in_stride, in_stride, MIN((int64_t)TILE_TOKENS, n_tok - t),
                 w->n_in);
     }
-    add_bias(d, w, r0, r1, n_tok, out, out_stride);
+    scale_and_shift(d, w, r0, r1, n_tok, out, out_stride);
 }
 
 static const uint8_t *row_of(const struct dev_mat *w, int64_t r)
@@ -85,7 +87,7 @@ void cpu_mul_many(const struct cpu *d, int i, const struct dev_mat *w, int64_t r
         d->k->mul_panels[w->type](out + (r - r0), out_stride, rows, n, panels, n_tok, w->n_in, soon,
                                   soon_bytes);
     }
-    add_bias(d, w, r0, r1, n_tok, out, out_stride);
+    scale_and_shift(d, w, r0, r1, n_tok, out, out_stride);
 }
 
 void cpu_panel(const struct cpu *d, int i, const float *x, int64_t x_stride, int64_t t0,

@@ -69,16 +69,19 @@ static inline struct dev_ptr dev_at(struct dev_ptr p, size_t bytes)
 
 /* ---- arguments of the operations ----------------------------------------------- */
 
-/* A weight matrix: y = W x, + bias if there is one, W is (n_out, n_in), rows contiguous. */
+/* A weight matrix: y = scale * W x + bias, where there are these. W is (n_out, n_in), rows
+ * contiguous. */
 struct dev_mat {
     enum dtype type;
     int64_t n_in, n_out;
     struct dev_ptr data;
-    struct dev_ptr bias; /* (n_out) */
+    struct dev_ptr scale; /* (1) */
+    struct dev_ptr bias;  /* (n_out) */
     bool float_input; /* float activations, also where the device rounds others to 8 bits */
 };
 
-/* Rows `ids` (n_tok, of the host) of a table as floats: x (n_tok, n_in). */
+/* Rows `ids` (n_tok, of the host) of a table as floats: x (n_tok, n_in). Here and wherever
+ * else rows of a matrix are taken as they are, it has neither scale nor bias. */
 struct dev_embed {
     const struct dev_mat *table;
     const int32_t *ids;
@@ -142,8 +145,8 @@ struct dev_scale {
 /*
  * A product for each head of each token: head h of out = W_h times head h of x.
  * W_h are the rows [h * step + first, ...) of w: n_out of n_in; or, transposed,
- * n_in rows of n_out. Latent attention takes its queries in with it, and its
- * values out (DeepSeek-V2, arXiv 2405.04434, 2.1.2).
+ * n_in rows of n_out. The scale of w is that of each W_h. Latent attention takes its
+ * queries in with it, and its values out (DeepSeek-V2, arXiv 2405.04434, 2.1.2).
  */
 struct dev_heads {
     const struct dev_mat *w; /* NULL: out = x */
@@ -377,7 +380,6 @@ struct dev_prepare {
  */
 struct dev_expert {
     struct dev_mat gate, up, down;
-    struct dev_ptr down_scale; /* a factor of what down gives, or none: 1 */
     int64_t n_rows;        /* at least 1 */
     int64_t first_row; /* in the lists of dev_ffn; of a shared expert, which has all tokens: 0 */
     bool shared;
@@ -488,7 +490,7 @@ struct dev_guess_copy {
 struct dev_guess {
     struct dev_ptr x; /* (n_tok, n_in) */
     int64_t n_tok;
-    const struct dev_mat *copy; /* its bias is the router's */
+    const struct dev_mat *copy; /* its scale and bias are the router's */
     struct dev_scores scores;
     float eps;
     int n;

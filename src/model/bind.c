@@ -1,6 +1,7 @@
 /*
  * Tensor names -> weights, by the rows of each layer's forms. Shapes are
- * checked against the configuration, so that nothing later has to. Dense
+ * checked against the configuration, so that nothing later has to. A matrix
+ * NAME.weight may have a factor NAME.scale beside it, as NVFP4 has. Dense
  * tensors are listed with the place where their address will go; experts
  * become extents.
  */
@@ -126,16 +127,6 @@ static int bind_matrix(struct binder *b, const struct tensor *t, int section, in
     return dense_add(b->m->dense, t, section, &w->data.at, b->e);
 }
 
-/* A matrix for each head of the layer, one behind the other. */
-static int bind_heads(struct binder *b, const struct tensor *t, int64_t n_in, int64_t n_out,
-                      struct dev_mat *w)
-{
-    const int64_t n_head = b->m->c.layer[b->layer].n_head;
-    TRY(check_shape(b, t, n_in, n_out, n_head));
-    *w = (struct dev_mat){.type = t->type, .n_in = n_in, .n_out = n_out * n_head};
-    return dense_add(b->m->dense, t, b->layer, &w->data.at, b->e);
-}
-
 static int check_floats(struct binder *b, const struct tensor *t)
 {
     return t->type == DT_F32
@@ -151,6 +142,31 @@ static int bind_floats(struct binder *b, const struct tensor *t, int section, in
     TRY(check_shape(b, t, n0, n1, n2));
     TRY(check_floats(b, t));
     return dense_add(b->m->dense, t, section, &v->at, b->e);
+}
+
+/* What the products of a matrix, of tensor t, are multiplied by: NAME.scale beside
+ * NAME.weight, where it is there, of n numbers. */
+static int bind_scale(struct binder *b, const struct tensor *t, int section, int64_t n,
+                      struct dev_mat *w)
+{
+    char name[128];
+    snprintf(name, sizeof(name), "%.*s.scale", (int)(strlen(t->name) - strlen(".weight")), t->name);
+    const struct tensor *scale = weights_find(b->m->w, name);
+    if (!scale)
+        return OK;
+    weights_set_role(b->m->w, scale, ROLE_DENSE);
+    return bind_floats(b, scale, section, n, 1, 1, &w->scale);
+}
+
+/* A matrix for each head of the layer, one behind the other. */
+static int bind_heads(struct binder *b, const struct tensor *t, int64_t n_in, int64_t n_out,
+                      struct dev_mat *w)
+{
+    const int64_t n_head = b->m->c.layer[b->layer].n_head;
+    TRY(check_shape(b, t, n_in, n_out, n_head));
+    *w = (struct dev_mat){.type = t->type, .n_in = n_in, .n_out = n_out * n_head};
+    TRY(dense_add(b->m->dense, t, b->layer, &w->data.at, b->e));
+    return bind_scale(b, t, b->layer, 1, w);
 }
 
 /* Experts by token. */
@@ -191,7 +207,7 @@ static int bind_experts(struct binder *b, struct layer *l, const struct tensor *
     TRY(check_shape(b, t, n_in, n_out, b->m->c.n_experts));
     *w = (struct dev_mat){.type = t->type, .n_in = n_in, .n_out = n_out};
     add_part(b, l, t, &w->data);
-    return OK;
+    return bind_scale(b, t, b->layer, b->m->c.n_experts, w);
 }
 
 /* One vector of all experts of a layer, (n, n_experts). */
@@ -258,7 +274,7 @@ static int bind_row(struct binder *b, struct layer *l, const struct weight_row *
         return bind_floats(b, t, b->layer, n_in, 1, n_out, at);
     TRY(bind_matrix(b, t, b->layer, n_in, n_out, at));
     ((struct dev_mat *)at)->float_input = r->flags & FLOAT_INPUT;
-    return OK;
+    return r->flags & NO_SCALE ? OK : bind_scale(b, t, b->layer, 1, at);
 }
 
 static int bind_rows(struct binder *b, struct layer *l, const struct weight_row *rows, int n)
@@ -345,6 +361,7 @@ static int bind_output_streams(struct binder *b)
     TRY(lookup(b, "output_hc_scale.weight", true, ROLE_DENSE, &scale));
     TRY(lookup(b, "output_hc_base.weight", true, ROLE_DENSE, &base));
     TRY(bind_matrix(b, fn, DENSE_FIXED, DEV_STREAMS * b->m->c.n_embd, DEV_STREAMS, &x->fn));
+    TRY(bind_scale(b, fn, DENSE_FIXED, 1, &x->fn));
     x->fn.float_input = true;
     TRY(bind_floats(b, scale, DENSE_FIXED, 1, 1, 1, &x->scale));
     return bind_floats(b, base, DENSE_FIXED, DEV_STREAMS, 1, 1, &x->base);
@@ -391,10 +408,12 @@ static int bind_ends(struct binder *b)
     TRY(lookup(b, "output.weight", false, ROLE_OUTPUT, &output));
     m->tied = !output;
     TRY(bind_matrix(b, output ? output : embed, DENSE_OUTPUT, c->n_embd, c->n_vocab, &m->output));
-    if (!m->tied)
+    if (!m->tied) {
+        TRY(bind_scale(b, output, DENSE_FIXED, 1, &m->output));
         TRY(bind_matrix(b, embed, DENSE_EMBEDDING, c->n_embd, c->n_vocab, &m->embed));
-    else
+    } else { /* a table of embeddings has no factor */
         m->embed = m->output;
+    }
     TRY(lookup(b, "output_norm.weight", true, ROLE_DENSE, &norm));
     TRY(bind_floats(b, norm, DENSE_FIXED, c->n_embd, 1, 1, &m->output_norm));
     TRY(bind_output_streams(b));

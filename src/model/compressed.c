@@ -27,7 +27,7 @@ static const struct weight_row rows[] = {
     {.name = "attn_compressor_gate.weight", MATRIX, DIM_EMBD, DIM_ENTRY, AT(keys.scores), 0,
      IF_ENTRIES},
     {.name = "attn_compressor_ape.weight", MATRIX, DIM_ENTRY, DIM_RATIO, AT(keys.ape), 0,
-     IF_ENTRIES},
+     IF_ENTRIES | NO_SCALE},
     {.name = "attn_compressor_norm.weight", FLOATS, DIM_KEY, DIM_1, AT(keys.norm), 0, IF_ENTRIES},
     {.name = "indexer.attn_q_b.weight", MATRIX, DIM_Q_LORA, DIM_INDEX_QUERY, AT(index_q), 0,
      IF_INDEXES},
@@ -38,7 +38,7 @@ static const struct weight_row rows[] = {
     {.name = "indexer_compressor_gate.weight", MATRIX, DIM_EMBD, DIM_INDEX_ENTRY,
      AT(index_keys.scores), 0, IF_INDEXES},
     {.name = "indexer_compressor_ape.weight", MATRIX, DIM_INDEX_ENTRY, DIM_RATIO,
-     AT(index_keys.ape), 0, IF_INDEXES},
+     AT(index_keys.ape), 0, IF_INDEXES | NO_SCALE},
     {.name = "indexer_compressor_norm.weight", FLOATS, DIM_INDEX, DIM_1, AT(index_keys.norm), 0,
      IF_INDEXES},
 };

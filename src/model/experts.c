@@ -31,10 +31,11 @@ static const struct weight_row rows[] = {
     {.name = "ffn_down_exps.weight", EXPERTS, DIM_EXPERT, DIM_EXPERT_EMBD, AT(down)},
     {.name = "ffn_down_exps.bias", EXPERT_FLOATS, DIM_EXPERT_EMBD, DIM_1, AT(down.bias),
      HAS_EXPERT_BIAS},
-    {.name = "ffn_gate_inp.weight", MATRIX, DIM_EMBD, DIM_EXPERTS, AT(router)},
+    {.name = "ffn_gate_inp.weight", MATRIX, DIM_EMBD, DIM_EXPERTS, AT(router),
+     .lacks = HAS_BESIDE},
+    {.name = "ffn_gate_inp.weight", MATRIX, DIM_EMBD, DIM_EXPERTS, AT(router), HAS_BESIDE,
+     NO_SCALE},
     {.name = "ffn_gate_inp.scale", FLOATS, DIM_EMBD, DIM_1, AT(router_norm), HAS_BESIDE},
-    {.name = "ffn_down_exps.scale", FLOATS, DIM_EXPERTS, DIM_1, AT(down_scale), HAS_DOWN_SCALE,
-     IF_THERE},
     {.name = "ffn_gate_inp.bias", FLOATS, DIM_EXPERTS, DIM_1, AT(router.bias), HAS_ROUTER_BIAS},
     {.name = "ffn_gate_tid2eid.weight", IDS, DIM_USED, DIM_VOCAB, AT(table), HAS_TABLES, IF_THERE},
     {.name = "exp_probs_b.bias", FLOATS, DIM_EXPERTS, DIM_1, AT(scores.correction),
@@ -90,6 +91,17 @@ static struct dev_expert one_expert(const struct experts *x)
     return e;
 }
 
+/* The factor of an expert, of those of all of a layer's gates, ups or downs: w's scale,
+ * or where send_scales brought them. */
+static void place_scale(const struct model *m, struct dev_mat *w, int of, int32_t expert)
+{
+    struct dev_ptr all = w->scale;
+    if (all.mem && m->dev != m->expert_dev)
+        all = behind_floats(m->scratch.x_dev.scales, of * m->c.n_experts);
+    if (all.mem)
+        w->scale = behind_floats(all, expert);
+}
+
 static bool has_shared(const struct layer *l)
 {
     return l->experts.shared_down.n_out > 0;
@@ -106,10 +118,9 @@ struct dev_expert experts_leased(const struct model *m, const struct layer *l,
         *at = (struct dev_ptr){m->slots_mem, (size_t)(part - slots)};
     }
     struct dev_expert e = one_expert(&x);
-    if (x.down_scale.mem)
-        e.down_scale = behind_floats(m->dev == m->expert_dev ? x.down_scale
-                                                             : m->scratch.x_dev.down_scale,
-                                     lease->expert);
+    place_scale(m, &e.gate, 0, lease->expert);
+    place_scale(m, &e.up, 1, lease->expert);
+    place_scale(m, &e.down, 2, lease->expert);
     return e;
 }
 
@@ -210,6 +221,24 @@ static void bring_back(struct step *s, const struct layer *l, const struct dev_s
 
 /* ---- another device ------------------------------------------------------------- */
 
+/* The factors of a layer's experts: its own may be read again for each pass. */
+static int send_scales(struct step *s, const struct layer *l, struct err *e)
+{
+    struct model *m = s->m;
+    struct scratch *t = &m->scratch;
+    const struct dev_expert all = one_expert(&l->experts);
+    const struct dev_mat *of[] = {&all.gate, &all.up, &all.down};
+    const size_t bytes = (size_t)m->c.n_experts * sizeof(float);
+    for (size_t i = 0; i < ARRAY_LEN(of); i++) {
+        if (!of[i]->scale.mem)
+            continue;
+        TRY(device_bring(m->dev, t->host_floats, of[i]->scale, bytes, e));
+        m->expert_dev->ops->put(m->expert_dev, dev_at(t->x_dev.scales, i * bytes), t->host_floats,
+                                bytes);
+    }
+    return OK;
+}
+
 /* The normed input, picks and weights go to the device of the experts. */
 static int send_input(struct step *s, const struct layer *l, struct err *e)
 {
@@ -226,12 +255,7 @@ static int send_input(struct step *s, const struct layer *l, struct err *e)
     ops->prepare(m->expert_dev, &(struct dev_prepare){.h = t->x_dev.h, .input = t->x_dev.input,
                                                       .n_tok = s->n_tok,
                                                       .n_embd = l->experts.n_embd});
-    if (!l->experts.down_scale.mem)
-        return OK;
-    const size_t scales = (size_t)m->c.n_experts * sizeof(float);
-    TRY(device_bring(m->dev, t->host_floats, l->experts.down_scale, scales, e));
-    ops->put(m->expert_dev, t->x_dev.down_scale, t->host_floats, scales);
-    return OK;
+    return send_scales(s, l, e);
 }
 
 /* The shared expert is computed where everything else is. */

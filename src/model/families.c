@@ -275,7 +275,7 @@ static const struct family families[] = {
         .name = "gemma4", /* Gemma 4: 26B-A4B, and 31B without experts; their text */
         .traits = HAS_SQRT_EMBED | HAS_POST_NORMS | HAS_QK_NORM | HAS_VALUE_NORM | HAS_WINDOW |
                   HAS_NEAR_HEADS | HAS_NEAR_ROPE | HAS_FAR_FACTORS | HAS_LAYER_SCALE |
-                  HAS_LOGIT_CAP | HAS_SOME_EXPERTS | HAS_BESIDE | HAS_DOWN_SCALE,
+                  HAS_LOGIT_CAP | HAS_SOME_EXPERTS | HAS_BESIDE,
         .optional = HAS_EXPERTS,
         .mixer = &attention_form,
         .renormalise = true,

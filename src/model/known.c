@@ -11,7 +11,8 @@
  * quantize.*) describe the file and change nothing.
  *
  * A tensor is understood when bind.c asked for it. The few others that are
- * known to be harmless are left out with a note.
+ * known to be harmless are left out with a note. An input_scale is what activations
+ * would be divided by before they are rounded to 4 bits: no factor of the result.
  */
 #include "model/model_internal.h"
 

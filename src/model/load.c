@@ -102,7 +102,7 @@ static void carve_apart(const struct model *m, int64_t tokens, struct scratch *s
     s->x_dev.input = carve(k, 1, d->ops->input_bytes(d, tokens, c->n_embd));
     s->x_dev.picks = carve(k, tokens * c->n_used, sizeof(int32_t));
     s->x_dev.weights = carve(k, tokens * c->n_used, sizeof(float));
-    s->x_dev.down_scale = carve(k, c->n_experts, sizeof(float));
+    s->x_dev.scales = carve(k, 3 * c->n_experts, sizeof(float));
     carve_experts(c, tokens, s, k);
 }
 
@@ -374,6 +374,7 @@ static void place_copies(struct model *m)
             m->layers[i].experts.guess =
                 (struct dev_mat){.type = DT_Q8_0, .n_in = m->c.n_embd, .n_out = m->c.n_experts,
                                  .data = dense_ptr(m, dense_copy_at(m->dense, i)),
+                                 .scale = m->layers[i].experts.router.scale,
                                  .bias = m->layers[i].experts.router.bias};
 }
 

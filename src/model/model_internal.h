@@ -59,7 +59,6 @@ enum { MAX_LAYERS = 1024, MAX_EXPERTS = 4096 };
 #define HAS_FAR_FACTORS TRAIT(44)  /* rotary frequencies of the others have divisors */
 #define HAS_VALUE_NORM TRAIT(45)   /* rms norm of values; those of layers without attn_v are keys */
 #define HAS_BESIDE TRAIT(46)       /* a network beside a layer's experts, each with its norms */
-#define HAS_DOWN_SCALE TRAIT(47)   /* what an expert gives may have a factor */
 #define HAS_LAYER_SCALE TRAIT(48)  /* what a layer leaves may have one */
 #define HAS_LOGIT_CAP TRAIT(49)    /* logits are limited */
 #define HAS_CHUNK TRAIT(50)        /* some layers see the tokens of their chunk only */
@@ -241,7 +240,8 @@ enum dim {
 struct weight_row {
     const char *name;
     /* at: a dev_mat; a dev_ptr; a dev_mat and a dev_ptr whose data come with each expert.
-     * A matrix's bias comes after it: the matrix is written as a whole. */
+     * A matrix NAME.weight may have a factor of its products NAME.scale, which needs no row.
+     * Its bias comes after it: the matrix is written as a whole. */
     enum { MATRIX, HEADS, FLOATS, CONV, IDS, EXPERTS, EXPERT_FLOATS } kind; /* HEADS: a matrix
                                                      a head; CONV: floats (n_in, 1, n_out); IDS:
                                                      int32, experts */
@@ -255,7 +255,8 @@ struct weight_row {
 enum { IF_THERE = 1,   /* or not */
        FLOAT_INPUT = 2, /* about 3 % of the weights that every token uses */
        IF_ENTRIES = 4,  /* of layers that have entries, */
-       IF_INDEXES = 8   /* or an indexer */ };
+       IF_INDEXES = 8,  /* or an indexer */
+       NO_SCALE = 16 /* it makes no products, or NAME.scale is a weight of its own */ };
 
 int bind_model(struct model *m, struct err *e);
 
@@ -340,9 +341,9 @@ struct experts { /* gate_up: both in one matrix, gate first; then gate and up ar
     float weights_scale, limit, shared_limit;
     struct dev_mat router;
     struct dev_ptr table; /* (n_vocab, n_used) int32 instead of a choice; or none */
-    struct dev_mat gate_up, gate, up, down; /* data and biases come with a lease */
+    /* Data and biases come with a lease; scales are (n_experts) here, and stay. */
+    struct dev_mat gate_up, gate, up, down;
     struct dev_ptr router_norm; /* (n_embd) HAS_BESIDE: what the router sees is normed with it */
-    struct dev_ptr down_scale;  /* (n_experts) or none */
     struct dev_ptr shared_gate;
     struct dev_mat shared_gate_mat, shared_up, shared_down;
     struct dev_mat guess; /* the router's copy for lookahead, of layers that stay */
@@ -500,7 +501,8 @@ struct scratch {
     struct expert_scratch {
         struct dev_mem *mem;   /* NULL: of the scratch above */
         struct dev_ptr h, input, tokens, places, factors, hidden, y, out, picks, weights;
-        struct dev_ptr down_scale; /* a layer's, where its own memory is another device's */
+        struct dev_ptr scales; /* (3, n_experts) of a layer's gates, ups and downs, whose own
+                                  memory is another device's */
     } x_dev;
     /* the host's */
     void *host;

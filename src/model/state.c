@@ -3,9 +3,9 @@
  *
  * KV memory is reserved for the longest session as address space and becomes
  * physical as positions are written. Where a layer's tokens see only those near
- * them, and these are few, its cache is twice as long as they see, and a step: when it is
- * full, what is still seen moves to its beginning. Entries that stand for several positions have a cache
- * of their own, as long as the longest session.
+ * them, and these are few, its cache is twice as long as they see, and a step: when
+ * it is full, what is still seen moves to its beginning. Entries that stand for
+ * several positions have a cache of their own, as long as the longest session.
  *
  * Recurrent state, and what a near layer no longer holds, cannot be cut back to an
  * earlier position, so one copy of it may be kept (the snapshot).

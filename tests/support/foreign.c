@@ -123,6 +123,7 @@ static struct dev_mat inner_mat(const struct foreign *f, const struct dev_mat *w
 {
     struct dev_mat m = *w;
     m.data = inner(f, w->data);
+    m.scale = inner(f, w->scale);
     m.bias = inner(f, w->bias);
     return m;
 }
@@ -580,7 +581,6 @@ static void foreign_experts(struct device *d, const struct dev_ffn *a, const str
         copy[i].gate = inner_mat(f, &x[i].gate);
         copy[i].up = inner_mat(f, &x[i].up);
         copy[i].down = inner_mat(f, &x[i].down);
-        copy[i].down_scale = inner(f, x[i].down_scale);
     }
     o->extra = copy;
     o->n = n;
@@ -772,10 +772,8 @@ static const struct device_ops foreign_ops = {
     .compress = foreign_compress, .index = foreign_index,
     .attention = foreign_attention,
     .delta = foreign_delta,
-    .route = foreign_route,
-    .prepare = foreign_prepare,
-    .experts = foreign_experts,
-    .sum = foreign_sum,
+    .route = foreign_route, .prepare = foreign_prepare,
+    .experts = foreign_experts, .sum = foreign_sum,
     .finite = foreign_finite,
     .guess_copy = foreign_guess_copy,
     .guess = foreign_guess,

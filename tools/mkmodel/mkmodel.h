@@ -2,7 +2,8 @@
  * mkmodel, shared by its files.
  *
  *   ../mkmodel.c  options
- *   model.c       the tensors of a model and its metadata
+ *   model.c       the tensors of a model
+ *   keys.c        its metadata
  *   router.c      router weights with a wanted skew
  *   write.c       weights and file
  *
@@ -97,7 +98,7 @@ struct config {
     double skew, rope_base, yarn, linear_rope, weights_scale;
     bool rope_factors, long_rope, old_form; /* old_form: tensors as older files have them */
     enum dtype type, dense, down, output;
-    bool mtp, fused, tied, vary_norms;
+    bool mtp, fused, tied, vary_norms, factors;
     bool hollow; /* a file of the right size in which weights are a hole */
     const char *key[MK_KEYS]; /* NAME=TYPE:VALUE[,VALUE...], more metadata */
     int n_keys;
@@ -105,10 +106,10 @@ struct config {
 
 /* What a tensor is filled with: random numbers; embeddings, output, a router, ones,
  * the decay and the time step of linear layers; small numbers that are added; numbers
- * from 1 to 4; a quarter of ones, and numbers that leave pairs as they are; rows of
- * different experts. */
+ * from 1 to 4; numbers from 0.5 to 1.5; a quarter of ones, and numbers that leave pairs as
+ * they are; rows of different experts. */
 enum fill { F_MATRIX, F_EMBED, F_OUTPUT, F_ROUTER, F_ONES, F_DECAY, F_STEP, F_BIAS, F_FACTORS,
-            F_STILL, F_IDS };
+            F_SCALES, F_STILL, F_IDS };
 
 struct tensor {
     char name[64];
@@ -130,6 +131,42 @@ struct model {
     uint8_t *common_bytes;
 };
 
+/* ---- what files share of a configuration ---- */
+
+static inline bool has(const struct config *c, uint64_t what)
+{
+    return (c->has & what) != 0;
+}
+
+static inline int64_t mk_n_rot(const struct config *c)
+{
+    return c->has & (LATENT | ENTRIES) ? c->rope_dim
+                                       : (int64_t)((double)c->head_dim * c->family->rot);
+}
+
+/* Whether a layer sees the nearest tokens only. */
+static inline bool is_near(const struct config *c, int64_t il)
+{
+    const int64_t period = c->family->period;
+    return has(c, WINDOW) && il % period != (c->family->far_first ? 0 : period - 1);
+}
+
+static inline int64_t heads_of(const struct config *c, int64_t il)
+{
+    return is_near(c, il) ? c->near_heads : c->heads;
+}
+
+static inline int64_t kv_heads_of(const struct config *c, int64_t il)
+{
+    return is_near(c, il) ? c->near_kv_heads : c->kv_heads;
+}
+
+/* Positions of an entry: all kinds of layers come in turn. */
+static inline int64_t ratio_of(int64_t il)
+{
+    return il == 0 ? 0 : il % 2 ? 4 : 128;
+}
+
 /* Prints the sentence; returns -1. */
 int mk_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Returns p, which must not be NULL. */
@@ -139,6 +176,9 @@ void *mk_need(void *p);
 
 /* Fills in the list of tensors. */
 void mk_tensors(struct model *m);
+
+/* ---- keys.c ---- */
+
 /* Everything before the data; -1 after printing why not. */
 int mk_header(struct gb *b, const struct model *m);
 

@@ -131,6 +131,7 @@ static float small_value(const struct model *m, enum fill f, uint64_t *s)
     case F_STEP: return (float)(-5 + 2 * synth_uniform(s));  /* softplus: 0.007..0.05 */
     case F_BIAS: return (float)(0.6 * synth_uniform(s) - 0.3);
     case F_FACTORS: return (float)(1 + 3 * synth_uniform(s));
+    case F_SCALES: return (float)(0.5 + synth_uniform(s));
     default: return m->c.vary_norms ? (float)(0.5 + synth_uniform(s)) : 1;
     }
 }
