@@ -412,10 +412,13 @@ typedef struct sluice_message {
                               content, the model's chat form may divide that at </think> */
     const sluice_tool_call *calls; /* of an assistant: what it called, (n_calls) */
     size_t n_calls;
-    const char *written;        /* of an assistant: what the model wrote, as sluice_answer_message
-                                   has it: where the chat template would write its calls in
-                                   another form, they stay in this one. NULL: not known */
     const char *name, *call_id; /* of a tool: which it was, and for which call; NULL: not told */
+    /* Of an assistant: what the model wrote, as sluice_answer_message has it. Where the chat
+     * template writes the message in another form (white space, the order of members, how text
+     * is cut into tokens) and that says the same, these ids stand in its place, and a session
+     * that holds them computes nothing again. NULL: not known */
+    const int32_t *ids;
+    int64_t n_ids;
 } sluice_message;
 
 /* The ids of a conversation in the model's chat form, up to where the
@@ -566,8 +569,9 @@ typedef struct sluice_sampling {
 SLUICE_SIZED void sluice_sampling_init(sluice_sampling *p); /* greedy */
 
 /* Called for each new token with the text that became complete (whole UTF-8
- * characters; may be empty). Above 0 stops the generation after this token, below
- * 0 before it: the session will not hold it. */
+ * characters; may be empty), and perhaps once more, with id -1, for what is left at the end of
+ * a character that was begun. Above 0 stops the generation after this token, below 0 before
+ * it: the session will not hold it. */
 typedef int sluice_token_fn(void *user, int32_t id, const char *text, size_t n_bytes);
 
 typedef enum sluice_finish {

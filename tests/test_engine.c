@@ -206,6 +206,72 @@ static void draws_follow_the_weights(void **state)
     free(logits);
 }
 
+/* ---- answers that are put back ------------------------------------------- */
+
+static int put(void *user, int32_t id, const char *text, size_t n)
+{
+    sluice_part p;
+    assert_int_equal(sluice_answer_put(user, id, text, n, NULL), 0);
+    while (sluice_answer_next(user, &p, NULL) > 0)
+        continue;
+    return 0;
+}
+
+/* Whether the model's own way to cut the text of these ids is another one. */
+static bool cut_otherwise(const sluice_message *m)
+{
+    int32_t *ids;
+    int64_t n;
+    assert_int_equal(sluice_tokenize(s, m->content, strlen(m->content), false, &ids, &n, NULL), 0);
+    bool other = n != m->n_ids || memcmp(ids, m->ids, (size_t)n * sizeof(*ids)) != 0;
+    sluice_free(ids);
+    return other;
+}
+
+/* After an answer the next question computes only what is new: all that the session holds is
+ * kept, also where it is not what the text would be cut into. */
+static void the_next_turn_keeps_the_session(void **state)
+{
+    (void)state;
+    int n_other = 0;
+    for (uint64_t seed = 1; seed < 9; seed++) {
+        sluice_message m[3] = {{.role = "user", .content = "What does period mean?"},
+                               {.role = "assistant"},
+                               {.role = "user", .content = "Why?"}};
+        sluice_answer_options o;
+        sluice_sampling hot;
+        sluice_answer *a;
+        sluice_session *x;
+        int32_t *ids;
+        int64_t n, stable, n_kept;
+        sluice_sampling_init(&hot);
+        hot.temperature = 3.0F;
+        hot.seed = seed;
+        sluice_answer_options_init(&o);
+        o.prompt = prompt;
+        o.n_prompt = n_prompt;
+        assert_int_equal(sluice_session_new(s, &x, NULL), 0);
+        assert_int_equal(sluice_answer_new(s, &o, &a, NULL), 0);
+        assert_int_equal(sluice_session_sync(x, prompt, n_prompt, 0, NULL), 0);
+        assert_int_equal(sluice_generate(x, &hot, 24, put, a, NULL, NULL), 0);
+        sluice_answer_end(a);
+        put(a, -1, "", 0);
+        assert_int_equal(sluice_answer_message(a, &m[1], NULL), 0);
+        assert_int_equal(m[1].n_ids, sluice_session_length(x) - n_prompt);
+        n_other += cut_otherwise(&m[1]);
+        assert_int_equal(sluice_chat_ids(s, m, 3, false, &ids, &n, &stable, NULL), 0);
+        int64_t held = sluice_session_length(x);
+        assert_int_equal(sluice_session_keep(x, ids, n, &n_kept, NULL), 0);
+        if (n_kept != held)
+            fail_msg("seed %d: %d of %d tokens are kept: \"%s\"", (int)seed, (int)n_kept, (int)held,
+                     m[1].content);
+        sluice_free(ids);
+        sluice_answer_free(a);
+        sluice_session_free(x);
+    }
+    assert_true(n_other > 0);
+}
+
 static void bad_sampling_is_refused(void **state)
 {
     (void)state;
@@ -585,6 +651,7 @@ int main(void)
         cmocka_unit_test(narrow_sampling_is_greedy),
         cmocka_unit_test(a_penalty_changes_repetition),
         cmocka_unit_test(draws_follow_the_weights),
+        cmocka_unit_test(the_next_turn_keeps_the_session),
         cmocka_unit_test(bad_sampling_is_refused),
         cmocka_unit_test(a_callback_stops),
         cmocka_unit_test(nothing_to_continue),

@@ -136,7 +136,7 @@ int answer_token(void *answer, int32_t id, const char *text, size_t n_bytes)
     struct answer *w = answer;
     if (interrupted())
         return -1; /* nothing more is shown */
-    if (!add_id(w, id))
+    if (id >= 0 && !add_id(w, id))
         w->no_memory = true;
     if (sluice_answer_put(w->parts, id, text, n_bytes, NULL) < 0)
         w->no_memory = true;

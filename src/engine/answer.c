@@ -16,7 +16,7 @@ struct sluice_answer {
     const struct text *text; /* NULL: no ids */
     struct call_reader *reader;
     struct bytes content, reasoning; /* as told */
-    struct bytes written;            /* as put */
+    struct text_ids ids;             /* as put */
     sluice_tool_call told;           /* of the last part */
     sluice_tool_call *calls;         /* of the message */
     size_t n_told;                   /* calls */
@@ -56,21 +56,6 @@ static int prompt_end(const struct text *t, const sluice_answer_options *o, stru
     return OK;
 }
 
-/* Whether a text ends inside of what the marks enclose. */
-static bool opens(const struct bytes *b, const char *begins, const char *ends)
-{
-    bool open = false;
-    if (!*begins || !*ends)
-        return false;
-    for (const char *p = b->p; p && p < b->p + b->n; p++) {
-        if (!strncmp(p, begins, strlen(begins)))
-            open = true;
-        else if (!strncmp(p, ends, strlen(ends)))
-            open = false;
-    }
-    return open;
-}
-
 static int find_form(const sluice *s, const sluice_answer_options *o, struct call_form *f,
                      struct err *e)
 {
@@ -104,14 +89,11 @@ static int begin(const sluice *s, const sluice_answer_options *o, struct sluice_
     TRY(find_form(s, o, &f, e));
     int rc = s && o->n_prompt ? prompt_end(s->text, o, &end, e) : OK;
     if (rc == OK) {
-        f.reasons = opens(&end, f.begins, f.ends);
+        f.prompt = (struct str){end.p, end.n};
         a->text = s ? s->text : NULL;
         a->reader = call_reader_new(&f);
-        size_t n = call_row_opened(f.row, (struct str){end.p, end.n});
         bool ok = a->reader && add(&a->content, (struct str){"", 0}) == OK &&
-                  add(&a->reasoning, (struct str){"", 0}) == OK &&
-                  add(&a->written, (struct str){n ? end.p + end.n - n : "", n}) == OK &&
-                  (!n || call_reader_put(a->reader, end.p + end.n - n, n) == OK);
+                  add(&a->reasoning, (struct str){"", 0}) == OK;
         rc = ok ? OK : E_NOMEM;
     }
     free(end.p);
@@ -142,7 +124,7 @@ void sluice_answer_free(sluice_answer *a)
     call_reader_free(a->reader);
     free(a->content.p);
     free(a->reasoning.p);
-    free(a->written.p);
+    text_ids_free(&a->ids);
     free(a->calls);
     free(a);
 }
@@ -153,21 +135,21 @@ int sluice_answer_put(sluice_answer *a, int32_t id, const char *text, size_t n_b
                       sluice_error *err)
 {
     struct err *e = err_of(err);
-    struct str s = {text, n_bytes};
+    struct str s = {text, n_bytes}, plain = {"", 0}, all = {"", 0};
     if (n_bytes > 0 && !text)
         return err_set(e, E_ARG, "there is no text of %zu bytes", n_bytes);
-    if (!n_bytes && id >= 0 && a->text) {
-        struct str plain;
-        if (text_piece(a->text, id, true, &s) < 0 || text_piece(a->text, id, false, &plain) < 0)
+    if (id >= 0 && a->text) {
+        if (text_piece(a->text, id, true, &all) < 0 || text_piece(a->text, id, false, &plain) < 0)
             return err_set(e, E_ARG, "token id %d is outside the vocabulary of %lld", id,
                            (long long)text_n_tokens(a->text));
-        if (plain.n || !call_reader_wants(a->reader, s))
-            return OK;
+        if (!text_is_eog(a->text, id))
+            TRY(push_id(&a->ids, id, e));
     }
-    int rc = call_reader_put(a->reader, s.p, s.n);
-    if (rc == OK)
-        rc = add(&a->written, s);
-    return rc < 0 ? err_set(e, rc, "no memory for %zu bytes of an answer", s.n) : OK;
+    if (!n_bytes && !plain.n && call_reader_wants(a->reader, all))
+        s = all; /* a mark that is a control token */
+    return call_reader_put(a->reader, s.p, s.n) == OK
+               ? OK
+               : err_set(e, E_NOMEM, "no memory for %zu bytes of an answer", s.n);
 }
 
 void sluice_answer_end(sluice_answer *a)
@@ -224,7 +206,8 @@ int sluice_answer_message_sized(sluice_answer *a, sluice_message *out, size_t si
                               .reasoning = a->reasoning.p,
                               .calls = calls,
                               .n_calls = a->n_told,
-                              .written = a->written.p};
+                              .ids = a->ids.id,
+                              .n_ids = a->ids.n};
     sized_give(SIZED_sluice_message, &m, out, size);
     return OK;
 }

@@ -109,7 +109,7 @@ struct sluice_session {
     X(sluice_sampling, seed, seed) \
     X(sluice_pack_options, force, force) \
     X(sluice_file, written, written) \
-    X(sluice_message, call_id, call_id) \
+    X(sluice_message, n_ids, n_ids) \
     X(sluice_chat, n_tools_bytes, n_tools_bytes) \
     X(sluice_answer_options, thinking_ends, thinking_ends) \
     X(sluice_part, kind, kind) \
