@@ -475,6 +475,10 @@ SLUICE_API int sluice_chat_encode(const sluice *s, const sluice_chat *c, int32_t
  * (wrong JSON, longer than 256 KiB, cut off in its arguments) is text as it was written. White
  * space beside reasoning and calls is left out. Answers are untrusted: reading one ends, takes
  * time in proportion to its length, and up to 8 MiB for as long as a call is taken apart.
+ *
+ * What answers hold counts: 256 KiB for all of a model's are part of every plan, more is taken
+ * from the expert cache until they are freed (before the model), and SLUICE_E_BUDGET says that
+ * there is not enough: nothing was put then.
  */
 typedef struct sluice_answer sluice_answer;
 typedef struct sluice_answer_options {

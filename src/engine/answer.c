@@ -13,7 +13,9 @@ struct bytes { /* always terminated once something was added */
 };
 
 struct sluice_answer {
+    sluice *s;               /* whose budget it counts in; NULL: the host's business */
     const struct text *text; /* NULL: no ids */
+    int64_t held;            /* bytes that the budget was told of */
     struct call_reader *reader;
     struct bytes content, reasoning; /* as told */
     struct text_ids ids;             /* as put */
@@ -22,10 +24,15 @@ struct sluice_answer {
     size_t n_told;                   /* calls */
 };
 
+static size_t grown(size_t n)
+{
+    return n + n / 2 + 64;
+}
+
 static int add(struct bytes *b, struct str s)
 {
     if (s.n >= b->cap - b->n) {
-        size_t cap = (b->n + s.n + 1) * 2;
+        size_t cap = grown(b->n + s.n);
         char *p = realloc(b->p, cap);
         if (!p)
             return E_NOMEM;
@@ -90,6 +97,7 @@ static int begin(const sluice *s, const sluice_answer_options *o, struct sluice_
     int rc = s && o->n_prompt ? prompt_end(s->text, o, &end, e) : OK;
     if (rc == OK) {
         f.prompt = (struct str){end.p, end.n};
+        a->s = (sluice *)(uintptr_t)s; /* its plan; what was opened is not touched */
         a->text = s ? s->text : NULL;
         a->reader = call_reader_new(&f);
         bool ok = a->reader && add(&a->content, (struct str){"", 0}) == OK &&
@@ -121,6 +129,8 @@ void sluice_answer_free(sluice_answer *a)
 {
     if (!a)
         return;
+    if (a->s)
+        (void)budget_answers(a->s, -a->held, NULL);
     call_reader_free(a->reader);
     free(a->content.p);
     free(a->reasoning.p);
@@ -130,6 +140,21 @@ void sluice_answer_free(sluice_answer *a)
 }
 
 /* ---- in and out ---- */
+
+/* Counts what the answer may hold when n more bytes have been put and told. */
+static int make_room(struct sluice_answer *a, size_t n, struct err *e)
+{
+    size_t more, all = call_reader_bytes(a->reader, &more);
+    more += n;
+    all += MAX(a->content.cap, grown(a->content.n + more)) +
+           MAX(a->reasoning.cap, grown(a->reasoning.n + more)) + 2 * more +
+           grown((size_t)a->ids.cap) * sizeof(*a->ids.id);
+    if (!a->s || (int64_t)all <= a->held)
+        return OK;
+    TRY(budget_answers(a->s, (int64_t)all - a->held, e));
+    a->held = (int64_t)all;
+    return OK;
+}
 
 int sluice_answer_put(sluice_answer *a, int32_t id, const char *text, size_t n_bytes,
                       sluice_error *err)
@@ -142,9 +167,10 @@ int sluice_answer_put(sluice_answer *a, int32_t id, const char *text, size_t n_b
         if (text_piece(a->text, id, true, &all) < 0 || text_piece(a->text, id, false, &plain) < 0)
             return err_set(e, E_ARG, "token id %d is outside the vocabulary of %lld", id,
                            (long long)text_n_tokens(a->text));
-        if (!text_is_eog(a->text, id))
-            TRY(push_id(&a->ids, id, e));
     }
+    TRY(make_room(a, n_bytes ? n_bytes : all.n, e));
+    if (id >= 0 && !(a->text && text_is_eog(a->text, id)))
+        TRY(push_id(&a->ids, id, e));
     if (!n_bytes && !plain.n && call_reader_wants(a->reader, all))
         s = all; /* a mark that is a control token */
     return call_reader_put(a->reader, s.p, s.n) == OK

@@ -108,6 +108,7 @@ void call_free(struct call *c);
 struct call_list { /* zero-initialise */
     struct call *v;
     size_t n, cap;
+    size_t n_bytes; /* of the strings in it */
 };
 void call_list_free(struct call_list *l);
 
@@ -164,6 +165,8 @@ int call_reader_put(struct call_reader *r, const char *p, size_t n);
 void call_reader_end(struct call_reader *r); /* nothing more comes */
 /* What can be told now; until it is CALL_EV_NONE. E_NOMEM. */
 int call_reader_next(struct call_reader *r, struct call_event *ev);
+/* Memory held; *n_untold: bytes of the answer in it that may still be text. */
+size_t call_reader_bytes(const struct call_reader *r, size_t *n_untold);
 /* All calls so far. */
 const struct call_list *call_reader_calls(const struct call_reader *r);
 /* Whether the bytes of a control token with this text belong into the reader: it is part of

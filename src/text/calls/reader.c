@@ -107,6 +107,13 @@ void call_reader_end(struct call_reader *r)
     r->last = true;
 }
 
+size_t call_reader_bytes(const struct call_reader *r, size_t *n_untold)
+{
+    *n_untold = r->n - r->at;
+    size_t n = r->cap + r->n_tools + r->scan.cap_parts * sizeof *r->scan.part;
+    return n + r->calls.n_bytes + r->calls.cap * sizeof *r->calls.v;
+}
+
 const struct call_list *call_reader_calls(const struct call_reader *r)
 {
     return &r->calls;
