@@ -415,10 +415,13 @@ typedef struct sluice_message {
                               content, the model's chat form may divide that at </think> */
     const sluice_tool_call *calls; /* of an assistant: what it called, (n_calls) */
     size_t n_calls;
-    const char *written;        /* of an assistant: what the model wrote, as sluice_answer_message
-                                   has it: where the chat template would write its calls in
-                                   another form, they stay in this one. NULL: not known */
     const char *name, *call_id; /* of a tool: which it was, and for which call; NULL: not told */
+    /* Of an assistant: what the model wrote, as sluice_answer_message has it. Where the chat
+     * template writes the message in another form (white space, the order of members, how text
+     * is cut into tokens) and that says the same, these ids stand in its place, and a session
+     * that holds them computes nothing again. NULL: not known */
+    const int32_t *ids;
+    int64_t n_ids;
 } sluice_message;
 
 /* The ids of a conversation in the model's chat form, up to where the
@@ -475,6 +478,10 @@ SLUICE_API int sluice_chat_encode(const sluice *s, const sluice_chat *c, int32_t
  * (wrong JSON, longer than 256 KiB, cut off in its arguments) is text as it was written. White
  * space beside reasoning and calls is left out. Answers are untrusted: reading one ends, takes
  * time in proportion to its length, and up to 8 MiB for as long as a call is taken apart.
+ *
+ * What answers hold counts: 256 KiB for all of a model's are part of every plan, more is taken
+ * from the expert cache until they are freed (before the model), and SLUICE_E_BUDGET says that
+ * there is not enough: nothing was put then.
  */
 typedef struct sluice_answer sluice_answer;
 typedef struct sluice_answer_options {
@@ -569,8 +576,9 @@ typedef struct sluice_sampling {
 SLUICE_SIZED void sluice_sampling_init(sluice_sampling *p); /* greedy */
 
 /* Called for each new token with the text that became complete (whole UTF-8
- * characters; may be empty). Above 0 stops the generation after this token, below
- * 0 before it: the session will not hold it. */
+ * characters; may be empty), and perhaps once more, with id -1, for what is left at the end of
+ * a character that was begun. Above 0 stops the generation after this token, below 0 before
+ * it: the session will not hold it. */
 typedef int sluice_token_fn(void *user, int32_t id, const char *text, size_t n_bytes);
 
 typedef enum sluice_finish {

@@ -405,7 +405,7 @@ static void test_reasoning(void **state)
         const struct call_form f = {.row = call_row_named("hermes"),
                                     .begins = "<think>",
                                     .ends = "</think>",
-                                    .reasons = rows[i].reasons};
+                                    .prompt = {"<think>", rows[i].reasons ? 7 : 0}};
         check(&f, rows[i].text, rows[i].want);
     }
     const struct call_form none = {.begins = "", .ends = ""};
@@ -465,33 +465,6 @@ static void test_hostile_answers_end(void **state)
             if (!strstr(got, "[B "))
                 fail_msg("%s: %zu of \"%s\"", texts[i][0], n, texts[i][1]);
         free(got);
-    }
-}
-
-/* The same of what looks for a call that is known: the one at the end. */
-static void test_a_call_is_found(void **state)
-{
-    (void)state;
-    enum { N = 1 << 20 };
-    static const char call[] = "<tool_call>{\"name\":\"f\"}</tool_call>",
-                      *const before[] = {"", "<tool_call>",
-                                         "<tool_call>{\"name\": \"g\"}</tool_call>",
-                                         "<tool_call>{\"\\\"}"};
-    const struct call want = {.name = (char[]){"f"}, .arguments = (char[]){"{ }"}};
-    for (size_t i = 0; i < ARRAY_LEN(before); i++) {
-        struct call_place place = {0};
-        size_t n = 0, k = strlen(before[i]);
-        char *text = malloc(N + sizeof call);
-        assert_non_null(text);
-        for (; k && n + k < (i == 3 ? N : 9999); n += k)
-            memcpy(text + n, before[i], k);
-        memcpy(text + n, call, sizeof call);
-        struct str all = {text, n + sizeof call - 1};
-        bool is = call_find(call_row_named("hermes"), all, NULL, 0, &want, 1, &place);
-        assert_int_equal(is, i < 3); /* the last is beyond the limit */
-        assert_true(!is || (place.begin == n && place.end == all.n));
-        call_place_free(&place);
-        free(text);
     }
 }
 
@@ -557,7 +530,6 @@ int main(void)
         cmocka_unit_test(test_every_syntax),
         cmocka_unit_test(test_reasoning),
         cmocka_unit_test(test_hostile_answers_end),
-        cmocka_unit_test(test_a_call_is_found),
         cmocka_unit_test(test_a_call_too_long_is_text),
         cmocka_unit_test(test_bytes_that_are_no_text),
     };

@@ -206,6 +206,126 @@ static void draws_follow_the_weights(void **state)
     free(logits);
 }
 
+/* ---- answers that are put back ------------------------------------------- */
+
+static int put(void *user, int32_t id, const char *text, size_t n)
+{
+    sluice_part p;
+    assert_int_equal(sluice_answer_put(user, id, text, n, NULL), 0);
+    while (sluice_answer_next(user, &p, NULL) > 0)
+        continue;
+    return 0;
+}
+
+/* Whether the model's own way to cut the text of these ids is another one. */
+static bool cut_otherwise(const sluice_message *m)
+{
+    int32_t *ids;
+    int64_t n;
+    assert_int_equal(sluice_tokenize(s, m->content, strlen(m->content), false, &ids, &n, NULL), 0);
+    bool other = n != m->n_ids || memcmp(ids, m->ids, (size_t)n * sizeof(*ids)) != 0;
+    sluice_free(ids);
+    return other;
+}
+
+/* After an answer the next question computes only what is new: all that the session holds is
+ * kept, also where it is not what the text would be cut into. */
+static void the_next_turn_keeps_the_session(void **state)
+{
+    (void)state;
+    int n_other = 0;
+    for (uint64_t seed = 1; seed < 9; seed++) {
+        sluice_message m[3] = {{.role = "user", .content = "What does period mean?"},
+                               {.role = "assistant"},
+                               {.role = "user", .content = "Why?"}};
+        sluice_answer_options o;
+        sluice_sampling hot;
+        sluice_answer *a;
+        sluice_session *x;
+        int32_t *ids;
+        int64_t n, stable, n_kept;
+        sluice_sampling_init(&hot);
+        hot.temperature = 3.0F;
+        hot.seed = seed;
+        sluice_answer_options_init(&o);
+        o.prompt = prompt;
+        o.n_prompt = n_prompt;
+        assert_int_equal(sluice_session_new(s, &x, NULL), 0);
+        assert_int_equal(sluice_answer_new(s, &o, &a, NULL), 0);
+        assert_int_equal(sluice_session_sync(x, prompt, n_prompt, 0, NULL), 0);
+        assert_int_equal(sluice_generate(x, &hot, 24, put, a, NULL, NULL), 0);
+        sluice_answer_end(a);
+        put(a, -1, "", 0);
+        assert_int_equal(sluice_answer_message(a, &m[1], NULL), 0);
+        assert_int_equal(m[1].n_ids, sluice_session_length(x) - n_prompt);
+        n_other += cut_otherwise(&m[1]);
+        assert_int_equal(sluice_chat_ids(s, m, 3, false, &ids, &n, &stable, NULL), 0);
+        int64_t held = sluice_session_length(x);
+        assert_int_equal(sluice_session_keep(x, ids, n, &n_kept, NULL), 0);
+        if (n_kept != held)
+            fail_msg("seed %d: %d of %d tokens are kept: \"%s\"", (int)seed, (int)n_kept, (int)held,
+                     m[1].content);
+        sluice_free(ids);
+        sluice_answer_free(a);
+        sluice_session_free(x);
+    }
+    assert_true(n_other > 0);
+}
+
+/* Text, reasoning, calls and what is held back count in the budget from 256 KiB on, for as
+ * long as the answer lives; what does not fit is refused, and what was put before stays. */
+static void answers_count_in_the_budget(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {"A line of some bytes and nothing else, to be told.\n",
+                                        "<think>Reasons.",
+                                        "<tool_call>{\"name\": \"f\", \"a\": \"",
+                                        "<tool_call>{\"name\": \"f\"}</tool_call>\n"};
+    for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
+        sluice_answer_options how;
+        sluice_options o;
+        sluice_plan p;
+        sluice_error e = {0};
+        sluice_message m;
+        sluice_part part;
+        sluice_answer *a;
+        int64_t n_put = 0;
+        size_t k = strlen(lines[i]);
+        sluice_options_init(&o);
+        o.model = BUILT_IN;
+        o.context = 256;
+        assert_int_equal(sluice_plan_memory(&o, NULL, &p, &e), 0);
+        o.memory_bytes = p.memory.floor + (1 << 20);
+        sluice *small = golden_open(&o);
+        sluice_answer_options_init(&how);
+        how.tools = "[]";
+        how.n_tools_bytes = 2;
+        how.calls = "hermes";
+        assert_int_equal(sluice_answer_new(small, &how, &a, &e), 0);
+        int64_t taken = small->budget.taken, left = budget_left(small);
+        while (sluice_answer_put(a, -1, lines[i], k, &e) == 0) {
+            while (sluice_answer_next(a, &part, &e) > 0)
+                continue;
+            n_put += (int64_t)k;
+            assert_true(n_put < 2 << 20); /* nobody counts */
+            assert_true(n_put < 256 << 10 || small->budget.taken > taken);
+        }
+        assert_int_equal(e.code, SLUICE_E_BUDGET);
+        assert_non_null(strstr(e.text, "bytes of answers do not fit the memory budget of"));
+        assert_in_range(n_put, 64 << 10, left + (256 << 10));
+        sluice_answer_end(a);
+        while (sluice_answer_next(a, &part, &e) > 0)
+            continue;
+        assert_int_equal(sluice_answer_message(a, &m, &e), 0);
+        if (i == 0)
+            assert_int_equal(strlen(m.content), n_put);
+        sluice_answer_free(a);
+        assert_int_equal(small->budget.taken, taken);
+        assert_int_equal(small->budget.answers, 0);
+        sluice_close(small);
+    }
+}
+
 static void bad_sampling_is_refused(void **state)
 {
     (void)state;
@@ -585,6 +705,8 @@ int main(void)
         cmocka_unit_test(narrow_sampling_is_greedy),
         cmocka_unit_test(a_penalty_changes_repetition),
         cmocka_unit_test(draws_follow_the_weights),
+        cmocka_unit_test(the_next_turn_keeps_the_session),
+        cmocka_unit_test(answers_count_in_the_budget),
         cmocka_unit_test(bad_sampling_is_refused),
         cmocka_unit_test(a_callback_stops),
         cmocka_unit_test(nothing_to_continue),

@@ -315,7 +315,8 @@ static void test_bounds(void **state)
         b->c.bos = cases[i].bos;
         b->c.eos = cases[i].eos;
         struct text *t = open_built(b);
-        struct text_segment segs[] = {{"x", 1, false}, {"", 0, true}, {"y", 1, true}};
+        struct text_segment segs[] = {
+            {.p = "x", .n = 1}, {.p = "", .markup = true}, {.p = "y", .n = 1, .markup = true}};
         int32_t want[4], n = 0;
         if (cases[i].has_bos)
             want[n++] = 1;
@@ -342,7 +343,7 @@ static void test_failure_leaves_the_list_as_it_was(void **state)
     struct tb *b = tb_new("llama-bpe");
     b->c.bos = 1;
     struct text *t = open_built(b);
-    struct text_segment segs[] = {{"\xff", 1, false}, {"Words and  more.", 16, false}};
+    struct text_segment segs[] = {{.p = "\xff", .n = 1}, {.p = "Words and  more.", .n = 16}};
     struct text_ids ids = {0};
     struct err e = {0};
     encode(t, "abc", 3, false, &ids);

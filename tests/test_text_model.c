@@ -514,7 +514,7 @@ static void *encode_often(void *arg)
 {
     intptr_t n_wrong = 0;
     const char *text = "Thread\xcc\x81s share it: 12 \xe4\xb8\xad\xff";
-    struct text_segment seg = {text, strlen(text), true};
+    struct text_segment seg = {.p = text, .n = strlen(text), .markup = true};
     for (int i = 0; i < 300; i++) {
         struct text_ids ids = {0};
         const struct text_ids *want = arg;

@@ -176,7 +176,7 @@ static void test_memory_for_a_long_word(void **state)
         struct text *t = open_built(b);
         size_t n = 100000;
         char *text = malloc(n);
-        struct text_segment seg = {text, n, false};
+        struct text_segment seg = {.p = text, .n = n};
         struct text_ids ids = {.most_bytes = n * 90};
         struct err e = {0};
         memset(text, 'a', n);
@@ -223,8 +223,14 @@ static void test_a_blank_goes_before_text(void **state)
     ASSERT_IDS(t, "<x>", true, X);
 
     /* Segments are one text: a blank at its beginning and behind special tokens. */
-    struct text_segment segs[] = {{"hi", 2, false}, {"hi", 2, false}, {"<x>", 3, true},
-                                  {"", 0, true}, {"hi", 2, false}, {"hi", 2, true}};
+    struct text_segment segs[] = {
+        {.p = "hi", .n = 2},
+        {.p = "hi", .n = 2},
+        {.p = "<x>", .n = 3, .markup = true},
+        {.p = "", .markup = true},
+        {.p = "hi", .n = 2},
+        {.p = "hi", .n = 2, .markup = true},
+    };
     static const int32_t want[] = {TB_BOS, BAR_HI, HI, X, BAR_HI, HI};
     struct text_ids ids = {0};
     assert_int_equal(text_encode(t, segs, 6, true, &ids, NULL), OK);
@@ -291,7 +297,7 @@ static void test_streams_leave_out_the_first_blank(void **state)
         b->c.add_space_prefix = prefix;
         struct text *t = open_built(b);
         for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-            struct text_segment seg = {texts[i], strlen(texts[i]), false};
+            struct text_segment seg = {.p = texts[i], .n = strlen(texts[i])};
             struct text_ids ids = {0};
             assert_int_equal(text_encode(t, &seg, 1, true, &ids, NULL), OK);
             assert_int_equal(ids.id[0], TB_BOS); /* gives nothing, so not the first piece */
@@ -455,7 +461,7 @@ static void test_bounds(void **state)
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct tb *b = tb_new_text(cases[i].model);
-        struct text_segment seg = {"\x01", 1, false};
+        struct text_segment seg = {.p = "\x01", .n = 1};
         struct text_ids ids = {0};
         b->c.add_bos = cases[i].add_bos;
         b->c.bos = cases[i].bos;

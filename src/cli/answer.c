@@ -37,22 +37,39 @@ static void show_reasoning_end(struct answer *w)
         show(w, "</think>\n\n", 10);
 }
 
+/* Shown, or else kept: then it counts as what is read does. */
 static void add(struct answer *w, struct text_buf *b, const char *p, size_t n)
 {
+    enum { GROWS = 2 };
+    if (w->print) {
+        show(w, p, n);
+        return;
+    }
+    if (!input_take(GROWS * n)) {
+        w->no_memory = true;
+        return;
+    }
+    w->n_taken += GROWS * n;
     if (!buf_add(b, p, n))
         w->no_memory = true;
-    show(w, p, n);
 }
 
-/* A call as OpenAI's API has it. One to which the model gave no id gets one of a form that
- * every chat template takes. */
+/* What every chat template takes: nine letters and digits. */
+const char *answer_call_id(const sluice_tool_call *c, size_t i, char *room)
+{
+    if (c->id && c->id[0])
+        return c->id;
+    snprintf(room, 32, "call%05zu", i % 100000);
+    return room;
+}
+
+/* A call as OpenAI's API has it. */
 static json_t *call_json(const struct answer *w, const sluice_tool_call *c)
 {
     char made[32];
-    snprintf(made, sizeof(made), "call%05zu", json_array_size(w->calls) % 100000);
-    return json_pack("{s:o, s:s, s:{s:o, s:o}}", "id",
-                     c->id && c->id[0] ? json_bytes(c->id, strlen(c->id)) : json_string(made),
-                     "type", "function", "function", "name", json_bytes(c->name, strlen(c->name)),
+    const char *id = answer_call_id(c, json_array_size(w->calls), made);
+    return json_pack("{s:o, s:s, s:{s:o, s:o}}", "id", json_bytes(id, strlen(id)), "type",
+                     "function", "function", "name", json_bytes(c->name, strlen(c->name)),
                      "arguments", json_bytes(c->arguments, strlen(c->arguments)));
 }
 
@@ -117,33 +134,18 @@ int answer_begin(struct answer *w, const sluice *s, const sluice_answer_options 
     return ST_OK;
 }
 
-static bool add_id(struct answer *w, int32_t id)
-{
-    if (w->n_ids == w->cap_ids) {
-        int64_t cap = w->cap_ids * 2 + 64;
-        int32_t *p = realloc(w->ids, (size_t)cap * sizeof(*p));
-        if (!p)
-            return false;
-        w->ids = p;
-        w->cap_ids = cap;
-    }
-    w->ids[w->n_ids++] = id;
-    return true;
-}
-
 int answer_token(void *answer, int32_t id, const char *text, size_t n_bytes)
 {
     struct answer *w = answer;
     if (interrupted())
         return -1; /* nothing more is shown */
-    if (!add_id(w, id))
-        w->no_memory = true;
-    if (sluice_answer_put(w->parts, id, text, n_bytes, NULL) < 0)
-        w->no_memory = true;
-    take_parts(w);
+    if (sluice_answer_put(w->parts, id, text, n_bytes, &w->error) == 0) {
+        w->n_ids += id >= 0;
+        take_parts(w);
+    }
     if (w->print)
         out_flush();
-    return interrupted() || out_failed() || w->no_memory;
+    return interrupted() || out_failed() || w->no_memory || w->error.code;
 }
 
 int answer_end(struct answer *w)
@@ -156,7 +158,17 @@ int answer_end(struct answer *w)
         show(w, "\n", 1);
     if (w->print)
         out_flush();
-    return w->no_memory ? no_memory() : ST_OK;
+    if (w->error.code)
+        return fail(&w->error);
+    if (w->no_memory)
+        return input_refused() ? input_too_much("the answer") : no_memory();
+    return ST_OK;
+}
+
+int answer_message(struct answer *w, sluice_message *m)
+{
+    sluice_error e = {0};
+    return sluice_answer_message(w->parts, m, &e) < 0 ? fail(&e) : ST_OK;
 }
 
 void answer_free(struct answer *w)
@@ -165,7 +177,7 @@ void answer_free(struct answer *w)
     json_decref(w->calls);
     buf_free(&w->reasoning);
     buf_free(&w->content);
-    free(w->ids);
+    input_give(w->n_taken);
     *w = (struct answer){0};
 }
 

@@ -307,7 +307,7 @@ int json_to_ids(const json_t *array, const char *path, int n_vocab, int32_t **id
 
 /* The model file to use: -m, $SLUICE_MODEL, or the built-in one. `path` needs
  * PATH_MAX bytes. */
-int model_path(const struct args *a, char *path);
+int cli_model_path(const struct args *a, char *path);
 /* Library options from ours; o->model points at `path`. */
 int model_options(const struct args *a, char *path, sluice_options *o);
 
@@ -382,15 +382,20 @@ struct answer {
     bool reasons; /* the last part was reasoning */
     char last; /* last byte printed */
     bool no_memory;
-    struct text_buf reasoning, content;
-    json_t *calls; /* of tools, as OpenAI's API has them */
-    int32_t *ids;
-    int64_t n_ids, cap_ids;
+    sluice_error error; /* why nothing more was taken; code 0: all was */
+    struct text_buf reasoning, content; /* unless it is printed */
+    size_t n_taken; /* bytes of them that count as input */
+    json_t *calls;  /* of tools, as OpenAI's API has them */
+    int64_t n_ids;
 };
 /* s: NULL: all is text but for what the options name. */
 int answer_begin(struct answer *w, const sluice *s, const sluice_answer_options *o, bool print);
 int answer_token(void *answer, int32_t id, const char *text, size_t n_bytes);
 int answer_end(struct answer *w); /* prints the last newline */
+/* All of it; valid until answer_free. */
+int answer_message(struct answer *w, sluice_message *m);
+/* The id of a message's i-th call, made up where the model gave none; into room[32]. */
+const char *answer_call_id(const sluice_tool_call *c, size_t i, char *room);
 void answer_free(struct answer *w);
 const char *finish_name(sluice_finish f);
 

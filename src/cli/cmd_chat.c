@@ -22,23 +22,95 @@ struct chat {
 
 /* ---- messages -------------------------------------------------------------------- */
 
+static size_t length(const char *s)
+{
+    return s ? strlen(s) : 0;
+}
+
 static size_t message_bytes(const sluice_message *m)
 {
-    return (m->content ? strlen(m->content) : 0) + (m->reasoning ? strlen(m->reasoning) : 0);
+    enum { ID = 32 }; /* the copy of a call may have one that was made up */
+    size_t n = length(m->content) + length(m->reasoning) + (size_t)m->n_ids * sizeof(*m->ids);
+    for (size_t i = 0; i < m->n_calls; i++)
+        n += sizeof(*m->calls) + ID + length(m->calls[i].name) + length(m->calls[i].arguments);
+    return n;
+}
+
+static void free_calls(sluice_message *m)
+{
+    for (size_t i = 0; m->calls && i < m->n_calls; i++) {
+        free((char *)m->calls[i].name);
+        free((char *)m->calls[i].arguments);
+        free((char *)m->calls[i].id);
+    }
+    free((void *)m->calls);
+    m->calls = NULL;
+    m->n_calls = 0;
+}
+
+static void free_message(sluice_message *m)
+{
+    free((char *)m->content);
+    free((char *)m->reasoning);
+    free((void *)m->ids);
+    free_calls(m);
 }
 
 static void forget_from(struct chat *c, size_t n)
 {
     while (c->n > n) {
-        c->n--;
-        input_give(message_bytes(&c->messages[c->n]));
-        free((char *)c->messages[c->n].content);
-        free((char *)c->messages[c->n].reasoning);
+        input_give(message_bytes(&c->messages[--c->n]));
+        free_message(&c->messages[c->n]);
     }
 }
 
-/* Copies the texts; reasoning may be NULL. */
-static int say(struct chat *c, const char *role, const char *content, const char *reasoning)
+/* Of all messages; false: there are none. */
+static bool forget_calls(struct chat *c)
+{
+    bool any = false;
+    for (size_t i = 0; i < c->n; i++) {
+        sluice_message *m = &c->messages[i];
+        size_t before = message_bytes(m);
+        any = any || m->n_calls;
+        free_calls(m);
+        input_give(before - message_bytes(m));
+    }
+    return any;
+}
+
+/* The same, on its own; false: no memory, and what there is of it is to be freed. */
+static bool copy_calls(const sluice_message *from, sluice_message *m)
+{
+    sluice_tool_call *calls = calloc(from->n_calls + 1, sizeof(*calls));
+    bool ok = calls != NULL;
+    m->calls = calls;
+    m->n_calls = ok ? from->n_calls : 0;
+    for (size_t i = 0; ok && i < from->n_calls; i++) {
+        char made[32];
+        calls[i].name = strdup(from->calls[i].name);
+        calls[i].arguments = strdup(from->calls[i].arguments);
+        calls[i].id = strdup(answer_call_id(&from->calls[i], i, made));
+        ok = calls[i].name && calls[i].arguments && calls[i].id;
+    }
+    return ok;
+}
+
+static bool copy_message(const sluice_message *from, sluice_message *m)
+{
+    int32_t *ids = from->n_ids ? malloc((size_t)from->n_ids * sizeof(*ids)) : NULL;
+    *m = (sluice_message){.role = from->role, .ids = ids};
+    if (ids) {
+        memcpy(ids, from->ids, (size_t)from->n_ids * sizeof(*ids));
+        m->n_ids = from->n_ids;
+    }
+    m->content = strdup(from->content);
+    m->reasoning = from->reasoning ? strdup(from->reasoning) : NULL;
+    return copy_calls(from, m) && m->content && !m->reasoning == !from->reasoning &&
+           m->n_ids == from->n_ids;
+}
+
+/* Adds a copy. */
+static int add(struct chat *c, const sluice_message *from)
 {
     if (c->n == c->cap) {
         size_t cap = c->cap * 2 + 16;
@@ -48,23 +120,27 @@ static int say(struct chat *c, const char *role, const char *content, const char
         c->messages = p;
         c->cap = cap;
     }
-    sluice_message *m = &c->messages[c->n];
-    *m = (sluice_message){.role = role, .content = content, .reasoning = reasoning};
-    if (!input_take(message_bytes(m)))
+    size_t n_bytes = message_bytes(from);
+    if (!input_take(n_bytes))
         return input_too_much("the conversation");
-    m->content = strdup(content);
-    m->reasoning = reasoning ? strdup(reasoning) : NULL;
-    c->n++;
-    if (m->content && (!reasoning || m->reasoning))
+    if (copy_message(from, &c->messages[c->n])) {
+        c->n++;
         return ST_OK;
-    forget_from(c, c->n - 1);
+    }
+    input_give(n_bytes);
+    free_message(&c->messages[c->n]);
     return no_memory();
+}
+
+static int say(struct chat *c, const char *role, const char *content)
+{
+    return add(c, &(sluice_message){.role = role, .content = content});
 }
 
 static int start_over(struct chat *c, const char *system)
 {
     forget_from(c, 0);
-    return system && *system ? say(c, "system", system, NULL) : ST_OK;
+    return system && *system ? say(c, "system", system) : ST_OK;
 }
 
 static const char *system_text(const struct chat *c)
@@ -87,8 +163,25 @@ static void tell_finish(const struct chat *c, sluice_finish finish, int64_t n_to
         note("(the context of %d tokens is full; /reset starts over)", c->m.info.n_context);
 }
 
+/* Keeps an answer as the model gave it: what was told apart stays apart (an answer may speak
+ * of </think>), and with its ids the next turn begins with what the session holds. */
+static int keep(struct chat *c, struct answer *w)
+{
+    sluice_message m;
+    int status = answer_message(w, &m);
+    if (status != ST_OK)
+        return status;
+    if (!c->m.info.has_thinking)
+        m.reasoning = NULL;
+    if (m.n_calls)
+        note("(the model calls a tool; chat has none, so nothing is done)");
+    return add(c, &m);
+}
+
 static int generate(struct chat *c, const int32_t *ids, int64_t n)
 {
+    /* None. Calls are looked for all the same, but those that only a tool's name tells. */
+    static const char no_tools[] = "[]";
     sluice_error e = {0};
     sluice_finish finish = SLUICE_FINISH_STOPPED;
     struct answer w;
@@ -96,6 +189,8 @@ static int generate(struct chat *c, const int32_t *ids, int64_t n)
     sluice_answer_options_init(&o);
     o.prompt = ids;
     o.n_prompt = n;
+    o.tools = no_tools;
+    o.n_tools_bytes = sizeof(no_tools) - 1;
     int status = answer_begin(&w, c->m.s, &o, true);
     if (status != ST_OK)
         return status;
@@ -105,12 +200,25 @@ static int generate(struct chat *c, const int32_t *ids, int64_t n)
     if (rc < 0)
         status = fail(&e);
     else if (status == ST_OK)
-        /* what was told apart stays apart: an answer may speak of </think> */
-        status = say(c, "assistant", w.content.p, c->m.info.has_thinking ? w.reasoning.p : NULL);
+        status = keep(c, &w);
     if (rc == 0)
         tell_finish(c, finish, w.n_ids);
     answer_free(&w);
     return status;
+}
+
+/* Some templates refuse calls that no result follows: then what was said stays. */
+static int encode(struct chat *c, int32_t **ids, int64_t *n, int64_t *n_stable, sluice_error *e)
+{
+    sluice_chat chat;
+    sluice_chat_init(&chat);
+    chat.messages = c->messages;
+    chat.n_messages = c->n;
+    chat.think = c->a->think;
+    int rc = sluice_chat_encode(c->m.s, &chat, ids, n, n_stable, e);
+    if (rc == SLUICE_E_ARG && forget_calls(c))
+        rc = sluice_chat_encode(c->m.s, &chat, ids, n, n_stable, e);
+    return rc;
 }
 
 /* A turn; what fails is told, and the conversation stays as it was before. */
@@ -119,17 +227,11 @@ static int answer(struct chat *c, const char *text)
     size_t before = c->n;
     int32_t *ids = NULL;
     int64_t n = 0, n_stable = 0;
-    sluice_chat chat;
     sluice_error e = {0};
     sluice_reset_stats(c->m.s);
-    int status = say(c, "user", text, NULL);
-    sluice_chat_init(&chat);
-    chat.messages = c->messages;
-    chat.n_messages = c->n;
-    chat.think = c->a->think;
-    if (status == ST_OK &&
-        (sluice_chat_encode(c->m.s, &chat, &ids, &n, &n_stable, &e) < 0 ||
-         sluice_session_sync(c->m.session, ids, n, n_stable, &e) < 0))
+    int status = say(c, "user", text);
+    if (status == ST_OK && (encode(c, &ids, &n, &n_stable, &e) < 0 ||
+                            sluice_session_sync(c->m.session, ids, n, n_stable, &e) < 0))
         status = fail(&e);
     progress_end();
     if (status == ST_OK)

@@ -282,7 +282,7 @@ static int look_into(const struct args *a, const char *path)
 int cmd_inspect(const struct args *a)
 {
     char path[PATH_MAX];
-    int status = model_path(a, path);
+    int status = cli_model_path(a, path);
     if (status != ST_OK)
         return status;
     return a->check ? check_files(a, path) : look_into(a, path);

@@ -69,15 +69,19 @@ static int prompt_ids(const struct args *a, const struct cli_model *m, const str
     return ST_OK;
 }
 
-static int print_json(const struct cli_model *m, const struct answer *w, int64_t n_prompt,
+static int print_json(const struct cli_model *m, struct answer *w, int64_t n_prompt,
                       sluice_finish finish, const sluice_sampling *p)
 {
     sluice_stats s;
+    sluice_message all;
+    int status = answer_message(w, &all);
+    if (status != ST_OK)
+        return status;
     sluice_get_stats(m->s, &s);
     json_t *j = json_pack("{so so so sI ss sI so}", "text", json_bytes(w->content.p, w->content.n),
                           "reasoning",
                           w->reasoning.n ? json_bytes(w->reasoning.p, w->reasoning.n) : json_null(),
-                          "ids", json_ids(w->ids, w->n_ids), "prompt_tokens",
+                          "ids", json_ids(all.ids, all.n_ids), "prompt_tokens",
                           (json_int_t)n_prompt, "finish", finish_name(finish), "seed",
                           (json_int_t)p->seed, "stats", json_stats(&s));
     if (j && json_array_size(w->calls) && json_object_set(j, "tool_calls", w->calls) != 0) {

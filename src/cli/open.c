@@ -38,7 +38,7 @@ static const char *model_word(const struct args *a)
     return a->command & (C_PLAN | C_INSPECT | C_PROBE) ? a->word : NULL;
 }
 
-int model_path(const struct args *a, char *path)
+int cli_model_path(const struct args *a, char *path)
 {
     /* as installed, in the source tree (build/sluice), and copied together */
     static const char *const places[] = {"../share/sluice/models/" BUILT_IN, "../models/" BUILT_IN,
@@ -82,7 +82,7 @@ static void tell_warning(void *user, const char *text)
 
 int model_options(const struct args *a, char *path, sluice_options *o)
 {
-    int status = model_path(a, path);
+    int status = cli_model_path(a, path);
     if (status != ST_OK)
         return status;
     sluice_options_init(o);

@@ -13,19 +13,26 @@ struct bytes { /* always terminated once something was added */
 };
 
 struct sluice_answer {
+    sluice *s;               /* whose budget it counts in; NULL: the host's business */
     const struct text *text; /* NULL: no ids */
+    int64_t held;            /* bytes that the budget was told of */
     struct call_reader *reader;
     struct bytes content, reasoning; /* as told */
-    struct bytes written;            /* as put */
+    struct text_ids ids;             /* as put */
     sluice_tool_call told;           /* of the last part */
     sluice_tool_call *calls;         /* of the message */
     size_t n_told;                   /* calls */
 };
 
+static size_t grown(size_t n)
+{
+    return n + n / 2 + 64;
+}
+
 static int add(struct bytes *b, struct str s)
 {
     if (s.n >= b->cap - b->n) {
-        size_t cap = (b->n + s.n + 1) * 2;
+        size_t cap = grown(b->n + s.n);
         char *p = realloc(b->p, cap);
         if (!p)
             return E_NOMEM;
@@ -54,21 +61,6 @@ static int prompt_end(const struct text *t, const sluice_answer_options *o, stru
         TRY(add(out, piece));
     }
     return OK;
-}
-
-/* Whether a text ends inside of what the marks enclose. */
-static bool opens(const struct bytes *b, const char *begins, const char *ends)
-{
-    bool open = false;
-    if (!*begins || !*ends)
-        return false;
-    for (const char *p = b->p; p && p < b->p + b->n; p++) {
-        if (!strncmp(p, begins, strlen(begins)))
-            open = true;
-        else if (!strncmp(p, ends, strlen(ends)))
-            open = false;
-    }
-    return open;
 }
 
 static int find_form(const sluice *s, const sluice_answer_options *o, struct call_form *f,
@@ -104,14 +96,12 @@ static int begin(const sluice *s, const sluice_answer_options *o, struct sluice_
     TRY(find_form(s, o, &f, e));
     int rc = s && o->n_prompt ? prompt_end(s->text, o, &end, e) : OK;
     if (rc == OK) {
-        f.reasons = opens(&end, f.begins, f.ends);
+        f.prompt = (struct str){end.p, end.n};
+        a->s = (sluice *)(uintptr_t)s; /* its plan; what was opened is not touched */
         a->text = s ? s->text : NULL;
         a->reader = call_reader_new(&f);
-        size_t n = call_row_opened(f.row, (struct str){end.p, end.n});
         bool ok = a->reader && add(&a->content, (struct str){"", 0}) == OK &&
-                  add(&a->reasoning, (struct str){"", 0}) == OK &&
-                  add(&a->written, (struct str){n ? end.p + end.n - n : "", n}) == OK &&
-                  (!n || call_reader_put(a->reader, end.p + end.n - n, n) == OK);
+                  add(&a->reasoning, (struct str){"", 0}) == OK;
         rc = ok ? OK : E_NOMEM;
     }
     free(end.p);
@@ -139,35 +129,53 @@ void sluice_answer_free(sluice_answer *a)
 {
     if (!a)
         return;
+    if (a->s)
+        (void)budget_answers(a->s, -a->held, NULL);
     call_reader_free(a->reader);
     free(a->content.p);
     free(a->reasoning.p);
-    free(a->written.p);
+    text_ids_free(&a->ids);
     free(a->calls);
     free(a);
 }
 
 /* ---- in and out ---- */
 
+/* Counts what the answer may hold when n more bytes have been put and told. */
+static int make_room(struct sluice_answer *a, size_t n, struct err *e)
+{
+    size_t more, all = call_reader_bytes(a->reader, &more);
+    more += n;
+    all += MAX(a->content.cap, grown(a->content.n + more)) +
+           MAX(a->reasoning.cap, grown(a->reasoning.n + more)) + 2 * more +
+           grown((size_t)a->ids.cap) * sizeof(*a->ids.id);
+    if (!a->s || (int64_t)all <= a->held)
+        return OK;
+    TRY(budget_answers(a->s, (int64_t)all - a->held, e));
+    a->held = (int64_t)all;
+    return OK;
+}
+
 int sluice_answer_put(sluice_answer *a, int32_t id, const char *text, size_t n_bytes,
                       sluice_error *err)
 {
     struct err *e = err_of(err);
-    struct str s = {text, n_bytes};
+    struct str s = {text, n_bytes}, plain = {"", 0}, all = {"", 0};
     if (n_bytes > 0 && !text)
         return err_set(e, E_ARG, "there is no text of %zu bytes", n_bytes);
-    if (!n_bytes && id >= 0 && a->text) {
-        struct str plain;
-        if (text_piece(a->text, id, true, &s) < 0 || text_piece(a->text, id, false, &plain) < 0)
+    if (id >= 0 && a->text) {
+        if (text_piece(a->text, id, true, &all) < 0 || text_piece(a->text, id, false, &plain) < 0)
             return err_set(e, E_ARG, "token id %d is outside the vocabulary of %lld", id,
                            (long long)text_n_tokens(a->text));
-        if (plain.n || !call_reader_wants(a->reader, s))
-            return OK;
     }
-    int rc = call_reader_put(a->reader, s.p, s.n);
-    if (rc == OK)
-        rc = add(&a->written, s);
-    return rc < 0 ? err_set(e, rc, "no memory for %zu bytes of an answer", s.n) : OK;
+    TRY(make_room(a, n_bytes ? n_bytes : all.n, e));
+    if (id >= 0 && !(a->text && text_is_eog(a->text, id)))
+        TRY(push_id(&a->ids, id, e));
+    if (!n_bytes && !plain.n && call_reader_wants(a->reader, all))
+        s = all; /* a mark that is a control token */
+    return call_reader_put(a->reader, s.p, s.n) == OK
+               ? OK
+               : err_set(e, E_NOMEM, "no memory for %zu bytes of an answer", s.n);
 }
 
 void sluice_answer_end(sluice_answer *a)
@@ -224,7 +232,8 @@ int sluice_answer_message_sized(sluice_answer *a, sluice_message *out, size_t si
                               .reasoning = a->reasoning.p,
                               .calls = calls,
                               .n_calls = a->n_told,
-                              .written = a->written.p};
+                              .ids = a->ids.id,
+                              .n_ids = a->ids.n};
     sized_give(SIZED_sluice_message, &m, out, size);
     return OK;
 }

@@ -60,6 +60,26 @@ void budget_give(struct sluice *s, int64_t bytes)
         expert_resize(c, (size_t)want);
 }
 
+int budget_answers(struct sluice *s, int64_t more, struct err *e)
+{
+    /* So much every plan has room for: what encoding takes it does not take meanwhile. */
+    enum { FREE = 256 << 10, STEP = 256 << 10 };
+    struct budget *b = &s->budget;
+    int64_t beyond = MAX(b->answers + more - FREE, (int64_t)0);
+    int64_t want = (beyond + STEP - 1) / STEP * STEP, take = want - b->answers_taken;
+    if (take > 0 && budget_take(s, take, NULL) < 0)
+        return err_set(e, E_BUDGET,
+                       "%lld bytes of answers do not fit the memory budget of %.1f MiB, in which "
+                       "%.1f MiB are left; raise --memory",
+                       (long long)(b->answers + more), (double)s->plan.memory.budget / 1048576.0,
+                       (double)MAX(budget_left(s), (int64_t)0) / 1048576.0);
+    if (take < 0)
+        budget_give(s, -take);
+    b->answers_taken = want;
+    b->answers += more;
+    return OK;
+}
+
 /* ---- pressure ------------------------------------------------------------- */
 
 /* Below `low` the cache shrinks until one and a half times that is free; above

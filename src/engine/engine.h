@@ -56,6 +56,7 @@ struct budget {
     int64_t taken; /* by sessions beyond what the plan has for the first, and by the caller
                       beyond what it said when opening */
     int64_t held;  /* of that, the caller's */
+    int64_t answers, answers_taken; /* what answers hold; what was taken for them */
     int64_t cache_most; /* bytes of the expert cache while memory is short; INT64_MAX: it is not */
     int64_t next_look_ns; /* when to look again */
 };
@@ -109,7 +110,7 @@ struct sluice_session {
     X(sluice_sampling, seed, seed) \
     X(sluice_pack_options, force, force) \
     X(sluice_file, written, written) \
-    X(sluice_message, call_id, call_id) \
+    X(sluice_message, n_ids, n_ids) \
     X(sluice_chat, n_tools_bytes, n_tools_bytes) \
     X(sluice_answer_options, thinking_ends, thinking_ends) \
     X(sluice_part, kind, kind) \
@@ -159,6 +160,8 @@ int predict_recorded_hits(struct sluice *s, struct err *e);
  * E_STATE when that would push it below its smallest size. */
 int budget_take(struct sluice *s, int64_t bytes, struct err *e);
 void budget_give(struct sluice *s, int64_t bytes);
+/* Answers hold so many bytes more, or less. E_BUDGET: there is no room for them. */
+int budget_answers(struct sluice *s, int64_t more, struct err *e);
 /* How many bytes budget_take could have now. */
 int64_t budget_left(const struct sluice *s);
 /* How large the cache may be when it is opened, at most as planned. */

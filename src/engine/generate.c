@@ -16,7 +16,7 @@ static int emit(struct run *r, int32_t id, bool flush, int *answer, struct err *
     struct str text;
     TRY(stream_put(&r->stream, id, flush, &text, e));
     if (r->on_token && (!flush || text.n > 0))
-        *answer = r->on_token(r->user, id, text.p, text.n);
+        *answer = r->on_token(r->user, flush ? -1 : id, text.p, text.n);
     return OK;
 }
 

@@ -263,21 +263,34 @@ static int take_calls(const sluice_message *m, struct chat_job *job, struct chat
     return OK;
 }
 
-static int take_message(const sluice_message *m, struct chat_job *job, struct chat_message *out,
-                        struct err *e)
+/* What a model wrote is no token that it does not have. */
+static int take_ids(const struct text *t, const sluice_message *m, struct chat_message *out,
+                    struct err *e)
+{
+    TRY(check_list("ids of a message", m->ids, m->n_ids, e));
+    for (int64_t i = 0; i < m->n_ids; i++)
+        if (m->ids[i] < 0 || m->ids[i] >= text_n_tokens(t))
+            return err_set(e, E_ARG, "token id %d of a message is outside the vocabulary of %lld",
+                           m->ids[i], (long long)text_n_tokens(t));
+    out->ids = m->ids;
+    out->n_ids = m->n_ids;
+    return OK;
+}
+
+static int take_message(const struct text *t, const sluice_message *m, struct chat_job *job,
+                        struct chat_message *out, struct err *e)
 {
     TRY(role_of(m->role, &out->role, e));
-    if (m->n_calls && out->role != CHAT_ASSISTANT)
-        return err_set(e, E_ARG,
-                       "a message of role '%s' has calls of tools; only an assistant's has",
-                       m->role);
+    if ((m->n_calls || m->n_ids) && out->role != CHAT_ASSISTANT)
+        return err_set(e, E_ARG, "a message of role '%s' has %s; only an assistant's has", m->role,
+                       m->n_calls ? "calls of tools" : "ids that a model wrote");
     out->content = m->content || !m->n_calls ? m->content : "";
     out->reasoning = m->reasoning;
     out->name = m->name;
     out->call_id = m->call_id;
-    out->written = out->role == CHAT_ASSISTANT ? m->written : NULL;
+    TRY(take_ids(t, m, out, e));
     job->n_bytes += length(m->content) + length(m->reasoning) + length(m->name) +
-                    length(m->call_id) + length(m->written);
+                    length(m->call_id) + (size_t)out->n_ids * sizeof(*out->ids);
     return take_calls(m, job, out, e);
 }
 
@@ -291,8 +304,8 @@ static int read_message(const sluice_chat *c, size_t i, sluice_message *out, str
 }
 
 /* The messages of a host, and their calls. */
-static int take_messages(const sluice_chat *c, size_t n, struct chat_job *job,
-                         struct chat_message *messages, struct err *e)
+static int take_messages(const struct text *t, const sluice_chat *c, size_t n,
+                         struct chat_job *job, struct chat_message *messages, struct err *e)
 {
     size_t n_calls = 0;
     sluice_message one;
@@ -305,14 +318,14 @@ static int take_messages(const sluice_chat *c, size_t n, struct chat_job *job,
         return err_set(e, E_NOMEM, "no memory for %zu calls", n_calls);
     for (size_t i = 0; i < n; i++) {
         TRY(read_message(c, i, &one, e));
-        TRY(take_message(&one, job, &messages[i], e));
+        TRY(take_message(t, &one, job, &messages[i], e));
     }
     return OK;
 }
 
 /* The request of a host; *messages and job->calls are to be freed whatever is returned. */
-static int take_chat(const sluice_chat *c, struct chat_job *job, struct chat_message **messages,
-                     struct err *e)
+static int take_chat(const sluice *s, const sluice_chat *c, struct chat_job *job,
+                     struct chat_message **messages, struct err *e)
 {
     size_t n = c->json ? 0 : c->n_messages;
     *messages = NULL;
@@ -330,7 +343,7 @@ static int take_chat(const sluice_chat *c, struct chat_job *job, struct chat_mes
     if (!*messages)
         return err_set(e, E_NOMEM, "no memory for %zu messages", n);
     job->n_bytes = c->json ? c->n_bytes : c->tools ? c->n_tools_bytes : 0;
-    TRY(take_messages(c, n, job, *messages, e));
+    TRY(take_messages(s->text, c, n, job, *messages, e));
     job->request = (struct chat_request){.json = {c->json, c->json ? c->n_bytes : 0},
                                          .messages = *messages, .n = n, .think = c->think,
                                          .tools = {c->tools, c->tools ? c->n_tools_bytes : 0},
@@ -352,7 +365,7 @@ static int chat_encode(const sluice *s, const sluice_chat *c, int32_t **ids, int
     struct chat_message *messages;
     struct chat_job job;
     struct text_ids out = {0};
-    int rc = take_chat(c, &job, &messages, e);
+    int rc = take_chat(s, c, &job, &messages, e);
     if (rc == OK)
         rc = encode_counted(s, encode_chat, &job, chat_bytes(&job), &out, e);
     free(messages);
@@ -415,7 +428,7 @@ int sluice_chat_text(const sluice *s, const sluice_chat *given, char **text, siz
     struct text_ids none = {0};
     sluice_chat c;
     TRY(sized_options(SIZED_sluice_chat, given, &c, e));
-    int rc = take_chat(&c, &job.chat, &messages, e);
+    int rc = take_chat(s, &c, &job.chat, &messages, e);
     if (rc == OK)
         rc = encode_counted(s, render_chat, &job, chat_bytes(&job.chat), &none, e);
     free(messages);

@@ -32,6 +32,8 @@ struct job {
     size_t n_more;
     bool prompt;
     enum chat_arguments arguments; /* of calls, as they are given to the template */
+    size_t held;     /* of the request's memory, by others */
+    int64_t n_steps; /* that it took */
     struct jbuf out;
 };
 
@@ -188,87 +190,36 @@ static int run(struct job *b, struct jinja *j, struct err *e)
     if (b->q->most_steps)
         most.steps = b->q->most_steps;
     if (b->q->most_bytes)
-        most.bytes = MIN(most.bytes, b->q->most_bytes);
+        most.bytes = MIN(most.bytes, b->q->most_bytes - MIN(b->held, b->q->most_bytes));
     b->out = (struct jbuf){0};
-    return jinja_run(j, &most, b->q->now, work, b, e);
-}
-
-/* ---- text -> segments ---- */
-
-/* Adds n bytes to the last segment, or as a new one. */
-static int add(struct chat_render *r, const char *p, size_t n, bool markup)
-{
-    bool joins = r->n_segs && !markup && !r->segs[r->n_segs - 1].markup;
-    if (!n)
-        return OK;
-    if (!joins && r->n_segs == r->cap_segs) {
-        size_t cap = r->cap_segs * 2 + 16;
-        struct text_segment *segs = realloc(r->segs, cap * sizeof *segs);
-        if (!segs)
-            return E_NOMEM;
-        r->segs = segs;
-        r->cap_segs = cap;
-    }
-    if (!joins)
-        r->segs[r->n_segs++] = (struct text_segment){p, 0, markup};
-    r->segs[r->n_segs - 1].n += n;
-    return OK;
-}
-
-/* How many of the bytes from `at` on are the template's own. */
-static size_t own_run(const struct jbuf *b, size_t at)
-{
-    const uint8_t *end = memchr(b->own + at, false, b->n - at);
-    return end ? (size_t)(end - b->own) - at : b->n - at;
-}
-
-static int cut(const struct text *t, const struct jbuf *b, struct chat_render *r)
-{
-    size_t begin = 0, i = 0;
-    r->text = malloc(b->n + 1);
-    if (!r->text)
-        return E_NOMEM;
-    if (b->n)
-        memcpy(r->text, b->p, b->n);
-    r->text[b->n] = '\0';
-    r->n_text = b->n;
-    while (i < b->n) {
-        size_t own = own_run(b, i), end = i + own;
-        while (i < end) {
-            int32_t id = vocab_special(t, r->text + i, end - i);
-            if (id < 0) {
-                i++;
-                continue;
-            }
-            size_t n = text_sym(t, id).n;
-            TRY(add(r, r->text + begin, i - begin, false));
-            TRY(add(r, r->text + i, n, true));
-            i += n;
-            begin = i;
-        }
-        while (i < b->n && !b->own[i])
-            i++;
-    }
-    return add(r, r->text + begin, i - begin, false);
-}
-
-/* The same of what a job gave, with calls as they were written. */
-static int cut_written(const struct job *b, struct chat_render *r)
-{
-    const struct chat_request *q = b->q;
-    bool any = false;
-    struct jbuf out;
-    for (size_t i = 0; i < q->n; i++)
-        any = any || q->messages[i].written;
-    if (!any)
-        return cut(b->t, &b->out, r);
-    TRY(written_put(b->t->chat.calls, q->messages, q->n, &b->out, &out));
-    int rc = cut(b->t, &out, r);
-    written_free(&out);
+    int rc = jinja_run(j, &most, b->q->now, work, b, e);
+    b->n_steps = j->n_steps;
     return rc;
 }
 
-static int render(struct job *b, struct chat_render *out, struct err *e)
+static void raw_free(struct jbuf *raw)
+{
+    free(raw->p);
+    free(raw->own);
+    *raw = (struct jbuf){0};
+}
+
+static int raw_copy(const struct jbuf *from, struct jbuf *raw, struct err *e)
+{
+    *raw = (struct jbuf){.p = malloc(from->n + 1), .own = malloc(from->n + 1), .n = from->n};
+    if (!raw->p || !raw->own) {
+        raw_free(raw);
+        return err_set(e, E_NOMEM, "no memory to render %zu bytes of chat", from->n);
+    }
+    if (from->n) {
+        memcpy(raw->p, from->p, from->n);
+        memcpy(raw->own, from->own, from->n);
+    }
+    return OK;
+}
+
+/* What the template writes, to be freed with raw_free; nothing else is held then. */
+static int render(struct job *b, struct jbuf *raw, struct err *e)
 {
     struct jinja j;
     struct err why = {0}, again = {0};
@@ -279,33 +230,238 @@ static int render(struct job *b, struct chat_render *out, struct err *e)
         jinja_end(&j);
         rc = run(&other, &j, &again) == OK ? OK : rc;
         b->out = other.out;
+        b->n_steps += other.n_steps;
         b->arguments = rc == OK ? ARGUMENTS_OBJECT : b->arguments;
     }
     if (rc < 0)
         err_set(e, rc, "%s", why.text);
-    if (rc == OK && cut_written(b, out) < 0)
-        rc = err_set(e, E_NOMEM, "no memory to render %zu bytes of chat", b->out.n);
+    if (rc == OK)
+        rc = raw_copy(&b->out, raw, e);
     jinja_end(&j);
-    if (rc < 0)
-        chat_render_free(out);
     return rc;
 }
 
+/* ---- answers as they were written ---- */
+
+struct answers {
+    struct written *v;
+    size_t n;
+};
+
+static size_t common_raw(const struct jbuf *a, const struct jbuf *b)
+{
+    size_t n = MIN(a->n, b->n), i = 0;
+    while (i < n && a->p[i] == b->p[i] && a->own[i] == b->own[i])
+        i++;
+    return i;
+}
+
+/* Where what the model was given to write the i-th message ends in raw; 0: that does not begin
+ * so. Whose the bytes are does not matter: a prompt has "assistant" from the template, and later
+ * from the message. *steps: that may still be taken. */
+static int find_prompt(const struct job *job, const struct jbuf *raw, size_t i, int64_t *steps,
+                       size_t *at, struct err *e)
+{
+    struct chat_request shorter = *job->q;
+    struct job one = *job;
+    struct jbuf before = {0};
+    struct err why = {0};
+    shorter.n = i;
+    shorter.most_steps = *steps;
+    one.q = &shorter;
+    one.n_more = 0;
+    one.prompt = true;
+    one.held = 2 * raw->n;
+    *at = 0;
+    int rc = render(&one, &before, &why);
+    *steps -= one.n_steps;
+    if (rc == E_BUDGET || rc == E_NOMEM)
+        return err_set(e, rc, "%s", why.text);
+    if (rc == OK && before.n <= raw->n && !memcmp(raw->p, before.p, before.n))
+        *at = before.n;
+    raw_free(&before);
+    return OK;
+}
+
+/* The answers in raw that stand as the models wrote them. What a message was an answer to is
+ * rendered again, the earliest first, as long as that takes no more than STEPS: what is left
+ * then is as the template writes it. */
+static int find_answers(const struct job *job, const struct jbuf *raw, struct answers *all,
+                        struct err *e)
+{
+    enum { STEPS = 20000000 };
+    const struct chat_request *q = job->q;
+    int64_t steps = STEPS;
+    size_t n = q->json.p ? 0 : q->n, at = 0;
+    for (size_t i = 1; i < n && steps > 0; i++) {
+        const struct chat_message *m = &q->messages[i];
+        if (m->role != CHAT_ASSISTANT || !m->ids || !m->n_ids)
+            continue;
+        if (!all->v)
+            all->v = malloc((n - i) * sizeof *all->v);
+        if (!all->v)
+            return err_set(e, E_NOMEM, "no memory for %zu answers", n - i);
+        TRY(find_prompt(job, raw, i, &steps, &at, e));
+        int is = at ? written_find(job->t, raw, at, m, &all->v[all->n]) : 0;
+        if (is < 0)
+            return err_set(e, is, "no memory for an answer of %lld tokens", (long long)m->n_ids);
+        all->n += is > 0;
+    }
+    return OK;
+}
+
+/* ---- text -> segments ---- */
+
+static struct text_segment *add_segment(struct chat_render *r)
+{
+    if (r->n_segs == r->cap_segs) {
+        size_t cap = r->cap_segs * 2 + 16;
+        struct text_segment *segs = realloc(r->segs, cap * sizeof *segs);
+        if (!segs)
+            return NULL;
+        r->segs = segs;
+        r->cap_segs = cap;
+    }
+    return &r->segs[r->n_segs++];
+}
+
+/* Adds n bytes to the last segment, or as a new one. */
+static int add(struct chat_render *r, const char *p, size_t n, bool markup)
+{
+    struct text_segment *last = r->n_segs ? &r->segs[r->n_segs - 1] : NULL;
+    if (!n)
+        return OK;
+    if (!last || markup || last->markup || last->ids) {
+        last = add_segment(r);
+        if (!last)
+            return E_NOMEM;
+        *last = (struct text_segment){.p = p, .markup = markup};
+    }
+    last->n += n;
+    return OK;
+}
+
+/* How many of the bytes from `at` to `end` are the template's own. */
+static size_t own_run(const struct jbuf *b, size_t at, size_t end)
+{
+    const uint8_t *other = memchr(b->own + at, false, end - at);
+    return other ? (size_t)(other - b->own) - at : end - at;
+}
+
+/* The bytes from `from` to `to`, which go behind r's text. */
+static int cut_part(const struct text *t, const struct jbuf *b, size_t from, size_t to,
+                    struct chat_render *r)
+{
+    char *p = r->text + r->n_text;
+    size_t n = to - from, begin = 0, i = 0;
+    if (n)
+        memcpy(p, b->p + from, n);
+    r->n_text += n;
+    while (i < n) {
+        size_t end = i + own_run(b, from + i, to);
+        while (i < end) {
+            int32_t id = vocab_special(t, p + i, end - i);
+            if (id < 0) {
+                i++;
+                continue;
+            }
+            size_t k = text_sym(t, id).n;
+            TRY(add(r, p + begin, i - begin, false));
+            TRY(add(r, p + i, k, true));
+            i += k;
+            begin = i;
+        }
+        while (i < n && !b->own[from + i])
+            i++;
+    }
+    return add(r, p + begin, i - begin, false);
+}
+
+static int put_answer(const struct text *t, const struct written *w, struct chat_render *r)
+{
+    struct text_segment *seg = add_segment(r);
+    if (!seg)
+        return E_NOMEM;
+    *seg = (struct text_segment){
+        .p = r->text + r->n_text, .n = w->n_text, .ids = w->ids, .n_ids = w->n_ids};
+    for (int64_t i = 0; i < w->n_ids; i++) {
+        struct str piece;
+        text_piece(t, w->ids[i], true, &piece);
+        memcpy(r->text + r->n_text, piece.p, piece.n);
+        r->n_text += piece.n;
+    }
+    return OK;
+}
+
+/* The segments of b, with answers as they were written. */
+static int cut(const struct text *t, const struct jbuf *b, const struct answers *all,
+               struct chat_render *r, struct err *e)
+{
+    size_t from = 0, room = b->n + 1;
+    int rc = OK;
+    for (size_t i = 0; i < all->n; i++)
+        room += all->v[i].n_text;
+    r->text = malloc(room);
+    if (!r->text)
+        return err_set(e, E_NOMEM, "no memory to render %zu bytes of chat", b->n);
+    for (size_t i = 0; i < all->n && rc == OK; i++) {
+        rc = cut_part(t, b, from, all->v[i].begin, r);
+        if (rc == OK)
+            rc = put_answer(t, &all->v[i], r);
+        from = all->v[i].end;
+    }
+    if (rc == OK)
+        rc = cut_part(t, b, from, b->n, r);
+    r->text[r->n_text] = '\0';
+    return rc < 0 ? err_set(e, rc, "no memory to render %zu bytes of chat", b->n) : OK;
+}
+
 /* ---- what stays ---- */
+
+static bool same_segment(const struct text_segment *a, const struct text_segment *b)
+{
+    size_t n_ids = a->ids ? (size_t)a->n_ids * sizeof *a->ids : 0;
+    return a->markup == b->markup && a->n == b->n && !memcmp(a->p, b->p, a->n) &&
+           !a->ids == !b->ids && a->n_ids == b->n_ids &&
+           (!n_ids || !memcmp(a->ids, b->ids, n_ids));
+}
 
 static size_t common(const struct chat_render *a, const struct chat_render *b, size_t n)
 {
     size_t i = 0;
     n = MIN(n, b->n_segs);
-    while (i < n && a->segs[i].markup == b->segs[i].markup && a->segs[i].n == b->segs[i].n &&
-           !memcmp(a->segs[i].p, b->segs[i].p, a->segs[i].n))
+    while (i < n && same_segment(&a->segs[i], &b->segs[i]))
         i++;
     return i;
 }
 
+/* How many segments of r, which is of raw, are the same when the conversation goes on so;
+ * E_ARG: the template refuses that. */
+static int stays(const struct job *job, const struct jbuf *raw, const struct answers *all,
+                 const struct chat_render *r, size_t *n, struct err *e)
+{
+    struct job one = *job;
+    struct jbuf other = {0};
+    struct chat_render later = {0};
+    struct answers both = *all;
+    one.prompt = false;
+    one.held = 2 * raw->n;
+    TRY(render(&one, &other, e));
+    size_t same = common_raw(raw, &other);
+    while (both.n && both.v[both.n - 1].end > same) /* behind that all differs */
+        both.n--;
+    int rc = cut(job->t, &other, &both, &later, e);
+    if (rc == OK)
+        *n = common(r, &later, *n);
+    chat_render_free(&later);
+    raw_free(&other);
+    return rc;
+}
+
 /* r->n_stable: the segments that are the same without the prompt, and in every way in
  * which the conversation may go on that the template accepts. */
-static int find_stable(const struct job *job, struct chat_render *r, struct err *e)
+static int find_stable(const struct job *job, const struct jbuf *raw, const struct answers *all,
+                       struct chat_render *r, struct err *e)
 {
     static const struct chat_message more[] = {
         {.role = CHAT_USER, .content = "?"},
@@ -321,19 +477,13 @@ static int find_stable(const struct job *job, struct chat_render *r, struct err 
     bool known = false;
     for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
         struct job one = *job;
-        struct chat_render later = {0};
         struct err why = {0};
         one.more = more + ways[i].first;
         one.n_more = ways[i].n;
-        one.prompt = false;
-        int rc = render(&one, &later, &why);
+        int rc = stays(&one, raw, all, r, &n, &why);
         if (rc == E_BUDGET || rc == E_NOMEM)
             return err_set(e, rc, "%s", why.text);
-        if (rc < 0)
-            continue;
-        n = common(r, &later, n);
-        known = known || i > 0;
-        chat_render_free(&later);
+        known = known || (rc == OK && i > 0);
     }
     r->n_stable = known ? n : 0;
     return OK;
@@ -364,11 +514,19 @@ int chat_render_request(const struct text *t, const struct chat_request *q, stru
                        "whole prompt yourself and send it as raw text");
     if (!q->json.p)
         TRY(check_messages(q, e));
+    struct jbuf raw = {0};
+    struct answers all = {0};
     chat_render_free(out);
-    TRY(render(&b, out, e));
-    int rc = find_stable(&b, out, e);
+    TRY(render(&b, &raw, e));
+    int rc = find_answers(&b, &raw, &all, e);
+    if (rc == OK)
+        rc = cut(t, &raw, &all, out, e);
+    if (rc == OK)
+        rc = find_stable(&b, &raw, &all, out, e);
     if (rc < 0)
         chat_render_free(out);
+    raw_free(&raw);
+    free(all.v);
     return rc;
 }
 
@@ -376,8 +534,15 @@ int chat_render_as(const struct text *t, const struct chat_request *q,
                    enum chat_arguments arguments, struct chat_render *out, struct err *e)
 {
     struct job b = {.t = t, .q = q, .prompt = !q->no_prompt, .arguments = arguments};
+    const struct answers none = {0};
+    struct jbuf raw = {0};
     chat_render_free(out);
-    return render(&b, out, e);
+    TRY(render(&b, &raw, e));
+    int rc = cut(t, &raw, &none, out, e);
+    if (rc < 0)
+        chat_render_free(out);
+    raw_free(&raw);
+    return rc;
 }
 
 int chat_render(const struct text *t, const struct chat_message *m, size_t n, bool think,

@@ -198,6 +198,12 @@ static int encode_segment(struct encoder *enc, const struct text_segment *seg,
                           struct text_ids *out, struct err *e)
 {
     struct str text = {seg->p, seg->n};
+    for (int64_t i = 0; seg->ids && i < seg->n_ids; i++) {
+        TRY(push_id(out, seg->ids[i], e));
+        enc->after_text = !special_type(text_type(enc->t, seg->ids[i]));
+    }
+    if (seg->ids)
+        return OK;
     if (seg->markup)
         return encode_around(enc, text, vocab_special, out, e);
     return enc->t->blank.n ? encode_around(enc, text, vocab_blank, out, e)
@@ -217,7 +223,7 @@ int text_encode(const struct text *t, const struct text_segment *segs, size_t n_
     if (bounds && t->add_bos && t->bos >= 0)
         rc = push_id(out, t->bos, e);
     for (size_t i = 0; i < n_segs && rc >= 0; i++)
-        if (segs[i].n)
+        if (segs[i].n || segs[i].ids)
             rc = encode_segment(&enc, &segs[i], out, e);
     if (rc >= 0 && bounds && t->add_eos && t->eos >= 0)
         rc = push_id(out, t->eos, e);

@@ -6,14 +6,15 @@
  *   pretok.c   cuts text by patterns (PCRE2), those of pretok_forms.c
  *   encode.c   encoding, decoding; bpe.c and spm.c merge
  *   chat.c     conversations, by the model's chat template (jinja/)
- *   written.c  calls as a model wrote them, in what the template writes
+ *   written.c  answers as a model wrote them, in what the template writes
  *   probe.c    what that template does, found by running it
  *   calls/     answers -> text, reasoning, calls of tools
  *
  * The one safety rule: control tokens come only from segments marked as
  * markup. Text of a user can never become a control token; nor a user-defined
  * one (<think>, <tool_call>), which other programs match everywhere. User-defined
- * tokens of nothing but white space are matched everywhere here too.
+ * tokens of nothing but white space are matched everywhere here too. An answer that
+ * is put back by its ids has only the control tokens that the template writes itself.
  *
  * Bytes that are not UTF-8 survive encoding and decoding. Where the model was
  * trained on NFC (qwen2, qwen35, olmo) the rest of the text comes back in it.
@@ -64,6 +65,8 @@ struct text_segment {
     const char *p;
     size_t n;
     bool markup; /* control and user-defined tokens are recognised here */
+    const int32_t *ids; /* (n_ids) what the text is, token by token; NULL: that is found out */
+    int64_t n_ids;
 };
 
 /* Growable list of ids; zero-initialise, free with text_ids_free. */
@@ -73,6 +76,7 @@ struct text_ids {
     size_t most_bytes; /* of the list and the working memory of text_encode; 0: no limit */
 };
 void text_ids_free(struct text_ids *ids);
+int push_id(struct text_ids *ids, int32_t id, struct err *e);
 
 /* Appends the ids of the segments, in order; bos and eos as the file asks when
  * `bounds`. Adjacent segments are tokenised separately. On failure *out is as
@@ -113,7 +117,8 @@ struct chat_message {
                               before </think>; "": there is none */
     const struct chat_call *calls; /* assistant only: (n_calls) */
     size_t n_calls;
-    const char *written; /* assistant only: what the model wrote, whole; NULL: not known */
+    const int32_t *ids; /* assistant only: (n_ids) what the model wrote; NULL: not known */
+    int64_t n_ids;
     const char *name, *call_id; /* of a tool's result: which, of which call; NULL: unknown */
 };
 

@@ -11,7 +11,7 @@
  *   bpe.c      merging a piece by the ranks of pairs
  *   spm.c      merging a piece by the scores of tokens
  *   chat.c     messages -> segments
- *   written.c  calls as a model wrote them
+ *   written.c  answers as a model wrote them
  *   probe.c    what a chat template does
  *
  * Vocabulary: a symbol is a byte string with a number. Symbols below n_tokens
@@ -180,11 +180,17 @@ int chat_render_as(const struct text *t, const struct chat_request *q,
 /* ---- written.c ---- */
 
 struct jbuf;
-/* b, with the calls of messages as they were written (chat_message.written); *out is to be
- * freed. E_NOMEM. */
-int written_put(const struct call_row *row, const struct chat_message *m, size_t n,
-                const struct jbuf *b, struct jbuf *out);
-void written_free(struct jbuf *out);
+/* Where in a rendered text an answer stands that a message has the ids of. */
+struct written {
+    size_t begin, end;
+    const int32_t *ids;
+    int64_t n_ids;
+    size_t n_text; /* bytes of them all */
+};
+/* The answer of m, whose prompt is the first `begin` bytes of b: 1: it stands there, and says
+ * what m's ids say; 0: it does not. E_NOMEM. */
+int written_find(const struct text *t, const struct jbuf *b, size_t begin,
+                 const struct chat_message *m, struct written *out);
 
 /* ---- probe.c ---- */
 
@@ -299,7 +305,6 @@ struct encoder {
 int encoder_reserve(struct encoder *enc, size_t n, struct err *e);
 void heap_push(struct encoder *enc, uint64_t key);
 uint64_t heap_pop(struct encoder *enc);
-int push_id(struct text_ids *ids, int32_t id, struct err *e);
 /* The bytes one by one, as far as these are tokens. */
 int push_bytes(const struct text *t, struct str s, struct text_ids *ids, struct err *e);
 

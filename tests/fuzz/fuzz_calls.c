@@ -64,13 +64,7 @@ static struct told read_in(const struct call_form *f, const char *p, size_t n, s
     call_reader_end(r);
     drain(r, &t);
     const struct call_list *all = call_reader_calls(r);
-    struct call_place place = {0};
-    if (f->row->pattern && call_find(f->row, (struct str){p, n}, NULL, 0, all->v, all->n, &place))
-        check(place.begin < place.end && place.end <= n);
-    for (size_t i = 0; i < place.n_parts; i++)
-        check(place.part[i].at + place.part[i].n <= n);
-    call_place_free(&place);
-    check(call_reader_calls(r)->n == t.n_calls);
+    check(all->n == t.n_calls);
     call_reader_free(r);
     return t;
 }
@@ -88,7 +82,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct call_form f = {.row = call_row_at(data[0] % n_rows),
                           .begins = thinks ? "<think>" : "",
                           .ends = thinks ? "</think>" : "",
-                          .reasons = data[1] & 2};
+                          .prompt = {"<think>", data[1] & 2 ? 7 : 0}};
     if (data[1] & 4)
         f.tools = (struct str){tools, sizeof tools - 1};
     size_t n = size - 2;

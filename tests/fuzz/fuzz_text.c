@@ -102,7 +102,7 @@ static char *decode(const struct text *t, const struct text_ids *ids, size_t *n)
 
 static void encode(const struct text *t, const char *p, size_t n, bool markup, struct text_ids *ids)
 {
-    struct text_segment seg = {p, n, markup};
+    struct text_segment seg = {.p = p, .n = n, .markup = markup};
     check(text_encode(t, &seg, 1, false, ids, NULL) == OK);
 }
 

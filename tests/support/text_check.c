@@ -34,7 +34,7 @@ struct text *open_built(struct tb *b)
 
 void encode(const struct text *t, const char *p, size_t n, bool markup, struct text_ids *ids)
 {
-    struct text_segment seg = {p, n, markup};
+    struct text_segment seg = {.p = p, .n = n, .markup = markup};
     struct err e = {0};
     ids->n = 0;
     if (text_encode(t, &seg, 1, false, ids, &e) != OK)

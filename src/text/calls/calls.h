@@ -4,7 +4,6 @@
  *   rows.c     the syntaxes, as patterns
  *   scan.c     a pattern over bytes as they come: where a call ends, and its parts
  *   decode.c   parts -> name, id, and arguments as JSON
- *   find.c     where calls that are known stand in a text
  *   loose.c    values that are written unlike JSON
  *   reader.c   an answer as it comes -> text, reasoning, calls
  *   harmony.c  the same of answers in channels
@@ -109,6 +108,7 @@ void call_free(struct call *c);
 struct call_list { /* zero-initialise */
     struct call *v;
     size_t n, cap;
+    size_t n_bytes; /* of the strings in it */
 };
 void call_list_free(struct call_list *l);
 
@@ -121,23 +121,6 @@ int call_decode(const struct call_row *row, const struct call_part *part, size_t
                 const char *p, struct str tools, struct call_list *out, struct err *e);
 /* Whether two JSON texts say the same. */
 bool call_same_json(struct str a, struct str b);
-
-/* ---- find.c ---- */
-
-/* Where calls stand in a text; their parts, from the text's beginning, are what is not the
- * syntax itself. Zero-initialise. */
-struct call_place {
-    size_t begin, end;
-    struct call_part *part;
-    size_t n_parts;
-    int64_t left; /* bytes that may still be read */
-};
-void call_place_free(struct call_place *c);
-/* The first place at or behind `from` where exactly these n calls stand, names and arguments
- * alike, whatever their form. own (may be NULL): they begin with a byte whose mark is set.
- * False: there is none, or the row has no pattern. */
-bool call_find(const struct call_row *row, struct str text, const uint8_t *own, size_t from,
-               const struct call *want, size_t n, struct call_place *c);
 
 /* ---- loose.c ---- */
 
@@ -169,8 +152,9 @@ struct call_event { /* borrowed until the next function on the reader */
 struct call_form {
     const struct call_row *row; /* NULL: no calls are looked for */
     const char *begins, *ends;  /* around reasoning; "": there is none. Copied */
-    bool reasons;               /* the prompt has opened the reasoning */
-    struct str tools;           /* JSON; copied */
+    /* The end of the prompt, which may have opened the reasoning or a call. Only looked at */
+    struct str prompt;
+    struct str tools; /* JSON; copied */
 };
 
 struct call_reader;
@@ -181,6 +165,8 @@ int call_reader_put(struct call_reader *r, const char *p, size_t n);
 void call_reader_end(struct call_reader *r); /* nothing more comes */
 /* What can be told now; until it is CALL_EV_NONE. E_NOMEM. */
 int call_reader_next(struct call_reader *r, struct call_event *ev);
+/* Memory held; *n_untold: bytes of the answer in it that may still be text. */
+size_t call_reader_bytes(const struct call_reader *r, size_t *n_untold);
 /* All calls so far. */
 const struct call_list *call_reader_calls(const struct call_reader *r);
 /* Whether the bytes of a control token with this text belong into the reader: it is part of

@@ -375,6 +375,7 @@ static char *copy(struct str s)
 
 static int append(struct call_list *l, const struct made *m)
 {
+    enum { BLOCK = 24 }; /* what a string takes beside its bytes */
     if (l->n == l->cap) {
         size_t cap = l->cap * 2 + 4;
         struct call *v = realloc(l->v, cap * sizeof *v);
@@ -385,6 +386,7 @@ static int append(struct call_list *l, const struct made *m)
     }
     struct call c = {copy(m->name), copy(m->id), copy(m->arguments), m->quoted};
     l->v[l->n++] = c;
+    l->n_bytes += m->name.n + m->id.n + m->arguments.n + 3 * BLOCK;
     return c.name && c.id && c.arguments ? OK : E_NOMEM;
 }
 
@@ -399,7 +401,7 @@ int call_decode(const struct call_row *row, const struct call_part *part, size_t
                     .tools = tools,
                     .tool_list = jundefined()};
     struct jinja j;
-    size_t before = out->n;
+    size_t before = out->n, bytes_before = out->n_bytes;
     int rc = jinja_run(&j, &limits, 0, work, &b, &why);
     for (size_t i = 0; rc == OK && i < b.n_made; i++)
         rc = append(out, &b.made[i]);
@@ -408,6 +410,7 @@ int call_decode(const struct call_row *row, const struct call_part *part, size_t
         return OK;
     while (out->n > before)
         call_free(&out->v[--out->n]);
+    out->n_bytes = bytes_before;
     if (rc != E_NOMEM && rc != E_BUDGET)
         rc = E_FORMAT;
     return err_set(e, rc, "%s", why.text);

@@ -20,6 +20,20 @@ enum {
     AGAIN_TIMES = 8
 };
 
+/* Whether a text ends inside of what the marks enclose. */
+static bool opens(struct str text, const char *begins, const char *ends)
+{
+    size_t k = strlen(begins), l = strlen(ends);
+    bool open = false;
+    for (size_t i = 0; k && l && i < text.n; i++) {
+        if (text.n - i >= k && !memcmp(text.p + i, begins, k))
+            open = true;
+        else if (text.n - i >= l && !memcmp(text.p + i, ends, l))
+            open = false;
+    }
+    return open;
+}
+
 struct call_reader *call_reader_new(const struct call_form *f)
 {
     struct call_reader *r = calloc(1, sizeof *r);
@@ -39,11 +53,17 @@ struct call_reader *call_reader_new(const struct call_form *f)
         strcpy(r->ends, f->ends);
     }
     bool marked = r->begins[0] && r->ends[0];
+    bool reasons = opens(f->prompt, r->begins, r->ends);
     r->again = AGAIN;
     r->state = r->row && !r->row->pattern ? READ_HEAD
-               : marked && f->reasons     ? READ_LEAD
+               : reasons                  ? READ_LEAD
                : marked                   ? READ_START
                                           : READ_FRESH;
+    size_t n = call_row_opened(r->row, f->prompt); /* of a call, that the prompt has written */
+    if (n && call_reader_put(r, f->prompt.p + f->prompt.n - n, n) != OK) {
+        call_reader_free(r);
+        return NULL;
+    }
     return r;
 }
 
@@ -85,6 +105,13 @@ int call_reader_put(struct call_reader *r, const char *p, size_t n)
 void call_reader_end(struct call_reader *r)
 {
     r->last = true;
+}
+
+size_t call_reader_bytes(const struct call_reader *r, size_t *n_untold)
+{
+    *n_untold = r->n - r->at;
+    size_t n = r->cap + r->n_tools + r->scan.cap_parts * sizeof *r->scan.part;
+    return n + r->calls.n_bytes + r->calls.cap * sizeof *r->calls.v;
 }
 
 const struct call_list *call_reader_calls(const struct call_reader *r)
