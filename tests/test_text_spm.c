@@ -271,7 +271,8 @@ static void test_white_space_behind_special_tokens(void **state)
             ASSERT_IDS(t, "<|endoftext|> a", true, start, bar, bar_a);
             ASSERT_IDS(t, "<|user|>a\na", true, user, bar_a, byte('\n'), a);
             const struct text_segment segs[] = {
-                {"<|user|>\n", 9, true}, {" \n", 2, false}, {"", 0, false}, {"\na \n", 4, false}};
+                {.p = "<|user|>\n", .n = 9, .markup = true}, {.p = " \n", .n = 2},
+                {.p = "", .n = 0}, {.p = "\na \n", .n = 4}};
             struct text_ids ids = {0};
             struct err e = {0};
             assert_int_equal(text_encode(t, segs, 4, false, &ids, &e), OK);
