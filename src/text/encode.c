@@ -201,6 +201,7 @@ static int encode_segment(struct encoder *enc, const struct text_segment *seg,
     for (int64_t i = 0; seg->ids && i < seg->n_ids; i++) {
         TRY(push_id(out, seg->ids[i], e));
         enc->after_text = !special_type(text_type(enc->t, seg->ids[i]));
+        enc->strips = special_strips(enc->t, seg->ids[i]) && !enc->after_text;
     }
     if (seg->ids)
         return OK;
