@@ -483,9 +483,28 @@ static void test_results_of_tools(void **state)
     assert_string_equal(r.text, "[user|||a][tool|look|id1|<|im_end|>]1");
     for (size_t i = 0; i < r.n_segs; i++)
         assert_false(r.segs[i].markup);
+    static const char *const wrong[] = {"[1]", "[{}]", "[{\"function\": {}}]", "[\"f\"]",
+                                        "[{\"type\": \"function\"}]", "[{\"name\": 3}]",
+                                        "[{\"function\": {\"name\": \"\"}}]"};
     q.tools = (struct str){"{}", 2};
     assert_int_equal(chat_render_request(t, &q, &r, &e), E_ARG);
     assert_says(&e, "the tools are no list");
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        q.tools = (struct str){wrong[i], strlen(wrong[i])};
+        e = (struct err){0};
+        assert_int_equal(chat_render_request(t, &q, &r, &e), E_ARG);
+        assert_says(&e, "a tool is no object with a \"function\" that has a \"name\"");
+    }
+    e = (struct err){0};
+    static const char none[] = "[{\"role\": \"\", \"content\": \"a\"}]";
+    q.json = (struct str){none, sizeof none - 1};
+    assert_int_equal(chat_render_request(t, &q, &r, &e), E_ARG);
+    assert_says(&e, "no object with a \"role\"");
+    e = (struct err){0};
+    static const char half[] = "[{\"role\": \"user\", \"content\": \"\\ud800\"}]";
+    q.json = (struct str){half, sizeof half - 1};
+    assert_true(chat_render_request(t, &q, &r, &e) < 0);
+    assert_says(&e, "the conversation: an escape of a string is no character");
     chat_render_free(&r);
     text_close(t);
 }

@@ -203,6 +203,8 @@ static void test_refusals_name_what_and_where(void **state)
         {"{{ missing + 'x' }}", "an undefined value + a string is not possible ('missing')"},
         {"{{ 'x' + m.lost }}", "a string + an undefined value is not possible ('lost')"},
         {"\n\n{% for x in l %}", "line 3: what begins here has no {% endfor %}"},
+        {"{% if l %}x", "line 1: what begins here has no {% endif %}"},
+        {"{{ 9223372036854775808 }}", "the number 9223372036854775808 is larger than 64 bits"},
         {"{{ 'x' + l }}", "a string + a list is not possible"},
         {"{{ raise_exception('Only ' ~ 3 ~ ' turns!') }}",
          "the chat template refuses this conversation: Only 3 turns!"},
@@ -554,6 +556,36 @@ static void test_long_is_not_deep(void **state)
     }
 }
 
+/* A text that grows bit by bit takes memory in proportion to its length, and what it was
+ * before stays as it was. */
+static void test_texts_grow_in_place(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {
+        "{% set ns = namespace(x='') %}{% for i in range(20000) %}"
+        "{% set ns.x = ns.x ~ 'abc' ~ (i ~ '-')[:1] %}{% endfor %}{{ ns.x|length }}",
+        "{% set ns = namespace(x='') %}{% for i in range(20000) %}"
+        "{% set ns.x = ns.x + 'abc' + 'd' %}{% endfor %}{{ ns.x|length }}"};
+    struct jinja_limits few = jinja_usual;
+    struct jinja j;
+    struct job b;
+    struct err e;
+    few.bytes = 64 << 20; /* each step makes some small values */
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        if (run(&j, &b, cases[i], "{}", &few, &e) < 0)
+            fail_msg("%s: %s", cases[i], e.text);
+        assert_int_equal(b.out.n, 5);
+        assert_memory_equal(b.out.p, "80000", 5);
+        jinja_end(&j);
+    }
+    static const char two[] = "{% set a = 'x' ~ 'y' %}{% set b = a ~ '1' %}{% set c = a ~ '2' %}"
+                              "{% set d = b ~ c %}{{ a ~ b ~ c ~ d ~ a }}";
+    assert_int_equal(run(&j, &b, two, "{}", &jinja_usual, &e), OK);
+    assert_int_equal(b.out.n, 16);
+    assert_memory_equal(b.out.p, "xyxy1xy2xy1xy2xy", 16);
+    jinja_end(&j);
+}
+
 /* ---- JSON ---- */
 
 static void test_json_is_strict(void **state)
@@ -581,6 +613,8 @@ static void test_json_is_strict(void **state)
         "{\"a\": 1} x",
         "{\"a\": 1, \"a\": 2}",
         "{\"a\": 123456789012345678901}",
+        "{\"a\": 9223372036854775808}",
+        "{\"a\": -9223372036854775809}",
         "",
         "{",
         "[",
@@ -602,6 +636,13 @@ static void test_json_is_strict(void **state)
     assert_int_equal(b.out.n, sizeof want - 1);
     assert_memory_equal(b.out.p, want, sizeof want - 1);
     jinja_end(&j);
+    static const char whole[] = "9223372036854775807 -9223372036854775808 9223372036854775807";
+    assert_int_equal(run(&j, &b, "{{ a }} {{ b }} {{ 9223372036854775807 }}",
+                         "{\"a\": 9223372036854775807, \"b\": -9223372036854775808}",
+                         &jinja_usual, &e), OK);
+    assert_int_equal(b.out.n, sizeof whole - 1);
+    assert_memory_equal(b.out.p, whole, sizeof whole - 1);
+    jinja_end(&j);
 }
 
 int main(void)
@@ -617,6 +658,7 @@ int main(void)
         cmocka_unit_test(test_templates_that_end_early),
         cmocka_unit_test(test_deep_nesting_ends),
         cmocka_unit_test(test_long_is_not_deep),
+        cmocka_unit_test(test_texts_grow_in_place),
         cmocka_unit_test(test_json_is_strict),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -63,6 +63,13 @@ model one --arch qwen3moe --experts 1 --used 1 --layers 2
 model mtp --arch qwen35moe --mtp --layers 4
 grep -q 'blk\.4\.ffn_gate_exps\.weight .* skipped$' "$dir/mtp.list" ||
     no "the prediction block was packed"
+# a tensor for each matrix of each expert, so that those of a kind do not lie together
+model old --arch llama --with-experts --old-form --experts 6 --used 2 --layers 2
+model old-mixed --arch llama --with-experts --old-form --type Q4_K --down-type Q6_K --experts 8 \
+    --used 3 --layers 2
+model old-big --arch llama --with-experts --old-form --type F32 --hidden 1024 --expert-width 512 \
+    --experts 3 --used 2 --layers 1
+rm -f "$dir/old"*.gguf
 # an expert larger than the pieces that are copied, and a matrix too
 model big --arch qwen3moe --type F32 --hidden 1024 --expert-width 512 --experts 2 --used 1 \
     --layers 1

@@ -181,6 +181,7 @@ static const struct refused refused_k3[] = {
     {NUM("kimi-k3.expert_latent_length", GGUF_U32, 128), "expected a whole number from 32 to 64"},
     {NUM("kimi-k3.expert_latent_length", GGUF_U32, 40), "no multiple of 32"},
     {NUM("kimi-k3.kda.gate_lower_bound", GGUF_F32, 0), "expected a number from"},
+    {NUM("kimi-k3.attention.scale", GGUF_F32, 0.01), UNSUPPORTED},
     {NUM("kimi-k3.activation.situ_beta", GGUF_F32, 0), "expected a number from"},
     {NUM("kimi-k3.activation.situ_linear_beta", GGUF_F32, -1), "expected a number from"},
 };
@@ -188,6 +189,9 @@ static const struct refused refused_k3[] = {
 static const struct refused refused_ling[] = {
     {NUM("bailingmoe3.kda.safe_gate", GGUF_BOOL, 0), "decays have no least value"},
     {NUM("bailingmoe3.kda.head_dim", GGUF_U32, 48), "no multiple of 32"},
+    {NUM("bailingmoe3.attention.scale", GGUF_F32, 0.01), UNSUPPORTED},
+    {NUM("bailingmoe3.rope.scaling.factor", GGUF_F32, 4), UNSUPPORTED},
+    {TXT("bailingmoe3.rope.scaling.type", "yarn"), UNSUPPORTED},
 };
 
 static const struct {
@@ -225,6 +229,9 @@ static void numbers_without_a_usual_value_are_needed(void **state)
     remake(&(struct remake){.from = QWEN3, .without = "qwen3moe.attention.layer_norm_rms_epsilon"},
            path);
     assert_refused("epsilon", "layer_norm_rms_epsilon'", "is missing");
+    remake(&(struct remake){.from = DATA "bailingmoe3-tiny.gguf",
+                            .without = "bailingmoe3.kda.gate_lower_bound"}, path);
+    assert_refused("lower bound", "gate_lower_bound'", "is missing");
 }
 
 static void neutral_keys_change_nothing(void **state)

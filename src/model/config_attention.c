@@ -234,6 +234,8 @@ static void read_kda(struct reader *r, struct config *c)
     c->n_k = c->n_v = c->layer[0].n_head;
     c->dk = c->dv = read_count(r, "kda.head_dim", -1, 32, 1024);
     read_count(r, "ssm.conv_kernel", -1, 4, 4);
+    if (c->family->decay_as_is) /* what has no least value is not known for it */
+        key_needed(r, "kda.gate_lower_bound");
     if (key_there(r, "kda.gate_lower_bound"))
         c->decay_floor = (float)read_real(r, "kda.gate_lower_bound", 0.0, -1e6, -1e-6);
     if (r->rc == OK && c->dk % 32 != 0)

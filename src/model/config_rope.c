@@ -115,7 +115,7 @@ void read_rope(struct reader *r, struct config *c)
     rope->attn_factor = read_real(r, "rope.scaling.attn_factor", 1.0, 1e-6, 1e6);
     read_near(r, c);
     rope->plain_magnitude = config_has(c, HAS_ENTRIES);
-    if (config_has(c, HAS_LATENT)) {
+    if (config_has(c, HAS_LATENT) && !config_has(c, HAS_STILL_LATENT)) {
         rope->log_multiplier = 10.0 * read_real(r, "rope.scaling.yarn_log_multiplier", 0.0, 0.0,
                                                 1e3);
         rope->plain_magnitude = rope->log_multiplier != 0.0 && config_has(c, HAS_PLAIN_MAGNITUDE);

@@ -101,10 +101,26 @@ static void fit_arguments(struct jinja *j, const struct job *b, struct jval mess
     }
 }
 
+/* As OpenAI's API has them, or without the shell {"type": "function", "function": ...}; or
+ * there are none. */
+static void check_tools(struct jinja *j, struct jval tools)
+{
+    if (tools.type == J_NONE || tools.type == J_UNDEFINED)
+        return;
+    if (tools.type != J_LIST)
+        refuse(j, "the tools are no list");
+    for (size_t i = 0; i < tools.list->n; i++) {
+        struct jval tool = tools.list->v[i], f = jattr(j, tool, jstring_c(j, "function").s);
+        struct jval name = jattr(j, f.type == J_DICT ? f : tool, jstring_c(j, "name").s);
+        if (tool.type != J_DICT || name.type != J_STRING || !name.s->n)
+            refuse(j, "a tool is no object with a \"function\" that has a \"name\"");
+    }
+}
+
 /* {"messages": [...], ...}, of a list of messages or as it stands. */
 static struct jval read_conversation(struct jinja *j, const struct job *b)
 {
-    struct jval v = jjson_read(j, b->q->json, "the conversation"), list = v;
+    struct jval v = jjson_read(j, b->q->json, "the conversation"), list = v, role;
     if (v.type == J_LIST) {
         v = jdict_new(j);
         jdict_set_c(j, v.dict, "messages", list);
@@ -115,12 +131,14 @@ static struct jval read_conversation(struct jinja *j, const struct job *b)
         refuse(j, "the conversation is neither a list of messages nor {\"messages\": [...]}");
     for (size_t i = 0; i < list.list->n; i++) {
         struct jval m = list.list->v[i];
-        if (m.type != J_DICT || jattr(j, m, jstring_c(j, "role").s).type != J_STRING)
+        role = m.type == J_DICT ? jattr(j, m, jstring_c(j, "role").s) : m;
+        if (role.type != J_STRING || !role.s->n)
             refuse(j, "a message of the conversation is no object with a \"role\"");
         fit_arguments(j, b, m);
     }
     if (!list.list->n)
         refuse(j, "a conversation needs at least one message");
+    check_tools(j, jattr(j, v, jstring_c(j, "tools").s));
     return v;
 }
 
@@ -134,8 +152,7 @@ static void set_usual(struct jinja *j, struct jdict *globals, const char *name, 
 static struct jval read_tools(struct jinja *j, struct str json)
 {
     struct jval list = jjson_read(j, json, "the tools");
-    if (list.type != J_LIST)
-        refuse(j, "the tools are no list");
+    check_tools(j, list);
     return list;
 }
 
@@ -222,16 +239,18 @@ static int raw_copy(const struct jbuf *from, struct jbuf *raw, struct err *e)
 static int render(struct job *b, struct jbuf *raw, struct err *e)
 {
     struct jinja j;
+    static const enum chat_arguments ways[] = {ARGUMENTS_OBJECT, ARGUMENTS_TEXT};
     struct err why = {0}, again = {0};
+    const bool tries = b->arguments == ARGUMENTS_UNKNOWN || b->arguments == ARGUMENTS_AS_GIVEN;
     int rc = run(b, &j, &why);
-    if (rc == E_UNSUPPORTED && b->arguments == ARGUMENTS_UNKNOWN) {
+    for (size_t i = 0; rc == E_UNSUPPORTED && tries && i < ARRAY_LEN(ways); i++) {
         struct job other = *b;
-        other.arguments = ARGUMENTS_OBJECT;
+        other.arguments = ways[i];
         jinja_end(&j);
         rc = run(&other, &j, &again) == OK ? OK : rc;
         b->out = other.out;
         b->n_steps += other.n_steps;
-        b->arguments = rc == OK ? ARGUMENTS_OBJECT : b->arguments;
+        b->arguments = rc == OK ? ways[i] : b->arguments;
     }
     if (rc < 0)
         err_set(e, rc, "%s", why.text);

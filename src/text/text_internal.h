@@ -157,8 +157,8 @@ size_t spell_text(struct str s, bool blank_first, bool squeezes, bool begins, bo
 
 /* What a template wants the arguments of a call to be. */
 enum chat_arguments {
-    ARGUMENTS_UNKNOWN,  /* as they are given; an object if that fails */
-    ARGUMENTS_AS_GIVEN, /* a JSON text or an object */
+    ARGUMENTS_UNKNOWN,  /* as they are given; an object, or a text, if that fails */
+    ARGUMENTS_AS_GIVEN, /* a JSON text or an object: most ways; the same if that fails */
     ARGUMENTS_TEXT,
     ARGUMENTS_OBJECT
 };

@@ -307,11 +307,21 @@ static bool piece(struct cursor *c, struct step *s, int file, int64_t offset, in
     return true;
 }
 
-/* As many whole experts as fit. The old file has no room between matrices. */
+/* Whether the matrices of all experts lie one behind the other, part by part; those of
+ * weights_stack do not. */
+static bool lie_together(const struct expert_matrices *x)
+{
+    for (int i = 0; i < x->n; i++)
+        if (part_stride(x, i) != (int64_t)matrix_bytes(x, i))
+            return false;
+    return true;
+}
+
+/* As many whole experts as fit, or one. */
 static void several(struct cursor *c, struct step *s, const struct expert_matrices *x,
                     int64_t stride)
 {
-    int64_t n = MIN(PIECE / stride, n_experts(x) - c->expert);
+    int64_t n = lie_together(x) ? MIN(PIECE / stride, n_experts(x) - c->expert) : 1;
     *s = (struct step){.n_reads = x->n, .experts = x, .n_experts = n};
     for (int i = 0; i < x->n; i++) {
         s->read[i].file = x->t[i]->file;

@@ -82,12 +82,26 @@ static struct jval arithmetic(struct jinja *j, enum jop op, struct jval a, struc
     return jfloat(r != 0 && (r < 0) != (y < 0) ? r + y : r);
 }
 
+/* Templates make long texts bit by bit, text = text ~ more. What was joined lately has room
+ * behind it, and goes on there when it is the left side again: a text that is part of it
+ * stays as it is. */
 static struct jval joined(struct jinja *j, struct jval a, struct jval b)
 {
-    struct jbuf out = {0};
-    jprint(j, &out, a);
-    jprint(j, &out, b);
-    return jstring_of(j, &out);
+    struct joined *to = &j->joined[0];
+    bool goes_on = false;
+    for (size_t i = 0; i < ARRAY_LEN(j->joined) && !goes_on; i++) {
+        struct joined *x = &j->joined[i];
+        goes_on = a.type == J_STRING && x->text.n && x->text.p == a.s->p && x->text.n == a.s->n;
+        if (goes_on || x->when < to->when)
+            to = x;
+    }
+    if (!goes_on) {
+        to->text = (struct jbuf){0};
+        jprint(j, &to->text, a);
+    }
+    to->when = ++j->n_joined;
+    jprint(j, &to->text, b);
+    return jstring_of(j, &to->text);
 }
 
 static struct jval repeated(struct jinja *j, struct jval s, int64_t times)

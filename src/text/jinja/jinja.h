@@ -239,6 +239,11 @@ struct jinja {
     size_t n_bytes;
     int depth, line, loop_depth;
     struct jbuf *out;
+    struct joined { /* texts that were joined lately, by ~ */
+        struct jbuf text;
+        int64_t when;
+    } joined[4];
+    int64_t n_joined;
     struct jscope *scope;
     enum { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } flow;
     struct tm now; /* for strftime_now */

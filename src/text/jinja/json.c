@@ -3,6 +3,7 @@
  * JSON itself adds, and numbers, are never the template's.
  */
 #include <stdio.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -268,11 +269,13 @@ static struct jval read_number(struct jinja *j, struct reader *r)
         refuse(j, r, right ? "a number has too many digits" : "a value is expected");
     memcpy(text, r->text.p + begin, r->at - begin);
     text[r->at - begin] = '\0';
-    if (whole && n > 18)
+    errno = 0;
+    long long i = whole ? strtoll(text, NULL, 10) : 0;
+    if (whole && errno)
         refuse(j, r, "an integer is larger than 64 bits hold");
-    double f = whole ? 0 : strtod(text, NULL);
     if (whole)
-        return jint(strtoll(text, NULL, 10));
+        return jint(i);
+    double f = strtod(text, NULL);
     if (f > -9007199254740992.0 && f < 9007199254740992.0 && f == (double)(int64_t)f)
         return jint((int64_t)f);
     return jfloat(f);

@@ -3,6 +3,7 @@
  * or, and, not, comparisons and `in`, + - ~, * / // %, **, filters and tests, signs,
  * calls and attributes.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,6 +70,15 @@ static struct jnode *constant(struct jinja *j, const struct jparse *p, struct jv
     return x;
 }
 
+static int64_t whole_number(struct jinja *j, const char *text)
+{
+    errno = 0;
+    long long v = strtoll(text, NULL, 10);
+    if (errno)
+        jfail(j, "the number %s is larger than 64 bits hold", text);
+    return v;
+}
+
 static struct jnode *number(struct jinja *j, struct jparse *p)
 {
     char text[64];
@@ -80,10 +90,8 @@ static struct jnode *number(struct jinja *j, struct jparse *p)
     text[n] = '\0';
     if (p->x.word == W_FLOAT)
         x = constant(j, p, jfloat(strtod(text, NULL)));
-    else if (n > 18)
-        jfail(j, "the number %s is larger than 64 bits hold", text);
     else
-        x = constant(j, p, jint(strtoll(text, NULL, 10)));
+        x = constant(j, p, jint(whole_number(j, text)));
     jlex_next(j, &p->x);
     return x;
 }

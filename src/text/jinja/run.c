@@ -88,7 +88,10 @@ void jdeeper(struct jinja *j)
 static _Noreturn void stop(struct jinja *j, int code, const char *before, const char *sentence)
 {
     j->status = code;
-    err_set(j->e, code, "the chat template%s, line %d: %s", before, j->line, sentence);
+    if (j->line) /* 0: it has not begun */
+        err_set(j->e, code, "the chat template%s, line %d: %s", before, j->line, sentence);
+    else
+        err_set(j->e, code, "the conversation%s: %s", before, sentence);
     longjmp(j->failed, 1);
 }
 

@@ -237,6 +237,14 @@ static struct jnode *print(struct jinja *j, struct jparse *p)
     jlex_close(j, &p->x, false);
     return x;
 }
+/* What ends a statement stands behind what may stand in it. */
+static const char *last_of(const char *const *until)
+{
+    while (until[1])
+        until++;
+    return *until;
+}
+
 
 /* Statements up to a tag of one of those names, which is the current word then;
  * `until` NULL: up to the end. */
@@ -271,7 +279,7 @@ static struct jnode *block(struct jinja *j, struct jparse *p, const char *const 
     }
     if (until) {
         j->line = line;
-        jfail(j, "what begins here has no {%% %s %%}", until[1] ? until[1] : until[0]);
+        jfail(j, "what begins here has no {%% %s %%}", last_of(until));
     }
     j->depth--;
     return c.first;
