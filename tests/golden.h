@@ -37,7 +37,7 @@ static inline const char *golden_form(size_t i)
         BUILT_IN, TINY, DATA "qwen3next-old-tiny.gguf", DATA "gpt-oss-tiny.gguf",
         DATA "glm-dsa-tiny.gguf", DATA "kimi-linear-tiny.gguf", DATA "deepseek4-tiny.gguf",
         DATA "kimi-k3-tiny.gguf", DATA "step35-tiny.gguf",
-        DATA "qwen35moe-factors-tiny.gguf", DATA "nvfp4-tiny.gguf",
+        DATA "qwen35moe-factors-tiny.gguf",
         DATA "afmoe-tiny.gguf", DATA "smallthinker-tiny.gguf", DATA "llama-tiny.gguf",
         DATA "gemma4-tiny.gguf", DATA "llama4-tiny.gguf", DATA "phimoe-tiny.gguf"};
     return i < sizeof(forms) / sizeof(forms[0]) ? forms[i] : NULL;
