@@ -9,6 +9,16 @@
 
 enum { N = DEV_STREAMS, BLOCK = 512 }; /* elements that are spread at a time */
 
+/* One token is not worth waking the threads. */
+static void each_token(const struct cpu *d, int64_t n_tok, void (*fn)(void *arg, int i, int n),
+                       void *arg)
+{
+    if (n_tok == 1)
+        fn(arg, 0, 1);
+    else
+        pool_run(d->pool, fn, arg);
+}
+
 /* ---- factors ---------------------------------------------------------------- */
 
 /* Divides each of N sums' parts by the sum: part k of sum i is x[i * sum + k * part]. */
@@ -89,10 +99,7 @@ void cpu_merge(struct device *dev, const struct dev_merge *a)
                           .x = cpu_at(a->x)};
     if (d->measuring)
         return;
-    if (a->n_tok == 1)
-        merge_tokens(&j, 0, 1);
-    else
-        pool_run(d->pool, merge_tokens, &j);
+    each_token(d, a->n_tok, merge_tokens, &j);
 }
 
 /* ---- giving back -------------------------------------------------------------- */
@@ -141,10 +148,7 @@ void cpu_spread(struct device *dev, const struct dev_spread *a)
                            .streams = cpu_at(a->streams)};
     if (d->measuring)
         return;
-    if (a->n_tok == 1)
-        spread_tokens(&j, 0, 1);
-    else
-        pool_run(d->pool, spread_tokens, &j);
+    each_token(d, a->n_tok, spread_tokens, &j);
 }
 
 /* ---- pieces --------------------------------------------------------------------- */
@@ -192,8 +196,5 @@ void cpu_mix(struct device *dev, const struct dev_mix *a)
                         .x = cpu_at(a->x)};
     if (d->measuring)
         return;
-    if (a->n_tok == 1)
-        mix_tokens(&j, 0, 1);
-    else
-        pool_run(d->pool, mix_tokens, &j);
+    each_token(d, a->n_tok, mix_tokens, &j);
 }

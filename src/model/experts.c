@@ -316,7 +316,7 @@ static void tell_route(const struct step *s, int layer, int n_used)
     }
 }
 
-static int compute(struct step *s, int layer, struct err *e)
+int experts_compute(struct step *s, int layer, struct err *e)
 {
     struct model *m = s->m;
     struct scratch *t = &m->scratch;
@@ -364,8 +364,8 @@ static void rehearse_lists(struct step *s, int64_t n_used)
     m->expert_dev->ops->put(m->expert_dev, m->scratch.x_dev.tokens, list, bytes);
 }
 
-static void rehearse(struct step *s, struct layer *l,
-                     struct dev_ptr (*next)(void *user, size_t bytes), void *user)
+void experts_rehearse(struct step *s, struct layer *l,
+                      struct dev_ptr (*next)(void *user, size_t bytes), void *user)
 {
     struct model *m = s->m;
     const bool many = s->n_tok > m->scratch.few;
@@ -393,9 +393,10 @@ static void rehearse(struct step *s, struct layer *l,
     bring_back(s, l, &sum);
 }
 
-static const struct trace_kind trace = {"expert layer", "layer", {"layer"}};
+const struct trace_kind experts_trace = {"expert layer", "layer", {"layer"}};
 
 const struct ffn_form experts_form = {
-    .name = "experts", .rows = rows, .n_rows = ARRAY_LEN(rows), .trace = &trace, .bind = bind,
-    .scratch = scratch, .begin = begin, .compute = compute, .rehearse = rehearse,
+    .name = "experts", .rows = rows, .n_rows = ARRAY_LEN(rows), .trace = &experts_trace,
+    .bind = bind, .scratch = scratch, .begin = begin, .compute = experts_compute,
+    .rehearse = experts_rehearse,
 };

@@ -60,21 +60,8 @@ static void bring_back(struct step *s, const struct layer *l, struct dev_ptr fro
     step_project_back(s, &l->latent_experts.up, from, l->ffn_post_norm);
 }
 
-static int compute(struct step *s, int layer, struct err *e)
-{
-    return experts_form.compute(s, layer, e);
-}
-
-static void rehearse(struct step *s, struct layer *l,
-                     struct dev_ptr (*next)(void *user, size_t bytes), void *user)
-{
-    experts_form.rehearse(s, l, next, user);
-}
-
-static const struct trace_kind trace = {"expert layer", "layer", {"layer"}};
-
 const struct ffn_form latent_experts_form = {
     .name = "latent experts", .rows = rows, .n_rows = ARRAY_LEN(rows), .parts = {&experts_form},
-    .trace = &trace, .bind = bind, .scratch = scratch, .compute = compute,
-    .meanwhile = meanwhile, .bring_back = bring_back, .rehearse = rehearse,
+    .trace = &experts_trace, .bind = bind, .scratch = scratch, .compute = experts_compute,
+    .meanwhile = meanwhile, .bring_back = bring_back, .rehearse = experts_rehearse,
 };

@@ -727,6 +727,11 @@ struct dev_expert experts_leased(const struct model *m, const struct layer *l,
 struct dev_expert experts_shared(const struct layer *l, int64_t n_tok);
 /* A network's act(gate x, up x) of all tokens, (n_tok, width): where it lies in the scratch. */
 struct dev_ptr dense_ffn_hidden(struct step *s, const struct layer *l);
+/* A block of experts, for each form that has some: ffn_form. */
+int experts_compute(struct step *s, int layer, struct err *e);
+void experts_rehearse(struct step *s, struct layer *l,
+                      struct dev_ptr (*next)(void *user, size_t bytes), void *user);
+extern const struct trace_kind experts_trace;
 int experts_few(struct step *s, int layer, struct err *e);
 int experts_many(struct step *s, int layer, struct err *e);
 
